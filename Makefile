@@ -1,0 +1,57 @@
+# Needs make and Python 3.11 to 3.13, nothing else: every tool is installed by pip into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL: # one pip at a time in the environment
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all bench lint format generated dev clean
+
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(STAMPS)/demo ## solve a small problem and write its report
+	$(BIN)/bilevel demo
+
+test: $(STAMPS)/test ## run the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMPS)/test ## run every test
+	$(BIN)/python -m pytest -m ""
+
+bench: $(STAMPS)/bench ## run the benchmarks
+	$(BIN)/python -m benchmarks
+
+lint: $(STAMPS)/dev ## check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(STAMPS)/dev ## format the code and mend what ruff can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+generated: $(STAMPS)/demo ## write the generated parts of the README and the docs anew
+	$(BIN)/python -m docs.generate
+
+dev: $(STAMPS)/dev ## install everything a developer needs into $(VENV)
+
+clean: ## remove build products and caches, not the environment
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+# One environment; each stamp adds the packages of one extra, again when pyproject.toml changes.
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml | $(STAMPS)/venv
+	@echo "Installing bilevel[$*] into $(VENV) ..."
+	$(PIP) install --editable ".[$*]"
+	@touch $@
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+		echo "bilevel needs Python 3.11 to 3.13, and $(PYTHON) is '$$($(PYTHON) --version 2>&1)': choose another, for example make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@

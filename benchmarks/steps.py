@@ -1,0 +1,149 @@
+"""What a step of each method costs, against the same algorithm by hand on the same batches.
+
+`run` is the pure loop under one jit. `solve` is the front door: chunks, and the host looking in;
+its price of a step is the slope between two lengths, and what a call costs besides is a row of
+its own. Both sides keep the same history; by hand without any is told apart.
+`python -m benchmarks.steps`.
+"""
+
+import functools
+import statistics
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bilevel as bl
+from benchmarks.harness import Row, compare, interleave, main
+from benchmarks.reference import shuffle
+from benchmarks.reference.f2sa import f2sa
+from benchmarks.reference.soba import soba
+from benchmarks.reference.stocbio import stocbio
+from benchmarks.reference.ttsa import ttsa
+from benchmarks.tasks import Task, cleaning, logistic
+
+TARGET = 1.10
+RATES = (0.05, 0.1, 0.1)
+LOWER_STEPS = TERMS = 10
+
+
+class Pair(NamedTuple):
+    """A method and its counterpart by hand, with the same numbers in both."""
+
+    method: Callable  # rates -> method
+    by_hand: Callable
+    price: int  # about how many SOBA steps one step costs: cheap methods get more steps
+
+
+def _ttsa(a, b, c):
+    slow, fast = bl.schedules.Polynomial(a, 0.6), bl.schedules.Polynomial(b, 0.4)
+    return bl.methods.TTSA(slow, fast, linear=bl.linear.RandomizedNeumann(TERMS, c))
+
+
+def _stocbio(a, b, c):
+    return bl.methods.StocBiO(a, b, linear=bl.linear.Neumann(TERMS, c), lower_steps=LOWER_STEPS)
+
+
+def _f2sa(a, b, c):
+    slow, penalty = bl.schedules.Polynomial(a, 1 / 3), bl.schedules.Polynomial(2.0, -1 / 3)
+    return bl.methods.F2SA(slow, b, c, penalty=penalty, lower_steps=LOWER_STEPS)
+
+
+def _ttsa_by_hand(*args, key, **settings):
+    return ttsa(*args, key, terms=TERMS, **settings)
+
+
+def _stocbio_by_hand(*args, key, **settings):
+    return stocbio(*args, terms=TERMS, lower_steps=LOWER_STEPS, **settings)
+
+
+def _f2sa_by_hand(*args, key, **settings):
+    *rest, rates = args
+    return f2sa(*rest, (*rates, 2.0), lower_steps=LOWER_STEPS, **settings)
+
+
+def _soba_by_hand(*args, key, **settings):
+    return soba(*args, **settings)
+
+
+PAIRS = {
+    "SOBA": Pair(lambda a, b, c: bl.methods.SOBA(a, b, c), _soba_by_hand, 1),
+    "TTSA": Pair(_ttsa, _ttsa_by_hand, 2),
+    "StocBiO": Pair(_stocbio, _stocbio_by_hand, 7),
+    "F2SA": Pair(_f2sa, _f2sa_by_hand, 7),
+}
+
+
+def of(task: Task, pair: Pair, steps: int, repeats: int) -> list[Row]:
+    """One method on one problem."""
+    keys = jax.random.split(jax.random.key(3), 2)
+    problem, method = bl.Problem(task.upper, task.lower), pair.method(*RATES)
+    data = bl.Data(upper=task.upper_data, lower=task.lower_data, batch_size=task.batch_size)
+    start = method.init(problem, task.x0, task.y0, key=keys[1])
+    feed = data.feed(keys[0], method.draws(problem))
+    upper_key, lower_key = jax.random.split(keys[0])
+    upper = shuffle(upper_key, task.upper_data, task.batch_size)
+    lower = shuffle(lower_key, task.lower_data, task.batch_size)
+
+    def run():
+        return _run(problem, method, start, feed, steps)
+
+    def by_hand(log):
+        given = task.upper, task.lower, task.x0, task.y0, upper, lower, RATES
+        settings = {"steps": steps, "batch_size": task.batch_size, "log": log}
+        return pair.by_hand(*given, key=keys[1], **settings)
+
+    def solve(steps):
+        settings = {"data": data, "steps": steps, "progress": False, "certify": False}
+        return bl.solve(problem, method, task.x0, task.y0, **settings).x
+
+    cases = {
+        "run": run,
+        "hand": lambda: by_hand(log=True),
+        "bare": lambda: by_hand(log=False),
+        "long": lambda: solve(2 * steps),
+        "short": lambda: solve(steps),
+    }
+    times = interleave(cases, repeats)
+    hand, bare = (np.array(times[name]) / steps for name in ("hand", "bare"))
+    chunked = (np.array(times["long"]) - np.array(times["short"])) / steps
+    call = statistics.median(times["short"]) - steps * statistics.median(chunked)
+    state, (x, y, _) = run()[0], by_hand(log=True)
+    off = jnp.sqrt(_square((state.x, state.y), (x, y)) / _square((x, y), (task.x0, task.y0)))
+    name = f"{type(method).__name__}, {task.name}"
+    return [
+        compare(
+            f"{name}: run",
+            np.array(times["run"]) / steps,
+            hand,
+            target=TARGET,
+            note=f"iterates agree to {float(off):.0e}",
+        ),
+        compare(f"{name}: solve", chunked, hand, target=TARGET),
+        compare(f"{name}: run against no history", np.array(times["run"]) / steps, bare),
+        Row(f"{name}: solve, one call besides its steps", call * 1e3, unit="ms"),
+    ]
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def _run(problem, method, state, feed, steps):
+    return bl.run(problem, method, state, data=feed, steps=steps)
+
+
+def _square(a, b):
+    """The squared distance of two trees."""
+    return sum(jnp.sum((p - q) ** 2) for p, q in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+def measure(repeats: int = 11) -> list[Row]:
+    rows = []
+    for task, steps in ((logistic(), 20_000), (cleaning(), 280)):
+        for pair in PAIRS.values():
+            rows += of(task, pair, max(20, steps // pair.price), repeats)
+    return rows
+
+
+if __name__ == "__main__":
+    main("steps", measure)

@@ -1,0 +1,52 @@
+"""Bilevel optimization in JAX: minimise `f(x, y*(x))`, where `y*(x)` minimises `g(x, ·)`.
+
+`solve` is the front door, `run` the pure loop, `method.init` and `method.step` one step; the
+blocks they are made of stand in the namespaces below.
+"""
+
+from bilevel import (
+    certificates as certificates,
+    estimators as estimators,
+    hypergrad as hypergrad,
+    linear as linear,
+    lower as lower,
+    methods as methods,
+    oracles as oracles,
+    schedules as schedules,
+    sets as sets,
+    trees as trees,
+    updates as updates,
+)
+from bilevel._version import __version__
+from bilevel.data import Data
+from bilevel.driver import Best, Checkpoint, Outcome, Result, SolveError, Status, run, solve
+from bilevel.problem import Batch, Draws, Problem, Same, Stacked
+
+__all__ = [
+    "Batch",
+    "Best",
+    "Checkpoint",
+    "Data",
+    "Draws",
+    "Outcome",
+    "Problem",
+    "Result",
+    "Same",
+    "SolveError",
+    "Stacked",
+    "Status",
+    "__version__",
+    "certificates",
+    "estimators",
+    "hypergrad",
+    "linear",
+    "lower",
+    "methods",
+    "oracles",
+    "run",
+    "schedules",
+    "sets",
+    "solve",
+    "trees",
+    "updates",
+]

@@ -1,0 +1,18 @@
+"""Running a method: `run` (pure) and `solve` (with a person watching)."""
+
+from bilevel.driver.checkpoint import Checkpoint
+from bilevel.driver.result import Best, Outcome, Result, SolveError, Stats, Status
+from bilevel.driver.run import run
+from bilevel.driver.solve import solve
+
+__all__ = [
+    "Best",
+    "Checkpoint",
+    "Outcome",
+    "Result",
+    "SolveError",
+    "Stats",
+    "Status",
+    "run",
+    "solve",
+]

@@ -1,0 +1,193 @@
+"""Runs that survive a kill: states on disk, written whole or not at all."""
+
+import hashlib
+import json
+import logging
+import re
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bilevel.data import Feed
+from bilevel.methods.base import AbstractMethod, State
+from bilevel.problem import Batch, Problem
+
+
+class Checkpoint(NamedTuple):
+    """Where and how often a run saves its state.
+
+    A run that finds a checkpoint of the same problem, method and data in the folder goes on from
+    it, and ends in the same state, bit for bit, as a run that was never interrupted.
+
+    Attributes:
+        folder: made if it does not exist.
+        seconds: at least this long between two saves; the last state is always saved.
+        keep: how many states stay on disk.
+    """
+
+    folder: str | Path
+    seconds: float = 30.0
+    keep: int = 2
+
+
+class CheckpointMismatch(ValueError):
+    """The folder holds a checkpoint of another problem, method or data."""
+
+
+class Saved(NamedTuple):
+    """What came back from disk."""
+
+    state: State
+    rows: list[dict[str, float]]  # the history so far
+
+
+class Saver:
+    """Saves and restores through `orbax.checkpoint`; a failed save is a note, not an end."""
+
+    def __init__(self, checkpoint: Checkpoint | str | Path, fingerprint: dict[str, str]):
+        import orbax.checkpoint as ocp
+
+        for name in ("absl", "orbax"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        if not isinstance(checkpoint, Checkpoint):
+            checkpoint = Checkpoint(checkpoint)
+        self._ocp, self._checkpoint, self._fingerprint = ocp, checkpoint, fingerprint
+        self._saved_at, self._saved_step = time.monotonic(), -1
+        self.notes: list[str] = []
+        folder = Path(checkpoint.folder).expanduser().resolve()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(
+                f"checkpoint folder {checkpoint.folder} cannot be written: {error.strerror}. "
+                "Choose another, or leave checkpoint out."
+            ) from error
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=checkpoint.keep, enable_async_checkpointing=False
+        )
+        self._manager = ocp.CheckpointManager(folder, options=options)
+
+    def restore(self, template: State) -> Saved | None:
+        """The newest readable state, or `None` from an empty folder.
+
+        Raises:
+            CheckpointMismatch: it is of another problem, method or data.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            json_only = self._ocp.args.Composite(about=self._ocp.args.JsonRestore())
+            try:
+                about = self._manager.restore(step, args=json_only)["about"]
+            except (OSError, ValueError, KeyError) as error:
+                self._unreadable(step, error)
+                continue
+            self._compare(about["fingerprint"])
+            shapes = self._ocp.args.StandardRestore(_to_saved(template))
+            try:
+                found = self._manager.restore(step, args=self._ocp.args.Composite(state=shapes))
+            except (OSError, ValueError, KeyError) as error:
+                self._unreadable(step, error)
+                continue
+            self._saved_step = step
+            return Saved(_from_saved(found["state"], template), json.loads(about["rows"]))
+        return None
+
+    def save(self, step: int, state: State, rows: list[dict], *, last: bool = False) -> None:
+        """Save if it is time to, or if this is the last state."""
+        due = last or time.monotonic() - self._saved_at >= self._checkpoint.seconds
+        if not due or step == self._saved_step:
+            return
+        about = {"fingerprint": self._fingerprint, "rows": json.dumps(rows)}
+        try:
+            self._manager.save(
+                step,
+                args=self._ocp.args.Composite(
+                    state=self._ocp.args.StandardSave(_to_saved(state)),
+                    about=self._ocp.args.JsonSave(about),
+                ),
+                force=True,
+            )
+            self._saved_step = step
+        except Exception as error:  # a full disk reaches us under many names
+            told = str(error).strip().split("\n")[0]
+            self.notes.append(f"the checkpoint of step {step} could not be saved: {told}")
+        self._saved_at = time.monotonic()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _unreadable(self, step: int, error: Exception) -> None:
+        told = str(error).strip().split("\n")[0]
+        self.notes.append(f"the checkpoint of step {step} could not be read and was passed: {told}")
+
+    def _compare(self, saved: dict[str, str]) -> None:
+        ours = self._fingerprint
+        names = [name for name in ours if name != "losses" or saved.get("jax") == ours["jax"]]
+        for name in names:
+            if name != "jax" and saved.get(name) != ours[name]:
+                raise CheckpointMismatch(
+                    f"the checkpoint in {self._checkpoint.folder} is of another {name}: saved "
+                    f"{saved.get(name)}, now {ours[name]}. Use another folder, or remove it."
+                )
+
+
+def fingerprint(
+    problem: Problem, method: AbstractMethod, state: State, feed: Feed, batch: Batch
+) -> dict[str, str]:
+    """What must agree before a state is taken up again. Step sizes may change; code may not."""
+    shapes = jax.tree_util.tree_leaves_with_path(state)
+    told = [f"{jax.tree_util.keystr(p)}:{leaf.dtype}{leaf.shape}" for p, leaf in shapes]
+    losses = [
+        jax.make_jaxpr(loss)(state.x, state.y, half)
+        for loss, half in ((problem.upper, batch.upper), (problem.lower, batch.lower))
+    ]
+    code = [re.sub(r"0x[0-9a-f]+", "", str(closed.jaxpr)) for closed in losses]
+    constants = [np.asarray(const) for closed in losses for const in closed.consts]
+    feeds = [_as_numpy(leaf) for leaf in jax.tree.leaves(feed)]
+    return {
+        "jax": jax.__version__,
+        "method": type(method).__name__,
+        "state": _digest(*told),
+        "losses": _digest(*code, *constants, *map(_as_numpy, jax.tree.leaves(problem))),
+        "data": _digest(str(jax.tree.structure(feed).num_leaves), str(feed.draws), *feeds),
+    }
+
+
+def _digest(*parts: str | np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            part = np.ascontiguousarray(part).tobytes()
+        digest.update(part if isinstance(part, bytes) else part.encode())
+    return digest.hexdigest()[:16]
+
+
+def _as_numpy(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_saved(state: State) -> dict[str, Any]:
+    """The leaves by number; random keys as the integers behind them."""
+    leaves = jax.tree.leaves(state)
+    plain = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
+    return {f"{i:04d}": leaf for i, leaf in enumerate(plain)}
+
+
+def _from_saved(saved: dict[str, Any], template: State) -> State:
+    leaves, treedef = jax.tree.flatten(template)
+    plain = [saved[f"{i:04d}"] for i in range(len(leaves))]
+    back = [
+        jax.random.wrap_key_data(new, impl=jax.random.key_impl(old)) if _is_key(old) else new
+        for new, old in zip(plain, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, back)

@@ -1,0 +1,96 @@
+"""What `solve` returns."""
+
+import enum
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bilevel.certificates import Certificate
+from bilevel.oracles import Price
+from bilevel.typing import Lower, Upper
+
+
+class Outcome(enum.Enum):
+    """How a run ended."""
+
+    FINISHED = "finished"  # all steps were made
+    CONVERGED = "converged"  # the certificate fell below tol
+    STOPPED = "stopped"  # a callback asked for it
+    DIVERGED = "diverged"  # a variable is no longer finite
+    INTERRUPTED = "interrupted"  # Ctrl-C
+    OUT_OF_DATA = "out of data"  # an iterator ended
+
+
+class Status(NamedTuple):
+    """How a run ended, and what to do about it."""
+
+    outcome: Outcome
+    advice: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the result is what was asked for."""
+        return self.outcome in (Outcome.FINISHED, Outcome.CONVERGED, Outcome.STOPPED)
+
+    def __str__(self) -> str:
+        return f"{self.outcome.value}: {self.advice}"
+
+
+class SolveError(RuntimeError):
+    """Raised by `solve(..., throw=True)` when the status is not ok; carries the result."""
+
+    def __init__(self, result: "Result"):
+        super().__init__(str(result.status))
+        self.result = result
+
+
+class Stats(NamedTuple):
+    """What a run cost."""
+
+    steps: int  # updates made in all, those before a resume included
+    seconds: float  # wall time of the steps, this process
+    compile_seconds: float  # of which until the first chunk was back
+    price: Price  # oracle calls, in batches
+    samples: Mapping[str, int]  # rows drawn at each level, where they are counted
+    notes: tuple[str, ...] = ()  # what went wrong without stopping the run
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.steps / self.seconds if self.seconds else float("nan")
+
+
+class Best(NamedTuple):
+    """Keep the iterate with the smallest (or largest) value of a metric."""
+
+    metric: str
+    largest: bool = False
+
+
+class Result(NamedTuple):
+    """Where a run ended and how it got there.
+
+    `history` maps names to arrays with a row at step 0 and every `log_every` steps: `step`,
+    `seconds`, what the method reports (`upper`, `hypergrad_norm`, `lower_grad_norm`, ...; NaN at
+    step 0) and the metrics. `pandas.DataFrame(result.history)` takes it as it is.
+    """
+
+    x: Upper
+    y: Lower
+    history: dict[str, np.ndarray]
+    status: Status
+    certificate: Certificate | None
+    state: Any
+    stats: Stats
+
+    def __repr__(self) -> str:
+        last = {name: column[-1] for name, column in self.history.items() if len(column)}
+        shown = ", ".join(f"{name}={value:.6g}" for name, value in last.items())
+        return f"Result({self.status.outcome.value} after {self.stats.steps} steps: {shown})"
+
+    def __str__(self) -> str:
+        lines = [repr(self), f"  status: {self.status}"]
+        if self.certificate is not None:
+            lines.append(f"  certificate: {self.certificate}")
+        lines += [f"  note: {note}" for note in self.stats.notes]
+        return "\n".join(lines)

@@ -1,0 +1,308 @@
+"""The front door: chunks of a compiled loop, and a look from the host in between."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from bilevel import certificates, trees
+from bilevel.certificates import Certificate
+from bilevel.data import Data, Feed
+from bilevel.driver import validate
+from bilevel.driver.checkpoint import Checkpoint, Saver, fingerprint
+from bilevel.driver.progress import watch
+from bilevel.driver.pull import Puller
+from bilevel.driver.result import Best, Outcome, Result, SolveError, Stats, Status
+from bilevel.methods.base import AbstractMethod, State
+from bilevel.problem import Batch, Problem
+from bilevel.typing import Lower, RandomKey, Upper
+
+Metrics = Mapping[str, Callable[[Any, Any], Any]]
+Callback = Callable[[int, State, Mapping[str, float]], Any]
+
+
+def solve(
+    problem: Problem,
+    method: AbstractMethod,
+    x0: Upper | None = None,
+    y0: Lower | None = None,
+    *,
+    data: Data | None = None,
+    steps: int = 1000,
+    key: RandomKey | None = None,
+    tol: float = 0.0,
+    log_every: int = 100,
+    metrics: Metrics | None = None,
+    callbacks: Iterable[Callback] = (),
+    checkpoint: Checkpoint | str | Path | None = None,
+    state: State | None = None,
+    progress: bool | None = None,
+    keep: str | Best = "last",
+    certify: bool = True,
+    throw: bool = False,
+) -> Result:
+    """Solve a bilevel problem with a method: `steps` updates of the upper variable.
+
+    Chunks of `log_every` steps run as one compiled loop; between them the host measures, shows
+    progress, saves, and stops what diverges.
+
+    Args:
+        problem, method: what, and how; refused before compiling if they do not fit.
+        x0, y0: starting points, pytrees of floating arrays. They are copied.
+        data: `bl.Data`; without, both losses get `None`.
+        steps: how many updates in all. A run resumed from a checkpoint makes the missing ones; a
+            run from a given `state` makes this many more.
+        key: all randomness, of the method and of the samples; `jax.random.key(0)` when absent.
+        tol: stop once the certificate's stationarity is at most this, looked at every
+            `log_every` steps; 0 never does.
+        metrics: names to functions `(x, y) -> number`, evaluated every `log_every` steps.
+        callbacks: called as `callback(step, state, row)` every `log_every` steps, with `row` the
+            new line of the history; one that returns something true stops the run.
+        checkpoint: a folder, or `bl.Checkpoint` with more to say. Holds the run's state; a run
+            that finds its own state there goes on from it, bit for bit.
+        state: a method's state to start from instead of x0 and y0; it is copied.
+        progress: show a progress bar; absent, only when standard error is a terminal.
+        keep: "last" iterate, or the best by a metric: its name (smallest is best) or `bl.Best`.
+        certify: end with a certificate of what was reached, on the whole data (on one batch of a
+            sampler or stream).
+        throw: raise `SolveError` when the status is not ok.
+
+    Returns:
+        `Result`. A run that diverges ends within one chunk, with the last finite iterate.
+
+    Raises:
+        TypeError, ValueError: a wrong use, in one sentence, before anything compiles.
+    """
+    validate.check_steps(steps=steps, log_every=log_every)
+    validate.check_method(method, problem)
+    best = _as_best(keep, metrics)
+    method_key, data_key = jax.random.split(jax.random.key(0) if key is None else key)
+    state = _start(problem, method, x0, y0, state, method_key)
+    data = Data() if data is None else data
+    puller = Puller(data, data_key, method.draws(problem))
+    sample = puller.first
+    validate.check_losses(problem, state.x, state.y, sample)
+    validate.check_metrics(metrics, state.x, state.y)
+    validate.check_step(method, problem, state, puller.shapes)
+
+    began = int(state.k)
+    saver, rows = None, []
+    if checkpoint is not None:
+        saver = Saver(checkpoint, fingerprint(problem, method, state, puller.resident, sample))
+        found = saver.restore(state)
+        state, rows = (state, rows) if found is None else found
+    target = began + steps
+    log = _Log(method.price(problem).gradients(), metrics, best, rows)
+    certifier = _Certifier(problem, data.full or sample)
+    certificate, outcome, resumed = None, Outcome.FINISHED, int(state.k)
+    if not rows:
+        log.add(began, state, {})
+    step, compile_seconds = resumed, None
+    puller.start(step)
+
+    with watch(progress, type(method).__name__, step, target) as bar:
+        bar.update(step, log.last)
+        try:
+            while step < target:
+                n = min(log_every, target - step)
+                feed, n = puller.pull(n, following=min(log_every, target - step - n))
+                if n == 0:
+                    outcome = Outcome.OUT_OF_DATA
+                    break
+                state, info, finite = _advance((problem, method, feed, jnp.int32(n)), state)
+                info, finite = jax.device_get((info, finite))
+                compile_seconds = compile_seconds or log.seconds
+                if not finite:
+                    outcome = Outcome.DIVERGED
+                    break
+                step += n
+                row = log.add(step, state, info)
+                bar.update(step, row)
+                if saver is not None:
+                    saver.save(step, state, log.rows)
+                if any([callback(step, state, row) for callback in callbacks]):
+                    outcome = Outcome.STOPPED
+                    break
+                if tol > 0:
+                    certificate = certifier(state)
+                    if certificate.stationarity <= tol:
+                        outcome = Outcome.CONVERGED
+                        break
+        except KeyboardInterrupt:
+            outcome, step = Outcome.INTERRUPTED, int(state.k)
+        finally:
+            puller.close()
+
+    seconds = log.seconds
+    notes = list(puller.notes)
+    if saver is not None:
+        if outcome is not Outcome.DIVERGED:
+            saver.save(step, state, log.rows, last=True)
+        saver.close()
+        notes += saver.notes
+    if certify and tol <= 0:
+        certificate = certifier(state)
+    if certificate is not None and data.full is None:
+        notes.append("the certificate was computed on one batch: the data have no whole")
+    x, y = (state.x, state.y) if log.kept is None else log.kept
+    price = method.price(problem)
+    done = step - resumed
+    result = Result(
+        x=x,
+        y=y,
+        history=log.history(),
+        status=Status(outcome, _advice(outcome, method, step, log.last)),
+        certificate=certificate,
+        state=state,
+        stats=Stats(
+            steps=step - began,
+            seconds=seconds,
+            compile_seconds=compile_seconds or 0.0,
+            price=type(price)(*(done * calls for calls in price)),
+            samples=puller.consumed(done),
+            notes=tuple(notes),
+        ),
+    )
+    if throw and not result.status.ok:
+        raise SolveError(result)
+    return result
+
+
+def _advance_chunk(fixed: tuple, state: State):
+    """n steps; the state before them if they left the finite numbers."""
+    problem, method, feed, n = fixed
+
+    def one(state):
+        return method.step(problem, state, feed.batch(state.k))
+
+    def body(_, carry):
+        return one(carry[0])
+
+    shapes = jax.eval_shape(lambda: one(state)[1])
+    info = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    new, info = jax.lax.fori_loop(0, n, body, (state, info))
+    finite = trees.all_finite(new)
+    return trees.where(finite, new, state), info, finite
+
+
+_advance = jax.jit(_advance_chunk, donate_argnums=1)
+
+
+@jax.jit
+def _measure(metrics: dict[str, Partial], x: Upper, y: Lower):
+    return {name: fn(x, y) for name, fn in metrics.items()}
+
+
+@jax.jit
+def _certify(problem: Problem, x: Upper, y: Lower, v: Lower | None, batch: Batch) -> Certificate:
+    return certificates.certify(problem, x, y, batch, v=v)
+
+
+class _Certifier:
+    """The certificate of a state, on one batch that is the whole data where there is a whole."""
+
+    def __init__(self, problem: Problem, batch: Batch):
+        self._problem, self._batch = problem, Batch(batch.upper, batch.lower)
+
+    def __call__(self, state: State) -> Certificate:
+        v = getattr(state, "v", None)
+        found = _certify(self._problem, state.x, state.y, v, self._batch)
+        return jax.tree.map(float, jax.device_get(found))
+
+
+class _Log:
+    """The history, row by row, and the best iterate so far."""
+
+    def __init__(self, gradients: float, metrics: Metrics | None, best: Best | None, rows: list):
+        self._gradients, self._best = gradients, best
+        self._metrics = {name: Partial(fn) for name, fn in (metrics or {}).items()}
+        self._before = rows[-1]["seconds"] if rows else 0.0
+        self._began = time.perf_counter()
+        self.rows: list[dict[str, float]] = list(rows)
+        self.kept: tuple[Upper, Lower] | None = None
+        self._kept_value = np.inf
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    @property
+    def last(self) -> dict[str, float]:
+        return self.rows[-1] if self.rows else {}
+
+    def add(self, step: int, state: State, info: Mapping[str, Any]) -> dict[str, float]:
+        measured = (
+            jax.device_get(_measure(self._metrics, state.x, state.y)) if self._metrics else {}
+        )
+        numbers = {name: float(value) for name, value in {**info, **measured}.items()}
+        row = {
+            "step": step,
+            "seconds": self._before + self.seconds,
+            "gradients": step * self._gradients,
+            **numbers,
+        }
+        self.rows.append(row)
+        if self._best is not None:
+            value = (
+                -numbers[self._best.metric] if self._best.largest else numbers[self._best.metric]
+            )
+            if value < self._kept_value:
+                self._kept_value, self.kept = value, trees.copy((state.x, state.y))
+        return row
+
+    def history(self) -> dict[str, np.ndarray]:
+        names = list(dict.fromkeys(name for row in reversed(self.rows) for name in row))
+        return {name: np.array([row.get(name, np.nan) for row in self.rows]) for name in names}
+
+
+def _start(problem, method, x0, y0, state, key) -> State:
+    if state is not None:
+        if x0 is not None or y0 is not None:
+            raise ValueError("give x0 and y0, or state, not both.")
+        return trees.copy(state)
+    for name, value in (("x0", x0), ("y0", y0)):
+        if value is None:
+            raise ValueError(f"{name} is missing: give x0 and y0, or state.")
+        validate.check_variable(name, value)
+    validate.check_sets(problem, x0, y0)
+    return method.init(problem, x0, y0, key=key)
+
+
+def _as_best(keep: str | Best, metrics: Metrics | None) -> Best | None:
+    if keep == "last":
+        return None
+    names = list(metrics or {})
+    best = keep if isinstance(keep, Best) else Best(keep)
+    if best.metric == "best" and len(names) == 1:
+        best = Best(names[0])
+    if best.metric not in names:
+        raise ValueError(
+            f"keep={keep!r} names no metric; it is 'last', or one of: {', '.join(names) or 'none'}."
+        )
+    return best
+
+
+def _advice(outcome: Outcome, method: AbstractMethod, step: int, row: Mapping[str, float]) -> str:
+    where = ", ".join(
+        f"{name} {row[name]:.3g}" for name in ("upper", "lower_grad_norm") if name in row
+    )
+    return {
+        Outcome.FINISHED: f"all steps made ({where}). Look at the certificate for what was reached.",
+        Outcome.CONVERGED: "the certificate's stationarity is below tol.",
+        Outcome.STOPPED: f"a callback stopped the run at step {step}.",
+        Outcome.DIVERGED: (
+            f"a variable became NaN or infinite after step {step}; the result holds the iterate of "
+            f"that step. Lower the step sizes of {method!r}: y steps to at most 1/L (see "
+            "bl.certificates.probe), then x steps to a tenth of those."
+        ),
+        Outcome.INTERRUPTED: f"stopped from the keyboard after step {step}; the result is valid.",
+        Outcome.OUT_OF_DATA: (
+            f"the data iterator ended after step {step}. Give an iterable that can be started "
+            "again (a list, a loader), or fewer steps."
+        ),
+    }[outcome]

@@ -1,0 +1,208 @@
+"""Wrong uses, refused before anything compiles: what was wrong, what is needed, how to mend it."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial, keystr, tree_leaves_with_path
+
+from bilevel.methods.base import AbstractMethod
+from bilevel.problem import Batch, Problem
+
+
+def check_steps(**counts: int) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; a whole number of at least 1 is needed.")
+
+
+def check_method(method: Any, problem: Any) -> None:
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"problem is of type {type(problem).__name__}; bl.Problem(upper, lower) is needed."
+        )
+    if isinstance(method, type) and issubclass(method, AbstractMethod):
+        raise TypeError(f"method is the class {method.__name__}; create one: {method.__name__}().")
+    if not isinstance(method, AbstractMethod):
+        raise TypeError(
+            f"method is of type {type(method).__name__}; one of bilevel.methods is needed."
+        )
+    method.check(problem)
+
+
+def check_variable(name: str, tree: Any) -> None:
+    """A starting point: at least one array, all floating, all finite."""
+    leaves = tree_leaves_with_path(tree)
+    if not leaves:
+        raise ValueError(f"{name} holds no arrays; a pytree of floating arrays is needed.")
+    for path, leaf in leaves:
+        label = f"{name}{keystr(path)}"
+        try:
+            leaf = jnp.asarray(leaf)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{label} is of type {type(leaf).__name__}; an array is needed."
+            ) from None
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"{label} is {_shape(leaf)}; only floating arrays can be optimised. Convert it, "
+                f"for example with .astype(float), or keep it out of {name}."
+            )
+        if not bool(jnp.isfinite(leaf).all()):
+            raise ValueError(f"{label} contains a NaN or an infinity; start from a finite point.")
+
+
+def check_losses(problem: Problem, x: Any, y: Any, batch: Batch) -> None:
+    """Both losses take (x, y, batch), return one floating number, and depend on y."""
+    for level, fn, data in (
+        ("upper", problem.upper, batch.upper),
+        ("lower", problem.lower, batch.lower),
+    ):
+        check_arity(level, fn, ("x", "y", "batch"))
+        jaxpr, out = _trace(f"Problem.{level}", fn, x, y, data)
+        check_scalar(f"Problem.{level}", out, "Reduce over the batch, for example with .mean().")
+        first = len(jax.tree.leaves(x))
+        used = _used_inputs(jaxpr.jaxpr)[first : first + len(jax.tree.leaves(y))]
+        declared = problem.hypergradient is not None or problem.lower_step is not None
+        if not any(used) and not declared:
+            raise ValueError(
+                f"Problem.{level} does not depend on y, so the two levels are not coupled. "
+                f"Check that {level}(x, y, batch) uses its second argument."
+            )
+
+
+def check_sets(problem: Problem, x: Any, y: Any) -> None:
+    """The sets fit the variables' shapes."""
+    for name, a_set, z in (
+        ("upper_set", problem.upper_set, x),
+        ("lower_set", problem.lower_set, y),
+    ):
+        if not a_set.projectable:
+            continue
+        other = x if name == "lower_set" else None
+        try:
+            out = jax.eval_shape(a_set.project, z, other)
+        except ImportError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"{name} ({type(a_set).__name__}) does not fit {_variable(name)}0 = "
+                f"{_shape(z)}: {_first_line(error)}"
+            ) from error
+        if jax.tree.map(jnp.shape, out) != jax.tree.map(jnp.shape, z):
+            raise ValueError(
+                f"{name} ({type(a_set).__name__}) turns {_variable(name)}0 = {_shape(z)} into "
+                f"{_shape(out)}; check the shapes of its fields."
+            )
+
+
+def check_step(method: AbstractMethod, problem: Problem, state: Any, batch: Batch) -> None:
+    """A step fits the samples and returns a state like the one it was given."""
+    name = type(method).__name__
+    try:
+        new, _ = jax.eval_shape(method.step, problem, state, batch)
+    except Exception as error:
+        raise ValueError(
+            f"{name} cannot step from this state on these samples: {_first_line(error)}"
+        ) from error
+    for (path, old), leaf in zip(tree_leaves_with_path(state), jax.tree.leaves(new), strict=True):
+        if (jnp.shape(old), jnp.result_type(old)) != (leaf.shape, leaf.dtype):
+            raise ValueError(
+                f"a step of {name} turns state{keystr(path)} from {_shape(old)} into "
+                f"{_shape(leaf)}; a declared hypergradient or lower_step must return trees like "
+                "x and y."
+            )
+
+
+def check_metrics(metrics: Mapping[str, Callable] | None, x: Any, y: Any) -> None:
+    if metrics is None:
+        return
+    if not isinstance(metrics, Mapping):
+        raise TypeError("metrics is a mapping from names to functions of (x, y).")
+    for name, fn in metrics.items():
+        if not callable(fn):
+            raise TypeError(f"metrics[{name!r}] is not callable; fn(x, y) -> number is needed.")
+        check_arity(f"metrics[{name!r}]", fn, ("x", "y"))
+        _, out = _trace(f"metrics[{name!r}]", fn, x, y)
+        check_scalar(f"metrics[{name!r}]", out, "Reduce it to one number.", floating=False)
+
+
+def check_arity(name: str, fn: Callable, arguments: tuple[str, ...]) -> None:
+    fn = fn.func if isinstance(fn, Partial) and not fn.args and not fn.keywords else fn
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return
+    call = f"{name}({', '.join(arguments)})"
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        n = sum(p.kind in positional for p in signature.parameters.values())
+        mend = (
+            "Add a third; it is None when there is no data."
+            if n == 2 and len(arguments) == 3
+            else f"Give it {_number(len(arguments))}."
+        )
+        raise TypeError(
+            f"{name} is called as {call} but takes {_number(n)} "
+            f"argument{'s' if n != 1 else ''}. {mend}"
+        ) from None
+
+
+def check_scalar(name: str, out: Any, mend: str, floating: bool = True) -> None:
+    if jax.tree.structure(out) != jax.tree.structure(0):
+        raise TypeError(f"{name} returned a {type(out).__name__}; a scalar is needed.")
+    if out.shape != ():
+        raise TypeError(f"{name} returned {_shape(out)}; a scalar is needed. {mend}")
+    if floating and not jnp.issubdtype(out.dtype, jnp.floating):
+        raise TypeError(f"{name} returned {_shape(out)}; a floating scalar is needed.")
+
+
+def _trace(name: str, fn: Callable, *args: Any):
+    try:
+        return jax.make_jaxpr(fn, return_shape=True)(*args)
+    except Exception as error:
+        told = ", ".join(
+            f"{label} = {_shape(arg)}"
+            for label, arg in zip(("x", "y", "batch"), args, strict=False)
+        )
+        raise ValueError(
+            f"{name} could not be evaluated at {told}: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _used_inputs(jaxpr) -> list[bool]:
+    """Which inputs an output can depend on, by reading the equations backwards."""
+    needed = {id(var) for var in jaxpr.outvars}
+    for equation in reversed(jaxpr.eqns):
+        if any(id(var) in needed for var in equation.outvars):
+            needed |= {id(var) for var in equation.invars}
+    return [id(var) in needed for var in jaxpr.invars]
+
+
+def _variable(name: str) -> str:
+    return {"upper_set": "x", "lower_set": "y"}[name]
+
+
+def _shape(tree: Any) -> str:
+    """A tree as shapes: float32[3], {w: float32[3,2], b: float32[2]}."""
+
+    def leaf(value) -> str:
+        dtype = jnp.result_type(value)
+        return f"{dtype.name}[{','.join(map(str, jnp.shape(value)))}]"
+
+    if tree is None:
+        return "None"
+    shapes = jax.tree.map(leaf, tree)
+    return str(shapes).replace("'", "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _number(n: int) -> str:
+    return {0: "no", 1: "one", 2: "two", 3: "three", 4: "four"}.get(n, str(n))

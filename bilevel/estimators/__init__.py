@@ -1,0 +1,8 @@
+"""Direction estimators: from a stream of noisy evaluations to a direction."""
+
+from bilevel.estimators.base import AbstractEstimator
+from bilevel.estimators.difference import SPIDER, STORM
+from bilevel.estimators.plain import SGD, MovingAverage
+from bilevel.estimators.table import SAGA
+
+__all__ = ["SAGA", "SGD", "SPIDER", "STORM", "AbstractEstimator", "MovingAverage"]

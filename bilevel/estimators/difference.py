@@ -1,0 +1,72 @@
+"""Estimators that correct the last direction by a difference at two points, same sample."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+from bilevel import trees
+from bilevel.estimators.base import AbstractEstimator, zeros_of
+from bilevel.schedules import AbstractSchedule, as_schedule, first_one
+
+
+class Path(NamedTuple):
+    """The last direction and the point it was taken at."""
+
+    direction: PyTree
+    point: Any
+
+
+class STORM(AbstractEstimator):
+    """`d ← D(w; s) + (1 − η_k)(d − D(w_old; s))`, with η_0 = 1.
+
+    Exact at every step of a deterministic problem, for any η. Both evaluations use the same
+    sample; needs sample losses with Lipschitz gradients.
+
+    Reference: Cutkosky, Orabona. "Momentum-based variance reduction in non-convex SGD".
+    NeurIPS 2019, arXiv:1905.10018.
+    """
+
+    weight: AbstractSchedule = eqx.field(converter=as_schedule, default=0.1)
+
+    def init(self, estimand, point, sample):
+        return Path(zeros_of(estimand, point, sample), trees.copy(point))
+
+    def step(self, estimand, point, sample, memory, k):
+        new, old = estimand(point, sample), estimand(memory.point, sample)
+        keep = 1 - first_one(self.weight, k)
+        direction = trees.axpy(keep, trees.sub(memory.direction, old), new)
+        return direction, Path(direction, point)
+
+
+class Anchored(NamedTuple):
+    """The two samples SPIDER needs: a small one for differences, a large one for restarts."""
+
+    small: Any
+    large: Any
+
+
+class SPIDER(AbstractEstimator):
+    """`d = D(w; large)` every `period` steps, else `d ← d + D(w; small) − D(w_old; small)`.
+
+    The sample is `Anchored(small, large)`.
+
+    Reference: Fang, Li, Lin, Zhang. "SPIDER". NeurIPS 2018, arXiv:1807.01695.
+    """
+
+    period: int = eqx.field(static=True, default=16)
+
+    def init(self, estimand, point, sample):
+        return Path(zeros_of(estimand, point, sample.small), trees.copy(point))
+
+    def step(self, estimand, point, sample, memory, k):
+        def restart():
+            return estimand(point, sample.large)
+
+        def correct():
+            new, old = estimand(point, sample.small), estimand(memory.point, sample.small)
+            return trees.add(memory.direction, trees.sub(new, old))
+
+        direction = jax.lax.cond(k % self.period == 0, restart, correct)
+        return direction, Path(direction, point)

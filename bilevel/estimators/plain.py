@@ -1,0 +1,30 @@
+"""Estimators that look at the current point alone."""
+
+import equinox as eqx
+
+from bilevel import trees
+from bilevel.estimators.base import AbstractEstimator, zeros_of
+from bilevel.schedules import AbstractSchedule, as_schedule, first_one
+
+
+class SGD(AbstractEstimator):
+    """`d = D(w; s)`."""
+
+    def init(self, estimand, point, sample):
+        return None
+
+    def step(self, estimand, point, sample, memory, k):
+        return estimand(point, sample), memory
+
+
+class MovingAverage(AbstractEstimator):
+    """`d ← (1 − θ_k) d + θ_k D(w; s)`; biased while w moves, even without noise."""
+
+    weight: AbstractSchedule = eqx.field(converter=as_schedule, default=0.1)
+
+    def init(self, estimand, point, sample):
+        return zeros_of(estimand, point, sample)
+
+    def step(self, estimand, point, sample, memory, k):
+        direction = trees.lerp(memory, estimand(point, sample), first_one(self.weight, k))
+        return direction, direction

@@ -1,0 +1,49 @@
+"""Estimators that remember the last evaluation of every sample of a finite sum."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
+
+from bilevel import trees
+from bilevel.estimators.base import AbstractEstimator, zeros_of
+
+
+class Slot(NamedTuple):
+    """A sample and which of the table's slots it is."""
+
+    sample: Any
+    index: Int[Array, ""]
+
+
+class Table(NamedTuple):
+    slots: PyTree  # leading axis: slot
+    mean: PyTree
+
+
+class SAGA(AbstractEstimator):
+    """`d = D(w; i) − T_i + mean(T)`, then `T_i ← D(w; i)`: one slot a sample (or mini-batch).
+
+    The table starts at zero, which is consistent because its mean is zero too; so unlike the
+    others the first direction is exact only from the second pass on. The sample is
+    `Slot(sample, index)`. Memory: `slots` directions; the update touches one row in place.
+
+    Reference: Defazio, Bach, Lacoste-Julien. "SAGA". NeurIPS 2014, arXiv:1407.0202.
+    """
+
+    slots: int = eqx.field(static=True)
+
+    def init(self, estimand, point, sample):
+        mean = zeros_of(estimand, point, sample.sample)
+        slots = jax.tree.map(lambda leaf: jnp.zeros((self.slots, *leaf.shape), leaf.dtype), mean)
+        return Table(slots, mean)
+
+    def step(self, estimand, point, sample, memory, k):
+        i = sample.index
+        new = estimand(point, sample.sample)
+        change = trees.sub(new, jax.tree.map(lambda slots: slots[i], memory.slots))
+        slots = jax.tree.map(lambda slots, row: slots.at[i].set(row), memory.slots, new)
+        mean = trees.axpy(1 / self.slots, change, memory.mean)
+        return trees.add(change, memory.mean), Table(slots, mean)

@@ -1,0 +1,15 @@
+"""What every hypergradient function returns."""
+
+from typing import Any, NamedTuple
+
+from bilevel.typing import Lower, Scalar, Upper
+
+
+class HyperGrad(NamedTuple):
+    """A hypergradient and what came with it."""
+
+    value: Scalar  # upper loss at the lower iterate used
+    grad: Upper  # shaped like x
+    v: Lower | None = None  # adjoint, shaped like y; None where the estimator has none
+    residual: Scalar | None = None  # ‖H v − ∇_y f‖ of the adjoint system, where there is one
+    y: Any = None  # the lower iterate(s) reached, where the estimator moves them

@@ -1,0 +1,65 @@
+"""Hypergradients by differentiating through lower steps."""
+
+import jax
+import jax.numpy as jnp
+
+from bilevel import oracles
+from bilevel.hypergrad.result import HyperGrad
+from bilevel.problem import Batch, Problem, Same, Samples
+from bilevel.typing import Lower, Upper
+from bilevel.updates import as_update
+
+
+def unrolled(
+    problem: Problem,
+    x: Upper,
+    y0: Lower,
+    batch: Batch = Batch(),
+    *,
+    update=0.1,
+    steps: int = 10,
+    back: int | None = None,
+    checkpoint: bool = False,
+) -> HyperGrad:
+    """Hypergradient of `f(x, y_T(x))`, where `y_T` is T lower steps from a constant `y0`.
+
+    Reverse mode through the last `back` steps (all of them when absent). Truncation to K steps
+    leaves an error of order `(1 − aμ)^K`. From `y0 = y*(x)`, K plain gradient steps give exactly
+    `neumann(steps=K − 1)`.
+
+    Args:
+        batch: a `Samples` handle as `lower` gives step t its t-th sample.
+        update: a step size, or any update, applied to `∇_y g`.
+        steps: T.
+        back: K, how many of the last steps are differentiated.
+        checkpoint: keep only the lower iterates and recompute each step in the reverse pass:
+            the memory of T copies of y and one step, instead of T steps.
+
+    Returns:
+        `HyperGrad(value, grad, y=y_T)`.
+
+    Reference: Franceschi et al. "Forward and reverse gradient-based hyperparameter
+    optimization". ICML 2017, arXiv:1703.01785; truncation: Shaban et al., AISTATS 2019,
+    arXiv:1810.10667.
+    """
+    update = as_update(update)
+    back = steps if back is None else min(back, steps)
+    samples = batch.lower if isinstance(batch.lower, Samples) else Same(batch.lower)
+
+    def descend(x, carry, first, last):
+        def body(carry, t):
+            y, memory = carry
+            g_y = oracles.lower_grad(problem, x, y, samples[t])
+            return update.step(g_y, memory, y, t), None
+
+        body = jax.checkpoint(body, prevent_cse=False) if checkpoint else body
+        return jax.lax.scan(body, carry, jnp.arange(first, last))[0]
+
+    start = descend(x, (y0, update.init(y0)), 0, steps - back)
+
+    def objective(x):
+        y, _ = descend(x, start, steps - back, steps)
+        return oracles.upper_value(problem, x, y, batch.upper), y
+
+    (value, y), grad = jax.value_and_grad(objective, has_aux=True)(x)
+    return HyperGrad(value, grad, y=y)

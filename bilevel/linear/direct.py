@@ -1,0 +1,64 @@
+"""Solvers that form columns of H: for a few hundred unknowns, and for tests."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import ScalarLike
+
+from bilevel.linear.base import AbstractLinear
+
+
+class Dense(AbstractLinear):
+    """Form H from its products with the unit vectors and factorise it. Exact."""
+
+    @property
+    def samples(self) -> int:
+        return 1
+
+    @property
+    def products(self) -> float:
+        return float("nan")  # as many as y has entries
+
+    def solve(self, operator, b, *, v0=None, key=None):
+        flat, unravel = ravel_pytree(b)
+        matrix = jax.vmap(lambda e: ravel_pytree(operator(unravel(e), 0))[0])(
+            jnp.eye(flat.size, dtype=flat.dtype)
+        )
+        return unravel(jnp.linalg.solve(matrix, flat))
+
+
+class Nystrom(AbstractLinear):
+    """`(C W⁺ Cᵀ + ridge·I)⁻¹ b` from `rank` columns C of H (W their rows of the same indices).
+
+    Directions the columns miss are divided by `ridge`: choose it near the first eigenvalue left
+    out, since a small ridge with a small rank gives enormous errors. The columns are drawn with
+    `key`, or are the first ones without.
+
+    Reference: Hataya, Yamada. "Nyström method for accurate and scalable implicit
+    differentiation". AISTATS 2023, arXiv:2302.09726.
+    """
+
+    rank: int = eqx.field(static=True, default=5)
+    ridge: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+
+    @property
+    def samples(self) -> int:
+        return 1
+
+    @property
+    def products(self) -> float:
+        return self.rank
+
+    def solve(self, operator, b, *, v0=None, key=None):
+        flat, unravel = ravel_pytree(b)
+        rank, rho = min(self.rank, flat.size), jnp.asarray(self.ridge, flat.dtype)
+        if key is None:
+            chosen = jnp.arange(rank)
+        else:
+            chosen = jax.random.choice(key, flat.size, (rank,), replace=False)
+        unit = jax.nn.one_hot(chosen, flat.size, dtype=flat.dtype)
+        columns = jax.vmap(lambda e: ravel_pytree(operator(unravel(e), 0))[0])(unit).T
+        inner = columns[chosen] + columns.T @ columns / rho
+        correction = columns @ jnp.linalg.solve(inner, columns.T @ flat)
+        return unravel(flat / rho - correction / rho**2)

@@ -1,0 +1,171 @@
+"""Solvers that use products with H alone."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import ScalarLike
+
+from bilevel import trees
+from bilevel.linear.base import AbstractLinear
+from bilevel.schedules import shown
+
+
+class CG(AbstractLinear):
+    """Conjugate gradients: at most `steps` products with one fixed sample of H ≻ 0.
+
+    After N steps the error is at most `2((√κ−1)/(√κ+1))^N` in the H-norm; exact after as many
+    steps as y has entries. Stops early once `‖H v − b‖ ≤ tol ‖b‖` (and at rounding).
+    """
+
+    steps: int = eqx.field(static=True, default=20)
+    tol: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
+
+    @property
+    def samples(self) -> int:
+        return 1
+
+    @property
+    def products(self) -> float:
+        return self.steps + 1  # the first residual takes one
+
+    def solve(self, operator, b, *, v0=None, key=None):
+        v, _ = jax.scipy.sparse.linalg.cg(
+            lambda v: operator(v, 0), b, x0=v0, tol=_tol(self.tol, b), maxiter=self.steps
+        )
+        return v
+
+    def __repr__(self) -> str:
+        return f"CG(steps={self.steps})"
+
+
+class NormalCG(AbstractLinear):
+    """Conjugate gradients on `H H v = H b`: for an indefinite or singular H.
+
+    Squares the condition number and takes two products a step.
+    """
+
+    steps: int = eqx.field(static=True, default=20)
+    tol: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
+
+    @property
+    def samples(self) -> int:
+        return 1
+
+    @property
+    def products(self) -> float:
+        return 2 * self.steps + 3
+
+    def solve(self, operator, b, *, v0=None, key=None):
+        def normal(v):
+            return operator(operator(v, 0), 0)
+
+        v, _ = jax.scipy.sparse.linalg.cg(
+            normal, operator(b, 0), x0=v0, tol=_tol(self.tol, b), maxiter=self.steps
+        )
+        return v
+
+
+class FixedPoint(AbstractLinear):
+    """`v ← v − a (H_i v − b)`, each time with the next sample of H.
+
+    With one fixed H the error shrinks by `1 − a μ` a step (needs `a ≤ 1/L`); with fresh samples
+    this is stochastic gradient descent on `½ vᵀH v − bᵀv`, unbiased, with a noise floor of order a.
+    """
+
+    steps: int = eqx.field(static=True, default=10)
+    step_size: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+
+    @property
+    def samples(self) -> int:
+        return self.steps
+
+    @property
+    def products(self) -> float:
+        return self.steps
+
+    def solve(self, operator, b, *, v0=None, key=None):
+        def body(v, i):
+            return trees.axpy(-self.step_size, trees.sub(operator(v, i), b), v), None
+
+        start = trees.zeros_like(b) if v0 is None else v0
+        return jax.lax.scan(body, start, jnp.arange(self.steps))[0]
+
+    def __repr__(self) -> str:
+        return f"FixedPoint(steps={self.steps}, step_size={shown(self.step_size)})"
+
+
+class Neumann(AbstractLinear):
+    """The truncated series `v = a Σ_{q=0..Q} Π_{i≤q} (I − a H_i) b`: Q = `steps` products.
+
+    Each factor takes the next sample of H, which keeps the mean equal to the series of the mean
+    H. For a fixed H the error is at most `(1 − a μ)^(Q+1) ‖b‖/μ` when `a ≤ 1/L`.
+    """
+
+    steps: int = eqx.field(static=True, default=10)
+    step_size: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+
+    @property
+    def samples(self) -> int:
+        return self.steps
+
+    @property
+    def products(self) -> float:
+        return self.steps
+
+    def solve(self, operator, b, *, v0=None, key=None):
+        def body(carry, i):
+            r, total = carry
+            r = trees.axpy(-self.step_size, operator(r, i), r)
+            return (r, trees.add(total, r)), None
+
+        (_, total), _ = jax.lax.scan(body, (b, b), jnp.arange(self.steps))
+        return trees.scale(self.step_size, total)
+
+    def __repr__(self) -> str:
+        return f"Neumann(steps={self.steps}, step_size={shown(self.step_size)})"
+
+
+class RandomizedNeumann(AbstractLinear):
+    """`v = t a Π_{i≤p} (I − a H_i) b` with p uniform on 0, …, t−1 and t = `terms`.
+
+    Its mean is `Neumann(t − 1, a)`, at half the products and with a variance that grows like t.
+    The prefactor is `t a`; the range of p starts at 0 (other choices leave a bias that never
+    vanishes). `step_size` must be at most 1/L.
+
+    Reference: Ghadimi, Wang. "Approximation methods for bilevel programming". arXiv:1802.02246.
+    """
+
+    terms: int = eqx.field(static=True, default=10)
+    step_size: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+    needs_key = True
+
+    @property
+    def samples(self) -> int:
+        return self.terms - 1
+
+    @property
+    def products(self) -> float:
+        return (self.terms - 1) / 2
+
+    def solve(self, operator, b, *, v0=None, key=None):
+        if key is None:
+            raise ValueError(
+                "RandomizedNeumann draws its number of factors: give key=jax.random.key(...)."
+            )
+
+        def body(i, r):
+            return trees.axpy(-self.step_size, operator(r, i), r)
+
+        p = jax.random.randint(key, (), 0, self.terms)
+        return trees.scale(
+            self.terms, trees.scale(self.step_size, jax.lax.fori_loop(0, p, body, b))
+        )
+
+    def __repr__(self) -> str:
+        return f"RandomizedNeumann(terms={self.terms}, step_size={shown(self.step_size)})"
+
+
+def _tol(number, b):
+    """The tolerance in b's dtype, never below its rounding: past it, CG divides zero by zero."""
+    dtype = trees.widest(b)
+    return jnp.maximum(jnp.asarray(number, dtype), jnp.finfo(dtype).eps)

@@ -1,0 +1,77 @@
+"""A few lower steps from the current iterate: the inner loop of the sampled methods."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from bilevel import oracles, trees
+from bilevel.problem import Problem, Samples
+from bilevel.schedules import Count
+from bilevel.typing import Lower, Scalar
+from bilevel.updates import AbstractUpdate
+
+
+class GradientStep(eqx.Module):
+    """`y ← P_Y(y − b_k ∇_y g)` with any update."""
+
+    update: AbstractUpdate
+
+    def init(self, problem: Problem, x, y) -> Any:
+        return self.update.init(y)
+
+    def step(self, problem: Problem, x, y, memory, batch, k: Count):
+        """The moved y, the new memory, and the norm of the gradient it used."""
+        g_y = oracles.lower_grad(problem, x, y, batch)
+        y, memory = self.update.step(g_y, memory, y, k)
+        return problem.lower_set.project(y, x), memory, trees.norm(g_y)
+
+
+class DeclaredStep(eqx.Module):
+    """The problem's own `lower_step`, with or without memory."""
+
+    fn: Any
+
+    def init(self, problem: Problem, x, y) -> Any:
+        return self.fn.init(x, y) if hasattr(self.fn, "init") else None
+
+    def step(self, problem: Problem, x, y, memory, batch, k: Count):
+        if memory is None:
+            moved = self.fn(x, y, batch)
+        else:
+            moved, memory = self.fn(x, y, memory, batch)
+        return moved, memory, trees.norm(trees.sub(moved, y))
+
+
+def lower_step(problem: Problem, update: AbstractUpdate) -> GradientStep | DeclaredStep:
+    """The step a problem declares, else a gradient step with `update`."""
+    if problem.lower_step is None:
+        return GradientStep(update)
+    fn = problem.lower_step
+    return DeclaredStep(fn.func if isinstance(fn, Partial) and not fn.args else fn)
+
+
+class Descent(NamedTuple):
+    """Where a descent ended."""
+
+    y: Lower
+    memory: Any
+    grad_norm: Scalar  # ‖∇_y g‖ where it was last taken; of a declared step, the length
+
+
+def descend(
+    problem: Problem, x, y: Lower, samples: Samples, *, update, memory, steps: int, k: Count
+) -> Descent:
+    """`steps` lower steps, the i-th on `samples[i]`; schedules see the outer step number k."""
+    stepper = lower_step(problem, update)
+    if steps == 1:
+        return Descent(*stepper.step(problem, x, y, memory, samples[0], k))
+
+    def body(carry, i):
+        y, memory, grad_norm = stepper.step(problem, x, *carry, samples[i], k)
+        return (y, memory), grad_norm
+
+    (y, memory), norms = jax.lax.scan(body, (y, memory), jnp.arange(steps))
+    return Descent(y, memory, norms[-1])

@@ -1,0 +1,95 @@
+"""What every method looks like, and the refusal of problems a method is not made for."""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+from jaxtyping import Scalar
+
+from bilevel.oracles import Price
+from bilevel.problem import Batch, Draws, Problem, Structure
+from bilevel.schedules import shown
+from bilevel.typing import Lower, Upper
+
+State = Any  # a NamedTuple with fields x, y and k (steps done)
+
+
+class Paper(NamedTuple):
+    """Where a method comes from."""
+
+    authors: str
+    title: str
+    venue: str
+    arxiv: str
+
+    def __str__(self) -> str:
+        return f'{self.authors}. "{self.title}". {self.venue}, arXiv:{self.arxiv}.'
+
+
+class Unsupported(ValueError):
+    """A method was given a problem it is not made for."""
+
+
+class AbstractMethod(eqx.Module):
+    """One algorithm: how it starts, and how it steps on the samples it is handed.
+
+    A concrete method is final, holds its settings as fields, and declares what problem
+    structure it handles. Numbers are array leaves: a new step size compiles nothing, and a sweep
+    is one `vmap`.
+    """
+
+    handles: ClassVar[frozenset[Structure]]
+    paper: ClassVar[Paper]
+    memory: ClassVar[str]  # what the state holds, in copies of x and y
+
+    @abc.abstractmethod
+    def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> State:
+        """The state before the first step, in buffers of its own."""
+
+    @abc.abstractmethod
+    def step(self, problem: Problem, state: State, batch: Batch) -> tuple[State, dict[str, Scalar]]:
+        """One update of x: the next state, and what a person would look at."""
+
+    @abc.abstractmethod
+    def draws(self, problem: Problem) -> Draws:
+        """How many upper and lower batches one step consumes."""
+
+    @abc.abstractmethod
+    def price(self, problem: Problem) -> Price:
+        """The oracle calls of one step."""
+
+    def check(self, problem: Problem) -> None:
+        """Refuse a problem with structure this method does not handle.
+
+        Raises:
+            Unsupported: naming the structure, and the methods that handle it.
+        """
+        found = problem.structure()
+        missing = {kind: words for kind, words in found.items() if kind not in self.handles}
+        if not missing:
+            return
+        able = sorted(m.__name__ for m in all_methods() if found.keys() <= m.handles)
+        handled = sorted(kind.value for kind in self.handles)
+        raise Unsupported(
+            f"{type(self).__name__} cannot solve this problem: {' and '.join(missing.values())}, "
+            f"and {type(self).__name__} handles only {', '.join(handled) or 'free variables'}. "
+            f"Methods that handle it: {', '.join(able) or 'none yet'}."
+        )
+
+    def __repr__(self) -> str:
+        fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return f"{type(self).__name__}({', '.join(f'{n}={_shown(v)}' for n, v in fields)})"
+
+
+def all_methods() -> list[type[AbstractMethod]]:
+    """Every concrete method that has been imported."""
+    return [m for m in _descendants(AbstractMethod) if not getattr(m, "__abstractmethods__", None)]
+
+
+def _descendants(cls: type) -> list[type]:
+    return [d for child in cls.__subclasses__() for d in (child, *_descendants(child))]
+
+
+def _shown(value: Any) -> str:
+    return shown(value) if hasattr(value, "dtype") else repr(value)

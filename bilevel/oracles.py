@@ -1,0 +1,181 @@
+"""Derivatives of the two losses, each in as few passes as possible.
+
+Notation: `f` the upper loss, `g` the lower one; `hvp = (∂²g/∂y²) v`, shaped like y;
+`cross = (∂²g/∂x∂y) v`, shaped like x. Every function takes `(problem, x, y, ..., batch)`.
+"""
+
+import collections
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from bilevel import trees
+from bilevel.problem import Problem, Same, Samples
+
+
+def upper_value(problem: Problem, x, y, batch) -> Scalar:
+    _record("upper_value")
+    return problem.upper(x, y, batch)
+
+
+def upper_grads(problem: Problem, x, y, batch) -> tuple[Scalar, PyTree, PyTree]:
+    """`f, ∇_x f, ∇_y f` in one reverse pass."""
+    _record("upper_grad")
+    value, (f_x, f_y) = jax.value_and_grad(problem.upper, argnums=(0, 1))(x, y, batch)
+    return value, f_x, f_y
+
+
+def lower_value(problem: Problem, x, y, batch) -> Scalar:
+    _record("lower_value")
+    return problem.lower(x, y, batch)
+
+
+def lower_grad(problem: Problem, x, y, batch) -> PyTree:
+    """`∇_y g`."""
+    _record("lower_grad")
+    return jax.grad(problem.lower, argnums=1)(x, y, batch)
+
+
+def lower_grad_x(problem: Problem, x, y, batch) -> PyTree:
+    """`∇_x g`."""
+    _record("lower_grad_x")
+    return jax.grad(problem.lower, argnums=0)(x, y, batch)
+
+
+def lower_products(problem: Problem, x, y, v, batch) -> tuple[PyTree, PyTree, PyTree]:
+    """`∇_y g, (∂²g/∂y²) v, (∂²g/∂x∂y) v` at one point: forward over reverse, once."""
+    _record("lower_grad", "hvp", "cross")
+
+    def grads(y):
+        return jax.grad(problem.lower, argnums=(0, 1))(x, y, batch)
+
+    (_, g_y), (cross, hvp) = jax.jvp(grads, (y,), (v,))
+    return g_y, hvp, cross
+
+
+def hvp(problem: Problem, x, y, v, batch) -> PyTree:
+    """`(∂²g/∂y²) v`."""
+    _record("hvp")
+    return jax.jvp(lambda y: jax.grad(problem.lower, argnums=1)(x, y, batch), (y,), (v,))[1]
+
+
+def cross(problem: Problem, x, y, v, batch) -> PyTree:
+    """`(∂²g/∂x∂y) v`, shaped like x."""
+    _record("cross")
+    return jax.jvp(lambda y: jax.grad(problem.lower, argnums=0)(x, y, batch), (y,), (v,))[1]
+
+
+def cross_transposed(problem: Problem, x, y, u, batch) -> PyTree:
+    """`(∂²g/∂y∂x) u` for u shaped like x; shaped like y."""
+    _record("cross_transposed")
+    return jax.jvp(lambda x: jax.grad(problem.lower, argnums=1)(x, y, batch), (x,), (u,))[1]
+
+
+def hessian(problem: Problem, x, y, samples: Samples) -> Callable[..., PyTree]:
+    """The operator `(v, i) → (∂²g_i/∂y²) v`, where sample i is read on use.
+
+    With one batch for every i the gradient is linearised once and only the product repeats.
+    """
+    if not isinstance(samples, Same):
+        return lambda v, i=0: hvp(problem, x, y, v, samples[i])
+    gradient = jax.grad(problem.lower, argnums=1)
+    _, linear = jax.linearize(lambda y: gradient(x, y, samples.batch), y)
+
+    def product(v, i=0):
+        _record("hvp")
+        return linear(v)
+
+    return product
+
+
+def dense_hessian(problem: Problem, x, y, batch) -> Float[Array, "m m"]:
+    """`∂²g/∂y²` as a matrix over the ravelled y: for small problems and tests."""
+    _record("dense_hessian")
+    flat, unravel = ravel_pytree(y)
+    return jax.hessian(lambda flat: problem.lower(x, unravel(flat), batch))(flat)
+
+
+def dense_cross(problem: Problem, x, y, batch) -> Float[Array, "n m"]:
+    """`∂²g/∂x∂y` as a matrix over the ravelled x and y: for small problems and tests."""
+    _record("dense_cross")
+    flat_x, unravel_x = ravel_pytree(x)
+    flat_y, unravel_y = ravel_pytree(y)
+    by_y = jax.grad(lambda p, q: problem.lower(unravel_x(p), unravel_y(q), batch), argnums=1)
+    return jax.jacobian(by_y, argnums=0)(flat_x, flat_y).T
+
+
+# --- value-function pieces: first derivatives only -----------------------------------------
+
+
+def penalised_grad(problem: Problem, x, y, upper, lower, penalty) -> tuple[PyTree, PyTree]:
+    """`∇_y f + penalty · ∇_y g` and `∇_y g` at y."""
+    f_y, g_y = upper_grad_y(problem, x, y, upper), lower_grad(problem, x, y, lower)
+    return trees.axpy(penalty, g_y, f_y), g_y
+
+
+def upper_grad_y(problem: Problem, x, y, batch) -> PyTree:
+    """`∇_y f`."""
+    _record("upper_grad_y")
+    return jax.grad(problem.upper, argnums=1)(x, y, batch)
+
+
+def upper_grad_x(problem: Problem, x, y, batch) -> tuple[Scalar, PyTree]:
+    """`f, ∇_x f`."""
+    _record("upper_grad_x")
+    return jax.value_and_grad(problem.upper, argnums=0)(x, y, batch)
+
+
+# --- counting ------------------------------------------------------------------------------
+
+
+class Price(NamedTuple):
+    """Oracle calls of one step, in batches; means where the number is random."""
+
+    upper_grad: float = 0  # (∇_x f, ∇_y f) together
+    upper_grad_x: float = 0
+    upper_grad_y: float = 0
+    lower_grad: float = 0  # ∇_y g
+    lower_grad_x: float = 0
+    hvp: float = 0
+    cross: float = 0
+
+    def gradients(self) -> float:
+        """The price in gradient evaluations, a second-order product counted as two."""
+        return sum(self) + self.hvp + self.cross
+
+
+_counters: list[collections.Counter] = []
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[collections.Counter]:
+    """Count oracle calls made inside the block.
+
+    Calls are seen when Python runs them, so count under `jax.disable_jit()`: traced code runs
+    once however often the compiled loop repeats it.
+    """
+    counter = collections.Counter()
+    _counters.append(counter)
+    try:
+        yield counter
+    finally:
+        _counters.remove(counter)
+
+
+@contextlib.contextmanager
+def uncounted() -> Iterator[None]:
+    """Leave out calls whose result is compiled away."""
+    held, _counters[:] = list(_counters), []
+    try:
+        yield
+    finally:
+        _counters[:] = held
+
+
+def _record(*names: str) -> None:
+    for counter in _counters:
+        counter.update(names)

@@ -1,0 +1,219 @@
+"""What is to be solved: two losses, their sets, and the samples a step hands to them."""
+
+import enum
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Int, PyTree
+
+from bilevel import sets
+
+
+class Structure(enum.Enum):
+    """What a problem may declare beyond its losses; a method names those it handles."""
+
+    UPPER_SET = "upper_set"
+    UPPER_COUPLED = "upper_set that depends on y"
+    LOWER_SET = "lower_set"
+    LOWER_LINEAR = "lower_set of linear constraints"
+    LOWER_COUPLED = "lower_set of nonlinear constraints"
+    HYPERGRADIENT = "hypergradient"
+    LOWER_STEP = "lower_step"
+
+
+class Problem(eqx.Module):
+    """Minimise `f(x, y*(x))` over `x`, where `y*(x)` minimises `g(x, ·)`.
+
+    A pytree: losses built with `jax.tree_util.Partial` or as Equinox modules carry their arrays
+    as leaves, so a family of problems is one `vmap`.
+
+    Args:
+        upper, lower: `loss(x, y, batch) -> scalar`, written in JAX over any pytrees of floating
+            arrays; `batch` is `None` without data.
+        upper_set: a set of `bilevel.sets` that x stays in, or a tuple of them.
+        lower_set: a set that y stays in; it may depend on x.
+        hypergradient: `fn(x, y, batch) -> tree like x`, where `batch` is a `Batch`. Give it when
+            the hypergradient is known in closed form; methods then use it instead of estimating.
+        lower_step: `fn(x, y, batch) -> y`, one step on the lower problem when that is not a
+            gradient step (policy iteration, a trainer). An object with `init(x, y) -> memory`
+            is called as `fn(x, y, memory, batch) -> (y, memory)`.
+
+    Raises:
+        TypeError: a loss is not callable, or a set is not one of `bilevel.sets`.
+    """
+
+    upper: Callable
+    lower: Callable
+    upper_set: sets.AbstractSet
+    lower_set: sets.AbstractSet
+    hypergradient: Callable | None
+    lower_step: Callable | None
+
+    def __init__(
+        self,
+        upper: Callable,
+        lower: Callable,
+        *,
+        upper_set=None,
+        lower_set=None,
+        hypergradient: Callable | None = None,
+        lower_step: Callable | None = None,
+    ):
+        self.upper = _as_leaf_free("upper", upper)
+        self.lower = _as_leaf_free("lower", lower)
+        self.upper_set = _as_set("upper_set", upper_set)
+        self.lower_set = _as_set("lower_set", lower_set)
+        self.hypergradient = hypergradient and _as_leaf_free("hypergradient", hypergradient)
+        self.lower_step = lower_step and _as_leaf_free("lower_step", lower_step)
+
+    def structure(self) -> dict[Structure, str]:
+        """What this problem declares, each with the words a refusal uses."""
+        found = {}
+        if not isinstance(self.upper_set, sets.Free):
+            kind = Structure.UPPER_SET if _fixed(self.upper_set) else Structure.UPPER_COUPLED
+            found[kind] = f"upper_set is {_a(self.upper_set)}"
+        if not isinstance(self.lower_set, sets.Free):
+            found[_lower_kind(self.lower_set)] = f"lower_set is {_a(self.lower_set)}"
+        if self.hypergradient is not None:
+            found[Structure.HYPERGRADIENT] = "it declares a hypergradient in closed form"
+        if self.lower_step is not None:
+            found[Structure.LOWER_STEP] = "it declares a lower_step of its own"
+        return found
+
+
+def _fixed(a_set: sets.AbstractSet) -> bool:
+    return a_set.projectable and not a_set.moves
+
+
+def _lower_kind(a_set: sets.AbstractSet) -> Structure:
+    if isinstance(a_set, sets.Polyhedron):
+        return Structure.LOWER_LINEAR
+    if _fixed(a_set):
+        return Structure.LOWER_SET
+    return Structure.LOWER_LINEAR if a_set.linear else Structure.LOWER_COUPLED
+
+
+def _a(thing: object) -> str:
+    name = type(thing).__name__
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
+
+
+def _as_set(name: str, value) -> sets.AbstractSet:
+    if value is None:
+        return sets.Free()
+    if isinstance(value, (tuple, list)):
+        return sets.Intersection(tuple(_as_set(name, member) for member in value))
+    if not isinstance(value, sets.AbstractSet):
+        raise TypeError(
+            f"Problem.{name} is {_a(value)}; a set of bilevel.sets is needed, "
+            "for example bilevel.sets.Box(0.0, 1.0)."
+        )
+    return value
+
+
+class _Held(eqx.Module):
+    """A callable module whose arrays are leaves and whose rest is static."""
+
+    arrays: Any
+    rest: Any = eqx.field(static=True)
+
+    def __call__(self, *args):
+        return eqx.combine(self.arrays, self.rest)(*args)
+
+    def __getattr__(self, name: str):
+        return getattr(eqx.combine(self.arrays, self.rest), name)
+
+
+def _as_leaf_free(name: str, fn: Callable) -> Callable:
+    """A callable that `jax.jit` takes as an argument: its code is static, its arrays are leaves."""
+    if not callable(fn):
+        raise TypeError(f"Problem.{name} is {_a(fn)}; a function is needed.")
+    if isinstance(fn, functools.partial) and not isinstance(fn, Partial):
+        return Partial(fn.func, *fn.args, **fn.keywords)
+    if jax.tree.structure(fn) == jax.tree.structure(0):  # an ordinary function
+        return Partial(fn)
+    if all(eqx.is_array(leaf) for leaf in jax.tree.leaves(fn)):
+        return fn
+    return _Held(*eqx.partition(fn, eqx.is_array))
+
+
+# --- samples ------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """The samples of one step, each half handed to its loss untouched.
+
+    A method that uses several batches of a level in one step (`method.draws(problem)`) finds
+    them in a `Samples` handle, or stacked on a leading axis; one that uses a single batch finds
+    the batch itself. `index` holds, in the same places, the row numbers of finite-sum data.
+    """
+
+    upper: Any = None
+    lower: Any = None
+    index: Any = None
+
+
+class Draws(NamedTuple):
+    """How many batches of each level one step consumes."""
+
+    upper: int
+    lower: int
+
+
+class Samples(eqx.Module):
+    """Several batches of one source: `samples[i]` is the i-th, `samples.skip(n)[i]` the (n+i)-th.
+
+    A handle, not a stack: a batch is read where it is used, so a step that may need thirty
+    batches copies only those it touches.
+    """
+
+    def __getitem__(self, i: int | Int[Array, ""]) -> PyTree:
+        raise NotImplementedError
+
+    def skip(self, n: int) -> "Samples":
+        return Later(self, n)
+
+    def stack(self, n: int) -> PyTree:
+        """The first n batches on a leading axis."""
+        return jax.vmap(self.__getitem__)(jnp.arange(n))
+
+
+class Later(Samples):
+    samples: Samples
+    n: int = eqx.field(static=True)
+
+    def __getitem__(self, i):
+        return self.samples[self.n + i]
+
+
+class Same(Samples):
+    """One batch that stands for every draw: full-batch data, or none at all."""
+
+    batch: Any
+
+    def __getitem__(self, i):
+        return self.batch
+
+    def skip(self, n: int) -> Samples:
+        return self
+
+
+class Stacked(Samples):
+    """Batches on a leading axis."""
+
+    batches: Any
+
+    def __getitem__(self, i):
+        return jax.tree.map(lambda leaf: leaf[i], self.batches)
+
+
+def as_samples(batches: Any, n: int) -> Samples:
+    """Read one half of a `Batch` that holds n draws; `None` stays `None` for every draw."""
+    if isinstance(batches, Samples):
+        return batches
+    return Same(batches) if batches is None or n == 1 else Stacked(batches)

@@ -1,0 +1,186 @@
+"""Two quadratics, deterministic or as a finite sum; x has two entries and y three.
+
+g(x, y) = ½ y'Hy + y'(Cx + c)
+f(x, y) = ½ y'Py + p'y + ½ x'Qx + q'x + x'Ry
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+from jaxtyping import Array, PyTree, Scalar
+
+from bilevel.problem import Problem
+from bilevel.problems.case import Case
+
+
+class Lower(NamedTuple):
+    H: Array
+    C: Array
+    c: Array
+
+
+class Upper(NamedTuple):
+    P: Array
+    p: Array
+    Q: Array
+    q: Array
+    R: Array
+
+
+def coefficients(dtype: Any = None) -> tuple[Upper, Lower]:
+    """The numbers of `quad`."""
+    lower = Lower(
+        H=jnp.array([[2.0, 0.5, 0], [0.5, 1, 0.2], [0, 0.2, 0.5]], dtype),
+        C=jnp.array([[1.0, 0], [-0.5, 1], [0.3, -0.7]], dtype),
+        c=jnp.array([0.1, -0.2, 0.3], dtype),
+    )
+    upper = Upper(
+        P=jnp.diag(jnp.array([1.0, 2, 0.5], dtype)),
+        p=jnp.array([-1.0, 0.5, 0.2], dtype),
+        Q=0.5 * jnp.eye(2, dtype=dtype),
+        q=jnp.array([0.3, -0.4], dtype),
+        R=jnp.array([[0.1, 0, 0.2], [0, -0.1, 0.1]], dtype),
+    )
+    return upper, lower
+
+
+def upper_loss(f: Upper, x: PyTree, y: PyTree, batch: Any) -> Scalar:
+    """Rows of data, where there are any, replace the coefficients of their names."""
+    x, y = _vector(x), _vector(y)
+    P, p, Q, q, R = _mean(f, batch)
+    return y @ P @ y / 2 + p @ y + x @ Q @ x / 2 + q @ x + x @ R @ y
+
+
+def lower_loss(g: Lower, x: PyTree, y: PyTree, batch: Any) -> Scalar:
+    x, y = _vector(x), _vector(y)
+    H, C, c = _mean(g, batch)
+    return y @ H @ y / 2 + y @ (C @ x + c)
+
+
+def solution_map(g: Lower, x: PyTree) -> Array:
+    """`y*(x) = −H⁻¹(Cx + c)`, as a vector."""
+    return -jnp.linalg.solve(g.H, g.C @ _vector(x) + g.c)
+
+
+def minimiser(value: Any, x: PyTree) -> Array:
+    """Where a quadratic function of a vector is stationary: one Newton step from x."""
+    return x - jnp.linalg.solve(jax.hessian(value)(x), jax.grad(value)(x))
+
+
+def quad(dtype: Any = None) -> Case:
+    """The quadratic reference problem."""
+    f, g = coefficients(dtype)
+    case = Case(
+        name="quad",
+        problem=Problem(Partial(upper_loss, f), Partial(lower_loss, g)),
+        x0=jnp.array([1.0, -1.0], dtype),
+        y0=jnp.zeros(3, dtype),
+        y_star=Partial(solution_map, g),
+        lower_mu=0.408031275459,
+        lower_L=2.210580172322,
+    )
+    return _solved(case)
+
+
+def quad_noise(dtype: Any = None) -> Case:
+    """`quad` as a finite sum: eight rows `H_i, C_i, c_i` below and eight `p_i, q_i` above.
+
+    The means over all rows are the coefficients of `quad`, and the Hessian of every row is positive
+    definite (eigenvalues in [0.2357, 2.3836]).
+    """
+    f, g = coefficients(dtype)
+    D = [
+        jnp.diag(jnp.array([1.0, 0, 0], dtype)),
+        jnp.diag(jnp.array([0, 1.0, 0], dtype)),
+        jnp.diag(jnp.array([0, 0, 1.0], dtype)),
+        jnp.array([[0, 1.0, 0], [1, 0, 0], [0, 0, 0]], dtype),
+    ]
+    signs_and_shifts = [((-1) ** i, i // 2) for i in range(8)]
+    three, two = jnp.arange(3, dtype=f.p.dtype), jnp.arange(2, dtype=f.p.dtype)
+    lower_rows = {
+        "H": jnp.stack([g.H + 0.2 * s * D[j] for s, j in signs_and_shifts]),
+        "C": jnp.stack([g.C + 0.2 * s * jnp.roll(g.C, j, axis=0) for s, j in signs_and_shifts]),
+        "c": jnp.stack([g.c + 0.5 * s * jnp.cos(three + j) for s, j in signs_and_shifts]),
+    }
+    upper_rows = {
+        "p": jnp.stack([f.p + 0.5 * s * jnp.sin(three + 1 + j) for s, j in signs_and_shifts]),
+        "q": jnp.stack([f.q + 0.5 * s * jnp.cos(two + j) for s, j in signs_and_shifts]),
+    }
+    return replace(quad(dtype), name="quad_noise", data=(upper_rows, lower_rows))
+
+
+def nested(dtype: Any = None) -> Case:
+    """Two independent copies of `quad`, spread over trees with scalar, vector and matrix leaves.
+
+    Ravelled, x is the x of `quad` twice and y the y of `quad` twice, and so are the answers; the
+    hyper-objective is twice that of `quad`.
+    """
+    one, (f, g) = quad(dtype), coefficients(dtype)
+    f, g = jax.tree.map(_twice, f), jax.tree.map(_twice, g)
+    x0 = {"shift": jnp.zeros((), dtype), "slope": jnp.zeros(3, dtype)}
+    y0 = {"bias": jnp.zeros((), dtype)}, [jnp.zeros(1, dtype), jnp.zeros((2, 2), dtype)]
+    _, as_x = ravel_pytree(x0)
+    _, as_y = ravel_pytree(y0)
+    return replace(
+        one,
+        name="nested",
+        problem=Problem(Partial(upper_loss, f), Partial(lower_loss, g)),
+        x0=as_x(jnp.tile(one.x0, 2)),
+        y0=y0,
+        y_star=lambda x: as_y(solution_map(g, x)),
+        x_star=as_x(jnp.tile(one.x_star, 2)),
+    )
+
+
+def blocks(dtype: Any = None) -> Case:
+    """Four lower problems that share x: row b of y (4 x 3) solves block b.
+
+    Block b has `H + 0.3 b I`, `(1 − 0.2 b) C` and `c + 0.1 b`; the lower loss is the sum over
+    blocks, the upper loss the mean over blocks of that of `quad`.
+    """
+    f, g = coefficients(dtype)
+    b = jnp.arange(4, dtype=g.c.dtype)
+    every = Lower(
+        H=g.H + 0.3 * b[:, None, None] * jnp.eye(3, dtype=dtype),
+        C=(1 - 0.2 * b[:, None, None]) * g.C[None],
+        c=g.c + 0.1 * b[:, None],
+    )
+    case = Case(
+        name="blocks",
+        problem=Problem(Partial(_upper_of_blocks, f), Partial(_lower_of_blocks, every)),
+        x0=jnp.array([1.0, -1.0], dtype),
+        y0=jnp.zeros((4, 3), dtype),
+        y_star=lambda x: jax.vmap(solution_map, (0, None))(every, x),
+        lower_mu=0.408031275459,
+        lower_L=2.210580172322 + 0.9,
+    )
+    return _solved(case)
+
+
+def _upper_of_blocks(f: Upper, x: Array, y: Array, batch: Any) -> Scalar:
+    return jnp.mean(jax.vmap(upper_loss, (None, None, 0, None))(f, x, y, batch))
+
+
+def _lower_of_blocks(g: Lower, x: Array, y: Array, batch: Any) -> Scalar:
+    return jnp.sum(jax.vmap(lower_loss, (0, None, 0, None))(g, x, y, batch))
+
+
+def _mean(coefficients: Any, rows: dict[str, Array] | None) -> Any:
+    means = {name: row.mean(axis=0) for name, row in (rows or {}).items()}
+    return coefficients._replace(**means)
+
+
+def _vector(tree: PyTree) -> Array:
+    return ravel_pytree(tree)[0]
+
+
+def _twice(a: Array) -> Array:
+    return jnp.tile(a, 2) if a.ndim == 1 else jnp.kron(jnp.eye(2, dtype=a.dtype), a)
+
+
+def _solved(case: Case) -> Case:
+    return replace(case, x_star=minimiser(case.value, case.x0))

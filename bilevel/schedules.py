@@ -1,0 +1,108 @@
+"""Numbers that change with the step: each is a pytree, called with the step number k = 0, 1, …"""
+
+import abc
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Int, Scalar, ScalarLike
+
+Count = Int[Array, ""] | int
+
+
+class AbstractSchedule(eqx.Module):
+    """A scalar as a function of the step number."""
+
+    @abc.abstractmethod
+    def __call__(self, k: Count) -> Scalar: ...
+
+
+def _array(value: ScalarLike) -> Array:
+    return jnp.asarray(value)
+
+
+class Constant(AbstractSchedule):
+    """The same number at every step."""
+
+    value: ScalarLike = eqx.field(converter=_array)
+
+    def __call__(self, k: Count) -> Scalar:
+        return jnp.asarray(self.value)
+
+    def __repr__(self) -> str:
+        return shown(self.value)
+
+
+class Polynomial(AbstractSchedule):
+    """`scale · (k + start)^(−power)`; grows when the power is negative."""
+
+    scale: ScalarLike = eqx.field(converter=_array)
+    power: ScalarLike = eqx.field(converter=_array)
+    start: ScalarLike = eqx.field(converter=_array, default=1.0)
+
+    def __call__(self, k: Count) -> Scalar:
+        scale, power, start = (jnp.asarray(a) for a in (self.scale, self.power, self.start))
+        k = jnp.asarray(k).astype(scale.dtype)
+        return scale * (k + start.astype(scale.dtype)) ** -power.astype(scale.dtype)
+
+    def __repr__(self) -> str:
+        return f"{shown(self.scale)}·(k+{shown(self.start)})^−{shown(self.power)}"
+
+
+class Linear(AbstractSchedule):
+    """`start + slope · k`: the additive penalty rule of F2SA."""
+
+    start: ScalarLike = eqx.field(converter=_array)
+    slope: ScalarLike = eqx.field(converter=_array)
+
+    def __call__(self, k: Count) -> Scalar:
+        start, slope = jnp.asarray(self.start), jnp.asarray(self.slope)
+        return start + slope.astype(start.dtype) * jnp.asarray(k).astype(start.dtype)
+
+
+class Cosine(AbstractSchedule):
+    """From `start` to `end` along half a cosine over `steps` steps, then constant."""
+
+    start: ScalarLike = eqx.field(converter=_array)
+    steps: ScalarLike = eqx.field(converter=_array)
+    end: ScalarLike = eqx.field(converter=_array, default=0.0)
+
+    def __call__(self, k: Count) -> Scalar:
+        start, end = jnp.asarray(self.start), jnp.asarray(self.end).astype(self.start.dtype)
+        k, steps = jnp.asarray(k).astype(start.dtype), jnp.asarray(self.steps).astype(start.dtype)
+        return end + (start - end) * (1 + jnp.cos(jnp.pi * jnp.minimum(k / steps, 1))) / 2
+
+
+class Function(AbstractSchedule):
+    """Any function of the step number, such as an optax schedule."""
+
+    fn: Partial
+
+    def __call__(self, k: Count) -> Scalar:
+        return jnp.asarray(self.fn(k))
+
+    def __repr__(self) -> str:
+        return getattr(self.fn.func, "__name__", "function")
+
+
+def as_schedule(value: AbstractSchedule | ScalarLike | Callable) -> AbstractSchedule:
+    """A number becomes `Constant`, a function of k becomes `Function`."""
+    if isinstance(value, AbstractSchedule):
+        return value
+    return Function(Partial(value)) if callable(value) else Constant(value)
+
+
+def shown(value: object) -> str:
+    """A number as a person writes it; an array being traced or swept by its shape."""
+    shape = jnp.shape(value)
+    if isinstance(value, jax.core.Tracer) or not hasattr(value, "dtype") or shape:
+        return f"<{'×'.join(map(str, shape)) or 'traced'}>"
+    return f"{float(value):.4g}"
+
+
+def first_one(schedule: AbstractSchedule, k: Count) -> Scalar:
+    """The schedule, but 1 at k = 0: an average's first term is taken whole."""
+    value = schedule(k)
+    return jnp.where(k == 0, jnp.ones_like(value), value)

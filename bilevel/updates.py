@@ -1,0 +1,94 @@
+"""How a variable moves along a direction: plain pytrees, so a new step size compiles nothing."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree, ScalarLike
+
+from bilevel import trees
+from bilevel.schedules import AbstractSchedule, Count, as_schedule, shown
+
+
+class AbstractUpdate(eqx.Module):
+    """Moves a tree against a direction and returns it in the dtypes it came in.
+
+    `k` is the step number that schedules see; the method says which count that is.
+    """
+
+    @abc.abstractmethod
+    def init(self, tree: PyTree) -> Any:
+        """What the update remembers between steps."""
+
+    @abc.abstractmethod
+    def step(self, direction: PyTree, memory: Any, tree: PyTree, k: Count) -> tuple[PyTree, Any]:
+        """The moved tree and the new memory."""
+
+
+class SGD(AbstractUpdate):
+    """`x ← x − a_k d`."""
+
+    step_size: AbstractSchedule = eqx.field(converter=as_schedule)
+
+    def init(self, tree):
+        return None
+
+    def step(self, direction, memory, tree, k):
+        return trees.axpy(-self.step_size(k), direction, tree), memory
+
+    def __repr__(self) -> str:
+        return f"SGD({self.step_size!r})"
+
+
+class Momentum(AbstractUpdate):
+    """Heavy ball: `m ← b m + d`, `x ← x − a_k m`; with `nesterov`, `x ← x − a_k (b m + d)`."""
+
+    step_size: AbstractSchedule = eqx.field(converter=as_schedule)
+    decay: ScalarLike = eqx.field(converter=jnp.asarray, default=0.9)
+    nesterov: bool = eqx.field(static=True, default=False)
+
+    def init(self, tree):
+        return trees.zeros_like(tree)
+
+    def step(self, direction, memory, tree, k):
+        memory = trees.axpy(self.decay, memory, trees.cast_like(direction, memory))
+        ahead = trees.axpy(self.decay, memory, direction) if self.nesterov else memory
+        return trees.axpy(-self.step_size(k), ahead, tree), memory
+
+    def __repr__(self) -> str:
+        return f"Momentum({self.step_size!r}, decay={shown(self.decay)})"
+
+
+class Optax(AbstractUpdate):
+    """Any optax transformation; it counts its own steps.
+
+    Keep one object and reuse it: `optax.adam(0.1)` written afresh is new code to the compiler.
+    """
+
+    transformation: optax.GradientTransformation = eqx.field(static=True)
+
+    def init(self, tree):
+        with jax.numpy_dtype_promotion("standard"):
+            return self.transformation.init(tree)
+
+    def step(self, direction, memory, tree, k):
+        with jax.numpy_dtype_promotion("standard"):
+            change, memory = self.transformation.update(
+                trees.cast_like(direction, tree), memory, tree
+            )
+        return trees.add(tree, trees.cast_like(change, tree)), memory
+
+    def __repr__(self) -> str:
+        return f"Optax({self.transformation.update.__qualname__.split('.')[0]})"
+
+
+def as_update(value: AbstractUpdate | optax.GradientTransformation | Any) -> AbstractUpdate:
+    """A number or schedule becomes `SGD`, an optax transformation becomes `Optax`."""
+    if isinstance(value, AbstractUpdate):
+        return value
+    if isinstance(value, optax.GradientTransformation):
+        return Optax(value)
+    return SGD(value)
