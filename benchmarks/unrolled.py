@@ -66,7 +66,7 @@ def of(task: Task, repeats: int) -> list[Row]:
     ]
 
 
-def measure(repeats: int = 15) -> list[Row]:
+def measure(repeats: int = 11) -> list[Row]:
     linear, mlp = cleaning((784, 10)), cleaning((784, 300, 10))
     return of(linear, repeats) + of(mlp, max(3, repeats // 3))
 

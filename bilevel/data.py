@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Int, PyTree
 
@@ -337,10 +338,10 @@ def _as_source(name: str, value: Any, batch_size: int | None, order: str) -> Sou
 
 
 def _is_stream(value: Any) -> bool:
-    container = isinstance(value, (tuple, list, dict)) or not jax.tree.all(
-        jax.tree.map(lambda leaf: leaf is value, value)
-    )
-    return not container and not hasattr(value, "shape") and hasattr(value, "__iter__")
+    if isinstance(value, Iterator):
+        return True
+    is_leaf = jax.tree.structure(value) == jax.tree.structure(0)
+    return is_leaf and isinstance(value, Iterable) and not hasattr(value, "shape")
 
 
 def _as_array(leaf: Any) -> Array:
@@ -373,7 +374,7 @@ def _checked_length(name: str, arrays: PyTree) -> int:
 
 
 def _check_finite(label: str, leaf: Array) -> None:
-    if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+    if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return
     bad = jnp.isnan(leaf).reshape(leaf.shape[0], -1).any(axis=1)
     if bad.any():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Int, Scalar, ScalarLike
 
@@ -16,15 +17,21 @@ class AbstractSchedule(eqx.Module):
     """A scalar as a function of the step number."""
 
     @abc.abstractmethod
-    def __call__(self, k: Count) -> Scalar: ...
+    def __call__(self, k: Count) -> Scalar:
+        """The number at step k."""
 
 
 def _array(value: ScalarLike) -> Array:
-    return jnp.asarray(value)
+    """A floating array: whole numbers would turn the arithmetic of a schedule into that of ints."""
+    if isinstance(value, int):
+        value = float(value)
+    value = jnp.asarray(value)
+    inexact = jnp.issubdtype(value.dtype, jnp.inexact)
+    return value if inexact else value.astype(jnp.result_type(float))
 
 
 class Constant(AbstractSchedule):
-    """The same number at every step."""
+    """The same number at every step. A number given where a schedule is expected becomes one."""
 
     value: ScalarLike = eqx.field(converter=_array)
 
@@ -61,6 +68,9 @@ class Linear(AbstractSchedule):
         start, slope = jnp.asarray(self.start), jnp.asarray(self.slope)
         return start + slope.astype(start.dtype) * jnp.asarray(k).astype(start.dtype)
 
+    def __repr__(self) -> str:
+        return f"{shown(self.start)}+{shown(self.slope)}·k"
+
 
 class Cosine(AbstractSchedule):
     """From `start` to `end` along half a cosine over `steps` steps, then constant."""
@@ -70,18 +80,26 @@ class Cosine(AbstractSchedule):
     end: ScalarLike = eqx.field(converter=_array, default=0.0)
 
     def __call__(self, k: Count) -> Scalar:
-        start, end = jnp.asarray(self.start), jnp.asarray(self.end).astype(self.start.dtype)
+        start = jnp.asarray(self.start)
+        end = jnp.asarray(self.end).astype(start.dtype)
         k, steps = jnp.asarray(k).astype(start.dtype), jnp.asarray(self.steps).astype(start.dtype)
         return end + (start - end) * (1 + jnp.cos(jnp.pi * jnp.minimum(k / steps, 1))) / 2
 
+    def __repr__(self) -> str:
+        return f"Cosine({shown(self.start)} to {shown(self.end)} in {shown(self.steps)})"
+
 
 class Function(AbstractSchedule):
-    """Any function of the step number, such as an optax schedule."""
+    """Any function of the step number, such as an optax schedule.
+
+    Keep one function and reuse it: a schedule made afresh is new code to the compiler.
+    """
 
     fn: Partial
 
     def __call__(self, k: Count) -> Scalar:
-        return jnp.asarray(self.fn(k))
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes ints and floats
+            return jnp.asarray(self.fn(k))
 
     def __repr__(self) -> str:
         return getattr(self.fn.func, "__name__", "function")
@@ -91,13 +109,16 @@ def as_schedule(value: AbstractSchedule | ScalarLike | Callable) -> AbstractSche
     """A number becomes `Constant`, a function of k becomes `Function`."""
     if isinstance(value, AbstractSchedule):
         return value
-    return Function(Partial(value)) if callable(value) else Constant(value)
+    if not callable(value):
+        return Constant(value)
+    return Function(value if isinstance(value, Partial) else Partial(value))
 
 
 def shown(value: object) -> str:
     """A number as a person writes it; an array being traced or swept by its shape."""
-    shape = jnp.shape(value)
-    if isinstance(value, jax.core.Tracer) or not hasattr(value, "dtype") or shape:
+    shape = getattr(value, "shape", ())
+    known = isinstance(value, (int, float, np.generic, np.ndarray, jax.Array))
+    if shape or not known or isinstance(value, jax.core.Tracer):
         return f"<{'×'.join(map(str, shape)) or 'traced'}>"
     return f"{float(value):.4g}"
 

@@ -1,7 +1,8 @@
 """Arithmetic on pytrees of arrays.
 
-Every function keeps the dtype of its tree arguments: a scalar factor is cast to the leaf it
-multiplies, so a float32 step size leaves a bfloat16 tree in bfloat16.
+Every function keeps the dtype of its tree arguments, whatever the dtype of a scalar factor: a
+float32 step size leaves a bfloat16 tree in bfloat16. Half-precision leaves are multiplied in
+float32 and rounded once, so a factor of 0.999 is not mistaken for 1.
 """
 
 import functools
@@ -23,48 +24,73 @@ def copy(tree: PyTree) -> PyTree[Array]:
 
 
 def zeros_like(tree: PyTree) -> PyTree[Array]:
-    return jax.tree.map(jnp.zeros_like, tree)
+    """Zeros in the same shapes and dtypes, strongly typed."""
+    return jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), jnp.asarray(leaf).dtype), tree)
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:
+    """`a + b`."""
     return jax.tree.map(jnp.add, a, b)
 
 
 def sub(a: PyTree, b: PyTree) -> PyTree:
+    """`a − b`."""
     return jax.tree.map(jnp.subtract, a, b)
 
 
 def neg(a: PyTree) -> PyTree:
+    """`−a`."""
     return jax.tree.map(jnp.negative, a)
 
 
 def scale(factor: ScalarLike, a: PyTree) -> PyTree:
     """`factor · a`."""
-    return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, a)
+
+    def leaf(p):
+        p = jnp.asarray(p)
+        return (_factor(factor, p) * _wide(p)).astype(p.dtype)
+
+    return jax.tree.map(leaf, a)
 
 
 def axpy(factor: ScalarLike, a: PyTree, b: PyTree) -> PyTree:
     """`factor · a + b`, in the dtype of `b`."""
-    return jax.tree.map(
-        lambda p, q: q + jnp.asarray(factor, q.dtype) * jnp.asarray(p, q.dtype), a, b
-    )
+
+    def leaf(p, q):
+        q = jnp.asarray(q)
+        wide = _wide(q)
+        return (wide + _factor(factor, q) * jnp.asarray(p, wide.dtype)).astype(q.dtype)
+
+    return jax.tree.map(leaf, a, b)
 
 
 def lerp(a: PyTree, b: PyTree, weight: ScalarLike) -> PyTree:
-    """`(1 − weight) · a + weight · b`, in the dtype of `a`."""
-    return axpy(weight, sub(cast_like(b, a), a), a)
+    """`(1 − weight) · a + weight · b`, in the dtype of `a`; exactly `b` when the weight is 1."""
+
+    def leaf(p, q):
+        p = jnp.asarray(p)
+        wide, w = _wide(p), _factor(weight, p)
+        return ((1 - w) * wide + w * jnp.asarray(q, wide.dtype)).astype(p.dtype)
+
+    return jax.tree.map(leaf, a, b)
 
 
 def dot(a: PyTree, b: PyTree) -> Scalar:
     """Inner product over all leaves, accumulated in float32 at least."""
-    terms = jax.tree.leaves(jax.tree.map(lambda p, q: jnp.sum(_wide(p) * _wide(q)), a, b))
+
+    def leaf(p, q):
+        return jnp.sum(_wide(jnp.asarray(p)) * _wide(jnp.asarray(q)))
+
+    terms = jax.tree.leaves(jax.tree.map(leaf, a, b))
     dtype = widest(terms)
     return sum((term.astype(dtype) for term in terms), jnp.zeros((), dtype))
 
 
 def norm(a: PyTree) -> Scalar:
-    """Euclidean norm over all leaves."""
-    return jnp.sqrt(dot(a, a))
+    """Euclidean norm over all leaves; its derivative at zero is zero, not NaN."""
+    square = dot(a, a)
+    zero = square == 0
+    return jnp.where(zero, jnp.zeros_like(square), jnp.sqrt(jnp.where(zero, 1, square)))
 
 
 def where(condition: Bool[Array, ""], a: PyTree, b: PyTree) -> PyTree:
@@ -74,7 +100,13 @@ def where(condition: Bool[Array, ""], a: PyTree, b: PyTree) -> PyTree:
 
 def cast_like(a: PyTree, like: PyTree) -> PyTree:
     """`a` with the dtypes of `like`."""
-    return jax.tree.map(lambda p, q: jnp.asarray(p, q.dtype), a, like)
+    return jax.tree.map(lambda p, q: jnp.asarray(p, jnp.asarray(q).dtype), a, like)
+
+
+def widen(a: PyTree) -> PyTree:
+    """`a` with every leaf in the widest dtype of the tree, float32 at least."""
+    dtype = widest(a)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), a)
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
@@ -87,12 +119,12 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
 
 def size(tree: PyTree) -> int:
     """Number of entries in all leaves."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def widest(tree: PyTree) -> jnp.dtype:
     """The widest floating dtype among the leaves, float32 at least."""
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]
+    dtypes = [jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(tree)]
     return max([jnp.dtype(jnp.float32), *dtypes], key=lambda dtype: dtype.itemsize)
 
 
@@ -100,9 +132,16 @@ def random_like(key: Array, tree: PyTree) -> PyTree:
     """Standard normal entries in the shapes and dtypes of `tree`."""
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
-    draws = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves)]
+    draws = [
+        jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)
+    ]
     return jax.tree.unflatten(treedef, draws)
 
 
 def _wide(leaf: Array) -> Array:
     return leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf
+
+
+def _factor(value: ScalarLike, leaf: Array) -> Array:
+    """A scalar in the dtype in which it meets the leaf."""
+    return jnp.asarray(value, jnp.float32 if leaf.dtype.itemsize < 4 else leaf.dtype)

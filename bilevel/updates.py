@@ -59,7 +59,8 @@ class Momentum(AbstractUpdate):
         return trees.axpy(-self.step_size(k), ahead, tree), memory
 
     def __repr__(self) -> str:
-        return f"Momentum({self.step_size!r}, decay={shown(self.decay)})"
+        nesterov = ", nesterov=True" if self.nesterov else ""
+        return f"Momentum({self.step_size!r}, decay={shown(self.decay)}{nesterov})"
 
 
 class Optax(AbstractUpdate):
@@ -82,7 +83,8 @@ class Optax(AbstractUpdate):
         return trees.add(tree, trees.cast_like(change, tree)), memory
 
     def __repr__(self) -> str:
-        return f"Optax({self.transformation.update.__qualname__.split('.')[0]})"
+        name = getattr(self.transformation.update, "__qualname__", "transformation")
+        return f"Optax({name.split('.')[0]})"
 
 
 def as_update(value: AbstractUpdate | optax.GradientTransformation | Any) -> AbstractUpdate:

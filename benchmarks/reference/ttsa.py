@@ -25,7 +25,9 @@ def ttsa(f, g, x, y, upper, lower, rates, key, *, steps, batch_size, terms, log=
 
         def factor(i, r):
             sample = bottom(2 + i)
-            return move(r, c, jax.jvp(lambda y: jax.grad(g, argnums=1)(x, y, sample), (y,), (r,))[1])
+            return move(
+                r, c, jax.jvp(lambda y: jax.grad(g, argnums=1)(x, y, sample), (y,), (r,))[1]
+            )
 
         key, now = jax.random.split(key)
         p = jax.random.randint(now, (), 0, terms)

@@ -4,6 +4,7 @@ import enum
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
@@ -29,7 +30,7 @@ WORDS = {
     Gap.UPPER_COUPLED: "the upper set has no fixed projection, so stationarity is not measured",
     Gap.LOWER_SET: "y is constrained, where the implicit formula does not hold, and no closed "
     "form is declared, so stationarity is not measured",
-    Gap.LOWER_UNSOLVABLE: "the lower set has no projection, so the lower problem is not solved here",
+    Gap.LOWER_UNSOLVABLE: "the lower set has no projection, so y*(x) is not solved for",
     Gap.LOWER_STEP: "the problem declares its own lower_step, so no loss says how good y is",
     Gap.AT_GIVEN_Y: "stationarity is the declared hypergradient's at the given y, whose distance "
     "from the lower solution is not known",
@@ -53,22 +54,21 @@ class Certificate(NamedTuple):
 
     def summary(self) -> str:
         """What the numbers say, in a few sentences. Reads the values, so not under jit."""
-        values = Certificate(*map(float, self[:-1]), gaps=int(self.gaps))
-        return " ".join(values._sentences(jnp.finfo(self.stationarity.dtype).eps))
+        return " ".join(jax.device_get(self)._sentences())
 
     def __str__(self) -> str:
         return self.summary()
 
-    def _sentences(self, eps: float) -> list[str]:
-        gaps = Gap(self.gaps)
-        no_gradient = Gap.UPPER_COUPLED in gaps or Gap.LOWER_SET in gaps
-        no_gradient |= not math.isfinite(self.stationarity) and Gap.LOWER_STEP in gaps
-        unsolved = Gap.LOWER_STEP in gaps or Gap.LOWER_UNSOLVABLE in gaps
+    def _sentences(self) -> list[str]:
+        gaps = Gap(int(self.gaps))
+        unsolved = bool(gaps & (Gap.LOWER_STEP | Gap.LOWER_UNSOLVABLE))
+        measured = Gap.AT_GIVEN_Y in gaps or not (unsolved or Gap.LOWER_SET in gaps)
+        measured &= Gap.UPPER_COUPLED not in gaps
         said = []
-        if not no_gradient and (Gap.AT_GIVEN_Y in gaps or not unsolved):
+        if measured:
             said.append(
-                f"x is stationary to {self.stationarity:.2e}, where the upper loss is "
-                f"{self.value:.6g}."
+                f"Stationarity of x: {self.stationarity:.2e} (zero at a stationary point), with an "
+                f"upper loss of {self.value:.6g}."
             )
         if not unsolved:
             said.append(
@@ -79,11 +79,11 @@ class Certificate(NamedTuple):
         if math.isfinite(self.adjoint_residual):
             said.append(f"The adjoint system holds to {self.adjoint_residual:.2e}.")
         said += [f"Not certified: {WORDS[gap]}." for gap in gaps]
-        if not no_gradient and not unsolved:
-            said += self._doubts(eps)
+        if measured and not unsolved:
+            said += self._doubts()
         return said
 
-    def _doubts(self, eps: float) -> list[str]:
+    def _doubts(self) -> list[str]:
         """A residual that is not small beside the stationarity it is meant to support."""
         solves = {
             "lower": (self.solved_lower_residual, "a solver with more max_steps"),
@@ -91,9 +91,11 @@ class Certificate(NamedTuple):
         }
         if not all(map(math.isfinite, (self.stationarity, self.solved_lower_residual))):
             return ["Not to be trusted: some number is not finite; check the losses with probe()."]
+        eps = float(jnp.finfo(self.stationarity.dtype).eps)
         enough = max(1e-2 * self.stationarity, 10 * math.sqrt(eps))
         return [
-            f"Not to be trusted: the {level} solve stopped at a residual of {size:.2e}; give {cure}."
+            f"Not to be trusted: the {level} solve stopped at a residual of {size:.2e}; "
+            f"give {cure}."
             for level, (size, cure) in solves.items()
             if size > enough
         ]
@@ -139,7 +141,7 @@ def certify(
         solved, solved_lower, _ = solver.solve(problem, x, y, batch.lower)
         tracking = trees.norm(trees.sub(y, solved))
         value = oracles.upper_value(problem, x, solved, batch.upper)
-    if measures.has_hypergradient(problem) and not gaps & (Gap.LOWER_UNSOLVABLE):
+    if measures.has_hypergradient(problem) and not gaps & Gap.LOWER_UNSOLVABLE:
         found = measures.hypergradient(problem, x, solved, batch, linear)
         value = found.value
         solved_adjoint = nan if found.residual is None else found.residual

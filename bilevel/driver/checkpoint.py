@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bilevel.data import Feed
@@ -40,7 +41,7 @@ class CheckpointMismatch(ValueError):
 class Saved(NamedTuple):
     """What came back from disk."""
 
-    state: State
+    tree: Any  # like the template
     rows: list[dict[str, float]]  # the history so far
 
 
@@ -73,8 +74,8 @@ class Saver:
         )
         self._manager = ocp.CheckpointManager(folder, options=options)
 
-    def restore(self, template: State) -> Saved | None:
-        """The newest readable state, or `None` from an empty folder.
+    def restore(self, template: Any) -> Saved | None:
+        """The newest readable tree like the template, or `None` from an empty folder.
 
         Raises:
             CheckpointMismatch: it is of another problem, method or data.
@@ -97,8 +98,8 @@ class Saver:
             return Saved(_from_saved(found["state"], template), json.loads(about["rows"]))
         return None
 
-    def save(self, step: int, state: State, rows: list[dict], *, last: bool = False) -> None:
-        """Save if it is time to, or if this is the last state."""
+    def save(self, step: int, tree: Any, rows: list[dict], *, last: bool = False) -> None:
+        """Save if it is time to, or if this is the last one."""
         due = last or time.monotonic() - self._saved_at >= self._checkpoint.seconds
         if not due or step == self._saved_step:
             return
@@ -107,7 +108,7 @@ class Saver:
             self._manager.save(
                 step,
                 args=self._ocp.args.Composite(
-                    state=self._ocp.args.StandardSave(_to_saved(state)),
+                    state=self._ocp.args.StandardSave(_to_saved(tree)),
                     about=self._ocp.args.JsonSave(about),
                 ),
                 force=True,
@@ -173,17 +174,17 @@ def _as_numpy(leaf: Any) -> np.ndarray:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _to_saved(state: State) -> dict[str, Any]:
+def _to_saved(tree: Any) -> dict[str, Any]:
     """The leaves by number; random keys as the integers behind them."""
-    leaves = jax.tree.leaves(state)
+    leaves = jax.tree.leaves(tree)
     plain = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
     return {f"{i:04d}": leaf for i, leaf in enumerate(plain)}
 
 
-def _from_saved(saved: dict[str, Any], template: State) -> State:
+def _from_saved(saved: dict[str, Any], template: Any) -> Any:
     leaves, treedef = jax.tree.flatten(template)
     plain = [saved[f"{i:04d}"] for i in range(len(leaves))]
     back = [

@@ -24,17 +24,21 @@ class Bar:
     def __init__(self, label: str, start: int, total: int):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         self._start, self._began, self._shown = start, time.perf_counter(), 0.0
+        whole = Column(no_wrap=True)
+        rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:>6.0f}/{task.total:.0f}"),
-            TextColumn("[cyan]{task.fields[speed]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("[dim]{task.fields[values]}"),
+            TextColumn("[bold]{task.description}", table_column=whole),
+            BarColumn(bar_width=16, table_column=whole),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=whole),
+            TimeRemainingColumn(compact=True, table_column=whole),
+            TextColumn("[cyan]{task.fields[speed]}", table_column=whole),
+            TextColumn("[dim]{task.fields[values]}", table_column=rest),
             console=Console(stderr=True),
             auto_refresh=False,
+            expand=True,
         )
         self._task = self._progress.add_task(
             label, total=total, completed=start, speed="compiling", values=""
@@ -52,9 +56,11 @@ class Bar:
     def update(self, step: int, row: Mapping[str, float]) -> None:
         now = time.perf_counter()
         speed = (step - self._start) / max(now - self._began, 1e-9)
-        hidden = ("step", "seconds")
-        values = "  ".join(f"{name} {row[name]:.4g}" for name in row if name not in hidden)
-        told = f"{speed:,.0f} steps/s" if step > self._start else "compiling"
+        own = ("step", "seconds", "gradients", "hypergrad_norm", "lower_grad_norm", "upper")
+        names = [name for name in row if name not in own]  # metrics first
+        shown = [*names, *(name for name in reversed(own[3:]) if name in row)]
+        values = "  ".join(f"{name} {row[name]:.4g}" for name in shown)
+        told = f"{speed:,.0f}/s" if step > self._start else "compiling"
         self._progress.update(self._task, completed=step, speed=told, values=values)
         if now - self._shown > 0.1:
             self._shown = now

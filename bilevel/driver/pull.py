@@ -32,7 +32,7 @@ class Puller:
         self._feeders: dict[str, Feeder] = feeders
         self.first = self._peek()
         self._ahead: Future | None = None
-        self._thread = ThreadPoolExecutor(1) if self._streams else None
+        self._thread = ThreadPoolExecutor(1)  # starts with the first stream it reads
         self._step = 0
         self.notes: list[str] = []
 
@@ -87,8 +87,7 @@ class Puller:
         return Feed(levels["upper"], levels["lower"], self._draws), got
 
     def close(self) -> None:
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def consumed(self, steps: int) -> dict[str, int]:
         """Rows drawn at each level, where batches have rows."""

@@ -48,8 +48,8 @@ class SolveError(RuntimeError):
 class Stats(NamedTuple):
     """What a run cost."""
 
-    steps: int  # updates made in all, those before a resume included
-    seconds: float  # wall time of the steps, this process
+    steps: int  # updates made by this call
+    seconds: float  # wall time they took, compilation included
     compile_seconds: float  # of which until the first chunk was back
     price: Price  # oracle calls, in batches
     samples: Mapping[str, int]  # rows drawn at each level, where they are counted
@@ -94,3 +94,25 @@ class Result(NamedTuple):
             lines.append(f"  certificate: {self.certificate}")
         lines += [f"  note: {note}" for note in self.stats.notes]
         return "\n".join(lines)
+
+
+def advice(outcome: Outcome, method: Any, step: int, row: Mapping[str, float]) -> str:
+    """A sentence on what happened and what to try."""
+    where = ", ".join(
+        f"{name} {row[name]:.3g}" for name in ("upper", "lower_grad_norm") if name in row
+    )
+    return {
+        Outcome.FINISHED: f"all steps made ({where}). Look at the certificate for what was reached.",
+        Outcome.CONVERGED: "the certificate's stationarity is below tol.",
+        Outcome.STOPPED: f"a callback stopped the run at step {step}.",
+        Outcome.DIVERGED: (
+            f"a variable became NaN or infinite after step {step}; the result holds the iterate of "
+            f"that step. Lower the step sizes of {method!r}: y steps to at most 1/L (see "
+            "bl.certificates.probe), then x steps to a tenth of those."
+        ),
+        Outcome.INTERRUPTED: f"stopped from the keyboard after step {step}; the result is valid.",
+        Outcome.OUT_OF_DATA: (
+            f"the data iterator ended after step {step}. Give an iterable that can be started "
+            "again (a list, a loader), or fewer steps."
+        ),
+    }[outcome]

@@ -1,28 +1,25 @@
 """The front door: chunks of a compiled loop, and a look from the host in between."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.tree_util import Partial
 
 from bilevel import certificates, trees
 from bilevel.certificates import Certificate
-from bilevel.data import Data, Feed
+from bilevel.data import Data
 from bilevel.driver import validate
 from bilevel.driver.checkpoint import Checkpoint, Saver, fingerprint
+from bilevel.driver.log import Log, Metrics, as_best
 from bilevel.driver.progress import watch
 from bilevel.driver.pull import Puller
-from bilevel.driver.result import Best, Outcome, Result, SolveError, Stats, Status
+from bilevel.driver.result import Best, Outcome, Result, SolveError, Stats, Status, advice
 from bilevel.methods.base import AbstractMethod, State
 from bilevel.problem import Batch, Problem
 from bilevel.typing import Lower, RandomKey, Upper
 
-Metrics = Mapping[str, Callable[[Any, Any], Any]]
 Callback = Callable[[int, State, Mapping[str, float]], Any]
 
 
@@ -80,9 +77,9 @@ def solve(
     """
     validate.check_steps(steps=steps, log_every=log_every)
     validate.check_method(method, problem)
-    best = _as_best(keep, metrics)
+    best = as_best(keep, metrics)
     method_key, data_key = jax.random.split(jax.random.key(0) if key is None else key)
-    state = _start(problem, method, x0, y0, state, method_key)
+    state = start(problem, method, x0, y0, state, method_key)
     data = Data() if data is None else data
     puller = Puller(data, data_key, method.draws(problem))
     sample = puller.first
@@ -90,20 +87,20 @@ def solve(
     validate.check_metrics(metrics, state.x, state.y)
     validate.check_step(method, problem, state, puller.shapes)
 
-    began = int(state.k)
-    saver, rows = None, []
-    if checkpoint is not None:
-        saver = Saver(checkpoint, fingerprint(problem, method, state, puller.resident, sample))
-        found = saver.restore(state)
-        state, rows = (state, rows) if found is None else found
-    target = began + steps
-    log = _Log(method.price(problem).gradients(), metrics, best, rows)
+    log = Log(method.price(problem).gradients(), metrics, best, state)
     certifier = _Certifier(problem, data.full or sample)
-    certificate, outcome, resumed = None, Outcome.FINISHED, int(state.k)
-    if not rows:
-        log.add(began, state, {})
-    step, compile_seconds = resumed, None
+    target, saver = int(state.k) + steps, None
+    if checkpoint is not None:
+        about = fingerprint(problem, method, state, puller.resident, sample) | {"keep": str(best)}
+        saver = Saver(checkpoint, about)
+        if found := saver.restore((state, log.kept)):
+            state, kept = found.tree
+            log.resume(found.rows, kept)
+    begin = step = int(state.k)
     puller.start(step)
+    if not log.rows:
+        log.add(step, state, {})
+    certificate, outcome, compile_seconds = None, Outcome.FINISHED, 0.0
 
     with watch(progress, type(method).__name__, step, target) as bar:
         bar.update(step, log.last)
@@ -124,8 +121,9 @@ def solve(
                 row = log.add(step, state, info)
                 bar.update(step, row)
                 if saver is not None:
-                    saver.save(step, state, log.rows)
-                if any([callback(step, state, row) for callback in callbacks]):
+                    saver.save(step, (state, log.kept), log.rows)
+                asked = [callback(step, state, row) for callback in callbacks]  # every one sees it
+                if any(asked):
                     outcome = Outcome.STOPPED
                     break
                 if tol > 0:
@@ -142,27 +140,26 @@ def solve(
     notes = list(puller.notes)
     if saver is not None:
         if outcome is not Outcome.DIVERGED:
-            saver.save(step, state, log.rows, last=True)
+            saver.save(step, (state, log.kept), log.rows, last=True)
         saver.close()
         notes += saver.notes
     if certify and tol <= 0:
         certificate = certifier(state)
     if certificate is not None and data.full is None:
         notes.append("the certificate was computed on one batch: the data have no whole")
-    x, y = (state.x, state.y) if log.kept is None else log.kept
-    price = method.price(problem)
-    done = step - resumed
+    x, y = (state.x, state.y) if log.kept is None else (log.kept.x, log.kept.y)
+    price, done = method.price(problem), step - begin
     result = Result(
         x=x,
         y=y,
         history=log.history(),
-        status=Status(outcome, _advice(outcome, method, step, log.last)),
+        status=Status(outcome, advice(outcome, method, step, log.last)),
         certificate=certificate,
         state=state,
         stats=Stats(
-            steps=step - began,
+            steps=done,
             seconds=seconds,
-            compile_seconds=compile_seconds or 0.0,
+            compile_seconds=compile_seconds,
             price=type(price)(*(done * calls for calls in price)),
             samples=puller.consumed(done),
             notes=tuple(notes),
@@ -194,11 +191,6 @@ _advance = jax.jit(_advance_chunk, donate_argnums=1)
 
 
 @jax.jit
-def _measure(metrics: dict[str, Partial], x: Upper, y: Lower):
-    return {name: fn(x, y) for name, fn in metrics.items()}
-
-
-@jax.jit
 def _certify(problem: Problem, x: Upper, y: Lower, v: Lower | None, batch: Batch) -> Certificate:
     return certificates.certify(problem, x, y, batch, v=v)
 
@@ -211,56 +203,11 @@ class _Certifier:
 
     def __call__(self, state: State) -> Certificate:
         v = getattr(state, "v", None)
-        found = _certify(self._problem, state.x, state.y, v, self._batch)
-        return jax.tree.map(float, jax.device_get(found))
+        return jax.device_get(_certify(self._problem, state.x, state.y, v, self._batch))
 
 
-class _Log:
-    """The history, row by row, and the best iterate so far."""
-
-    def __init__(self, gradients: float, metrics: Metrics | None, best: Best | None, rows: list):
-        self._gradients, self._best = gradients, best
-        self._metrics = {name: Partial(fn) for name, fn in (metrics or {}).items()}
-        self._before = rows[-1]["seconds"] if rows else 0.0
-        self._began = time.perf_counter()
-        self.rows: list[dict[str, float]] = list(rows)
-        self.kept: tuple[Upper, Lower] | None = None
-        self._kept_value = np.inf
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._began
-
-    @property
-    def last(self) -> dict[str, float]:
-        return self.rows[-1] if self.rows else {}
-
-    def add(self, step: int, state: State, info: Mapping[str, Any]) -> dict[str, float]:
-        measured = (
-            jax.device_get(_measure(self._metrics, state.x, state.y)) if self._metrics else {}
-        )
-        numbers = {name: float(value) for name, value in {**info, **measured}.items()}
-        row = {
-            "step": step,
-            "seconds": self._before + self.seconds,
-            "gradients": step * self._gradients,
-            **numbers,
-        }
-        self.rows.append(row)
-        if self._best is not None:
-            value = (
-                -numbers[self._best.metric] if self._best.largest else numbers[self._best.metric]
-            )
-            if value < self._kept_value:
-                self._kept_value, self.kept = value, trees.copy((state.x, state.y))
-        return row
-
-    def history(self) -> dict[str, np.ndarray]:
-        names = list(dict.fromkeys(name for row in reversed(self.rows) for name in row))
-        return {name: np.array([row.get(name, np.nan) for row in self.rows]) for name in names}
-
-
-def _start(problem, method, x0, y0, state, key) -> State:
+def start(problem, method, x0, y0, state, key) -> Any:
+    """A fresh state from starting points that were looked at, or a copy of the one given."""
     if state is not None:
         if x0 is not None or y0 is not None:
             raise ValueError("give x0 and y0, or state, not both.")
@@ -271,38 +218,3 @@ def _start(problem, method, x0, y0, state, key) -> State:
         validate.check_variable(name, value)
     validate.check_sets(problem, x0, y0)
     return method.init(problem, x0, y0, key=key)
-
-
-def _as_best(keep: str | Best, metrics: Metrics | None) -> Best | None:
-    if keep == "last":
-        return None
-    names = list(metrics or {})
-    best = keep if isinstance(keep, Best) else Best(keep)
-    if best.metric == "best" and len(names) == 1:
-        best = Best(names[0])
-    if best.metric not in names:
-        raise ValueError(
-            f"keep={keep!r} names no metric; it is 'last', or one of: {', '.join(names) or 'none'}."
-        )
-    return best
-
-
-def _advice(outcome: Outcome, method: AbstractMethod, step: int, row: Mapping[str, float]) -> str:
-    where = ", ".join(
-        f"{name} {row[name]:.3g}" for name in ("upper", "lower_grad_norm") if name in row
-    )
-    return {
-        Outcome.FINISHED: f"all steps made ({where}). Look at the certificate for what was reached.",
-        Outcome.CONVERGED: "the certificate's stationarity is below tol.",
-        Outcome.STOPPED: f"a callback stopped the run at step {step}.",
-        Outcome.DIVERGED: (
-            f"a variable became NaN or infinite after step {step}; the result holds the iterate of "
-            f"that step. Lower the step sizes of {method!r}: y steps to at most 1/L (see "
-            "bl.certificates.probe), then x steps to a tenth of those."
-        ),
-        Outcome.INTERRUPTED: f"stopped from the keyboard after step {step}; the result is valid.",
-        Outcome.OUT_OF_DATA: (
-            f"the data iterator ended after step {step}. Give an iterable that can be started "
-            "again (a list, a loader), or fewer steps."
-        ),
-    }[outcome]

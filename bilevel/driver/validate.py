@@ -101,6 +101,12 @@ def check_sets(problem: Problem, x: Any, y: Any) -> None:
 def check_step(method: AbstractMethod, problem: Problem, state: Any, batch: Batch) -> None:
     """A step fits the samples and returns a state like the one it was given."""
     name = type(method).__name__
+    mine = jax.eval_shape(method.init, problem, state.x, state.y)
+    if jax.tree.structure(mine) != jax.tree.structure(state):
+        raise ValueError(
+            f"{name} cannot step from this state, a {type(state).__name__}; it needs one made by "
+            f"{name}.init with the same updates."
+        )
     try:
         new, _ = jax.eval_shape(method.step, problem, state, batch)
     except Exception as error:

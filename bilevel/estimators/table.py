@@ -26,9 +26,11 @@ class Table(NamedTuple):
 class SAGA(AbstractEstimator):
     """`d = D(w; i) − T_i + mean(T)`, then `T_i ← D(w; i)`: one slot a sample (or mini-batch).
 
-    The table starts at zero, which is consistent because its mean is zero too; so unlike the
-    others the first direction is exact only from the second pass on. The sample is
-    `Slot(sample, index)`. Memory: `slots` directions; the update touches one row in place.
+    Unbiased at every step when the index is uniform, because `mean` is the mean of the table; a
+    table of zeros is such a table, so it may start empty. With one slot it is the full gradient.
+    With more, the direction is exact once w has rested for a pass: the noise vanishes as w
+    settles. The sample is `Slot(sample, index)`. Memory: `slots` directions; the update touches
+    one row in place, and the mean is kept in float32 at least.
 
     Reference: Defazio, Bach, Lacoste-Julien. "SAGA". NeurIPS 2014, arXiv:1407.0202.
     """
@@ -36,9 +38,9 @@ class SAGA(AbstractEstimator):
     slots: int = eqx.field(static=True)
 
     def init(self, estimand, point, sample):
-        mean = zeros_of(estimand, point, sample.sample)
-        slots = jax.tree.map(lambda leaf: jnp.zeros((self.slots, *leaf.shape), leaf.dtype), mean)
-        return Table(slots, mean)
+        row = zeros_of(estimand, point, sample.sample)
+        slots = jax.tree.map(lambda leaf: jnp.zeros((self.slots, *leaf.shape), leaf.dtype), row)
+        return Table(slots, trees.map(_wide, row))
 
     def step(self, estimand, point, sample, memory, k):
         i = sample.index
@@ -46,4 +48,8 @@ class SAGA(AbstractEstimator):
         change = trees.sub(new, jax.tree.map(lambda slots: slots[i], memory.slots))
         slots = jax.tree.map(lambda slots, row: slots.at[i].set(row), memory.slots, new)
         mean = trees.axpy(1 / self.slots, change, memory.mean)
-        return trees.add(change, memory.mean), Table(slots, mean)
+        return trees.axpy(1, memory.mean, change), Table(slots, mean)
+
+
+def _wide(leaf: Array) -> Array:
+    return leaf.astype(trees.widest(leaf))

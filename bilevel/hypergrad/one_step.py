@@ -20,9 +20,11 @@ def one_step(
 ) -> HyperGrad:
     """Hypergradient of `f(x, y − a ∇_y g(x, y))`: `∇_x f − a (∂²g/∂x∂y) ∇_y f` at the moved y.
 
-    Biased: it is the Neumann series cut after one term.
+    Biased: at `y = y*(x)` it is the Neumann series cut after one term, `H⁻¹ ≈ a I`.
 
     Args:
+        x, y: any pytrees of floating arrays.
+        batch: `Batch(upper, lower)`; each half is handed to its loss untouched.
         step_size: a; the lower step size by default in practice.
         radius: absent, the cross product is exact. Given, it is the central difference
             `[∇_x g(x, y + e w) − ∇_x g(x, y − e w)] / (2e)` with `w = ∇_y f`, `e = radius/‖w‖`:
@@ -39,7 +41,7 @@ def one_step(
         cross = oracles.cross(problem, x, y, w, batch.lower)
     else:
         norm = trees.norm(w)
-        e = jnp.asarray(radius, norm.dtype) / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+        e = jnp.asarray(radius, norm.dtype) / jnp.where(norm > 0, norm, 1)
         ahead = oracles.lower_grad_x(problem, x, trees.axpy(e, w, y), batch.lower)
         behind = oracles.lower_grad_x(problem, x, trees.axpy(-e, w, y), batch.lower)
         cross = trees.scale(1 / (2 * e), trees.sub(ahead, behind))

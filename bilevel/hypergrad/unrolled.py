@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bilevel import oracles
+from bilevel import oracles, trees
 from bilevel.hypergrad.result import HyperGrad
 from bilevel.problem import Batch, Problem, Same, Samples
 from bilevel.typing import Lower, Upper
@@ -23,12 +23,15 @@ def unrolled(
 ) -> HyperGrad:
     """Hypergradient of `f(x, y_T(x))`, where `y_T` is T lower steps from a constant `y0`.
 
+    The steps are projected on the `lower_set` where there is one.
+
     Reverse mode through the last `back` steps (all of them when absent). Truncation to K steps
     leaves an error of order `(1 − aμ)^K`. From `y0 = y*(x)`, K plain gradient steps give exactly
     `neumann(steps=K − 1)`.
 
     Args:
-        batch: a `Samples` handle as `lower` gives step t its t-th sample.
+        x, y0: any pytrees of floating arrays.
+        batch: `Batch(upper, lower)`; a `Samples` handle as `lower` gives step t its t-th sample.
         update: a step size, or any update, applied to `∇_y g`.
         steps: T.
         back: K, how many of the last steps are differentiated.
@@ -50,11 +53,13 @@ def unrolled(
         def body(carry, t):
             y, memory = carry
             g_y = oracles.lower_grad(problem, x, y, samples[t])
-            return update.step(g_y, memory, y, t), None
+            y, memory = update.step(g_y, memory, y, t)
+            return (problem.lower_set.project(y, x), memory), None
 
         body = jax.checkpoint(body, prevent_cse=False) if checkpoint else body
         return jax.lax.scan(body, carry, jnp.arange(first, last))[0]
 
+    y0 = trees.cast_like(y0, y0)  # Python numbers become arrays
     start = descend(x, (y0, update.init(y0)), 0, steps - back)
 
     def objective(x):

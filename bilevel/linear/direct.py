@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import ScalarLike
 
-from bilevel.linear.base import AbstractLinear
+from bilevel import trees
+from bilevel.linear.base import AbstractLinear, widened
+from bilevel.schedules import shown
 
 
 class Dense(AbstractLinear):
@@ -21,11 +23,12 @@ class Dense(AbstractLinear):
         return float("nan")  # as many as y has entries
 
     def solve(self, operator, b, *, v0=None, key=None):
-        flat, unravel = ravel_pytree(b)
-        matrix = jax.vmap(lambda e: ravel_pytree(operator(unravel(e), 0))[0])(
+        product, wide = widened(operator, b)
+        flat, unravel = ravel_pytree(wide)
+        matrix = jax.vmap(lambda e: ravel_pytree(product(unravel(e)))[0])(
             jnp.eye(flat.size, dtype=flat.dtype)
         )
-        return unravel(jnp.linalg.solve(matrix, flat))
+        return trees.cast_like(unravel(jnp.linalg.solve(matrix, flat)), b)
 
 
 class Nystrom(AbstractLinear):
@@ -51,14 +54,19 @@ class Nystrom(AbstractLinear):
         return self.rank
 
     def solve(self, operator, b, *, v0=None, key=None):
-        flat, unravel = ravel_pytree(b)
+        product, wide = widened(operator, b)
+        flat, unravel = ravel_pytree(wide)
         rank, rho = min(self.rank, flat.size), jnp.asarray(self.ridge, flat.dtype)
         if key is None:
             chosen = jnp.arange(rank)
         else:
             chosen = jax.random.choice(key, flat.size, (rank,), replace=False)
         unit = jax.nn.one_hot(chosen, flat.size, dtype=flat.dtype)
-        columns = jax.vmap(lambda e: ravel_pytree(operator(unravel(e), 0))[0])(unit).T
-        inner = columns[chosen] + columns.T @ columns / rho
-        correction = columns @ jnp.linalg.solve(inner, columns.T @ flat)
-        return unravel(flat / rho - correction / rho**2)
+        columns = jax.vmap(lambda e: ravel_pytree(product(unravel(e)))[0])(unit).T
+        with jax.default_matmul_precision("highest"):  # the two terms nearly cancel
+            inner = columns[chosen] + columns.T @ columns / rho
+            correction = columns @ jnp.linalg.solve(inner, columns.T @ flat)
+        return trees.cast_like(unravel(flat / rho - correction / rho**2), b)
+
+    def __repr__(self) -> str:
+        return f"Nystrom(rank={self.rank}, ridge={shown(self.ridge)})"

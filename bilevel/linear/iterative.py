@@ -3,10 +3,10 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import ScalarLike
+from jaxtyping import PyTree, ScalarLike
 
 from bilevel import trees
-from bilevel.linear.base import AbstractLinear
+from bilevel.linear.base import AbstractLinear, widened
 from bilevel.schedules import shown
 
 
@@ -29,10 +29,8 @@ class CG(AbstractLinear):
         return self.steps + 1  # the first residual takes one
 
     def solve(self, operator, b, *, v0=None, key=None):
-        v, _ = jax.scipy.sparse.linalg.cg(
-            lambda v: operator(v, 0), b, x0=v0, tol=_tol(self.tol, b), maxiter=self.steps
-        )
-        return v
+        product, wide = widened(operator, b)
+        return trees.cast_like(_conjugate(product, wide, v0, self.steps, self.tol), b)
 
     def __repr__(self) -> str:
         return f"CG(steps={self.steps})"
@@ -41,7 +39,8 @@ class CG(AbstractLinear):
 class NormalCG(AbstractLinear):
     """Conjugate gradients on `H H v = H b`: for an indefinite or singular H.
 
-    Squares the condition number and takes two products a step.
+    Squares the condition number and takes two products a step. Of a singular H it finds the
+    solution of least norm when started from zero. Stops early once `‖H (H v − b)‖ ≤ tol ‖H b‖`.
     """
 
     steps: int = eqx.field(static=True, default=20)
@@ -56,13 +55,12 @@ class NormalCG(AbstractLinear):
         return 2 * self.steps + 3
 
     def solve(self, operator, b, *, v0=None, key=None):
-        def normal(v):
-            return operator(operator(v, 0), 0)
+        product, wide = widened(operator, b)
+        v = _conjugate(lambda v: product(product(v)), product(wide), v0, self.steps, self.tol)
+        return trees.cast_like(v, b)
 
-        v, _ = jax.scipy.sparse.linalg.cg(
-            normal, operator(b, 0), x0=v0, tol=_tol(self.tol, b), maxiter=self.steps
-        )
-        return v
+    def __repr__(self) -> str:
+        return f"NormalCG(steps={self.steps})"
 
 
 class FixedPoint(AbstractLinear):
@@ -87,7 +85,7 @@ class FixedPoint(AbstractLinear):
         def body(v, i):
             return trees.axpy(-self.step_size, trees.sub(operator(v, i), b), v), None
 
-        start = trees.zeros_like(b) if v0 is None else v0
+        start = trees.zeros_like(b) if v0 is None else trees.cast_like(v0, b)
         return jax.lax.scan(body, start, jnp.arange(self.steps))[0]
 
     def __repr__(self) -> str:
@@ -130,7 +128,8 @@ class RandomizedNeumann(AbstractLinear):
 
     Its mean is `Neumann(t − 1, a)`, at half the products and with a variance that grows like t.
     The prefactor is `t a`; the range of p starts at 0 (other choices leave a bias that never
-    vanishes). `step_size` must be at most 1/L.
+    vanishes). `step_size` must be at most 1/L. A loop of random length: it cannot be
+    differentiated in reverse mode.
 
     Reference: Ghadimi, Wang. "Approximation methods for bilevel programming". arXiv:1802.02246.
     """
@@ -165,7 +164,18 @@ class RandomizedNeumann(AbstractLinear):
         return f"RandomizedNeumann(terms={self.terms}, step_size={shown(self.step_size)})"
 
 
-def _tol(number, b):
-    """The tolerance in b's dtype, never below its rounding: past it, CG divides zero by zero."""
+def _conjugate(product, b: PyTree, v0: PyTree | None, steps: int, tol: ScalarLike) -> PyTree:
+    """Conjugate gradients in one dtype; derivatives by the implicit function theorem.
+
+    Stops at rounding, relative to b, and before squares underflow: past either, the next step is
+    zero divided by zero.
+    """
+    if not jax.tree.leaves(b):
+        return b
     dtype = trees.widest(b)
-    return jnp.maximum(jnp.asarray(number, dtype), jnp.finfo(dtype).eps)
+    relative = jnp.maximum(jnp.asarray(tol, dtype), jnp.finfo(dtype).eps)
+    absolute = float(jnp.finfo(dtype).tiny) ** 0.4
+    v0 = None if v0 is None else trees.cast_like(v0, b)
+    return jax.scipy.sparse.linalg.cg(
+        product, b, x0=v0, tol=relative, atol=absolute, maxiter=steps
+    )[0]

@@ -5,7 +5,8 @@ import jax
 from bilevel import oracles, trees
 from bilevel.linear import CG, AbstractLinear
 from bilevel.lower.solvers import AbstractLowerSolver, ToTolerance
-from bilevel.problem import Problem, Same
+from bilevel.problem import Problem
+from bilevel.sets import Free
 from bilevel.typing import Lower
 
 
@@ -19,6 +20,8 @@ def argmin(
     linear: AbstractLinear | None = None,
 ) -> Lower:
     """`y*(x)`, differentiable in x, in the batch and in whatever the problem carries.
+
+    Derivatives of any order; those of second order differentiate the first.
 
     The solver finds the point; derivatives come from the implicit function theorem at that
     point, `dy*/dx = −(∂²g/∂y²)⁻¹ ∂²g/∂y∂x`, in forward and in reverse mode, whatever the solver
@@ -35,19 +38,30 @@ def argmin(
     Returns:
         A tree like y0.
 
+    Raises:
+        ValueError: the problem has a `lower_set`.
+
     Reference: Blondel et al. "Efficient and modular implicit differentiation". NeurIPS 2022,
     arXiv:2105.15183.
     """
+    if not isinstance(problem.lower_set, Free):
+        raise ValueError(
+            f"argmin differentiates an unconstrained minimiser, and lower_set is a "
+            f"{type(problem.lower_set).__name__}: where it is active the derivative differs. Leave "
+            "lower_set out where it never is, or differentiate the steps of lower.Gradient."
+        )
     solver = ToTolerance() if solver is None else solver
     linear = CG(100) if linear is None else linear
 
-    fixed = jax.lax.stop_gradient((problem, x, batch))
-    y = jax.lax.stop_gradient(solver.solve(fixed[0], fixed[1], y0, fixed[2]).y)
-    hvp = oracles.hessian(fixed[0], fixed[1], y, Same(fixed[2]))
-    # Zero in value; its derivative is ∂g_y/∂x, from which the solve below makes −dy*/dx.
-    g_y = oracles.lower_grad(problem, x, y, batch)
-    g_y = trees.sub(g_y, jax.lax.stop_gradient(g_y))
-    moved = jax.lax.custom_linear_solve(
-        hvp, g_y, lambda operator, b: linear.solve(lambda v, i: operator(v), b), symmetric=True
-    )
-    return trees.sub(y, moved)
+    def stationary(y):
+        return oracles.lower_grad(problem, x, y, batch)
+
+    def find(_, y):
+        return solver.solve(problem, x, y, batch).y
+
+    def solve_tangent(hvp, b):
+        return jax.lax.custom_linear_solve(
+            hvp, b, lambda hvp, b: linear.solve(lambda v, i: hvp(v), b), symmetric=True
+        )
+
+    return jax.lax.custom_root(stationary, trees.copy(y0), find, solve_tangent)

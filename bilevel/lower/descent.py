@@ -35,14 +35,18 @@ class DeclaredStep(eqx.Module):
     fn: Any
 
     def init(self, problem: Problem, x, y) -> Any:
-        return self.fn.init(x, y) if hasattr(self.fn, "init") else None
+        return self.fn.init(x, y) if self._remembers() else None
 
     def step(self, problem: Problem, x, y, memory, batch, k: Count):
-        if memory is None:
-            moved = self.fn(x, y, batch)
-        else:
+        if self._remembers():
             moved, memory = self.fn(x, y, memory, batch)
+        else:
+            moved = self.fn(x, y, batch)
+        moved = trees.cast_like(moved, y)
         return moved, memory, trees.norm(trees.sub(moved, y))
+
+    def _remembers(self) -> bool:
+        return hasattr(self.fn, "init")
 
 
 def lower_step(problem: Problem, update: AbstractUpdate) -> GradientStep | DeclaredStep:
@@ -50,7 +54,8 @@ def lower_step(problem: Problem, update: AbstractUpdate) -> GradientStep | Decla
     if problem.lower_step is None:
         return GradientStep(update)
     fn = problem.lower_step
-    return DeclaredStep(fn.func if isinstance(fn, Partial) and not fn.args else fn)
+    bare = isinstance(fn, Partial) and not fn.args and not fn.keywords
+    return DeclaredStep(fn.func if bare else fn)
 
 
 class Descent(NamedTuple):
@@ -64,7 +69,17 @@ class Descent(NamedTuple):
 def descend(
     problem: Problem, x, y: Lower, samples: Samples, *, update, memory, steps: int, k: Count
 ) -> Descent:
-    """`steps` lower steps, the i-th on `samples[i]`; schedules see the outer step number k."""
+    """`steps` ≥ 1 lower steps, the i-th on `samples[i]`.
+
+    Each is the problem's own `lower_step` where it declares one, else a step of `update` along
+    `∇_y g`. Schedules see the outer step number k.
+
+    Args:
+        memory: what the steps remember, from `lower_step(problem, update).init(problem, x, y)`.
+
+    Returns:
+        `Descent(y, memory, grad_norm)`.
+    """
     stepper = lower_step(problem, update)
     if steps == 1:
         return Descent(*stepper.step(problem, x, y, memory, samples[0], k))

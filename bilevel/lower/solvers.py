@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, ScalarLike
+from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import oracles, trees
 from bilevel.problem import Problem
@@ -26,7 +26,13 @@ class AbstractLowerSolver(eqx.Module):
     """Minimises `g(x, ·)` from a starting point."""
 
     @abc.abstractmethod
-    def solve(self, problem: Problem, x, y0: Lower, batch=None) -> LowerSolution: ...
+    def solve(self, problem: Problem, x, y0: Lower, batch=None) -> LowerSolution:
+        """The iterate reached from y0, its residual and the steps it took.
+
+        Args:
+            y0: where to start; gives y its structure and dtypes.
+            batch: handed to the lower loss untouched.
+        """
 
 
 def residual(problem: Problem, x, y, batch) -> Scalar:
@@ -48,6 +54,7 @@ class Gradient(AbstractLowerSolver):
             y, memory = self.update.step(g_y, memory, y, k)
             return (problem.lower_set.project(y, x), memory), None
 
+        y0 = trees.cast_like(y0, y0)  # Python numbers become arrays
         start = (y0, self.update.init(y0))
         (y, _), _ = jax.lax.scan(body, start, jnp.arange(self.steps))
         return LowerSolution(y, residual(problem, x, y, batch), self.steps)
@@ -56,7 +63,7 @@ class Gradient(AbstractLowerSolver):
 class Accelerated(AbstractLowerSolver):
     """Nesterov's method for `μ`-strongly convex, `L`-smooth losses, a fixed number of steps.
 
-    Step 1/L and momentum `(√κ − 1)/(√κ + 1)`; the error shrinks by `1 − 1/√κ` a step.
+    Step 1/L and momentum `(√κ − 1)/(√κ + 1)`; the gap of the loss shrinks by `1 − 1/√κ` a step.
     """
 
     smoothness: ScalarLike = eqx.field(converter=jnp.asarray)  # L
@@ -64,15 +71,18 @@ class Accelerated(AbstractLowerSolver):
     steps: int = eqx.field(static=True, default=100)
 
     def solve(self, problem, x, y0, batch=None):
-        root = jnp.sqrt(self.smoothness / self.convexity)
+        dtype = jnp.result_type(float)
+        smoothness = jnp.asarray(self.smoothness, dtype)
+        root = jnp.sqrt(smoothness / jnp.asarray(self.convexity, dtype))
         momentum = (root - 1) / (root + 1)
 
         def body(carry, _):
             y, ahead = carry
             g_y = oracles.lower_grad(problem, x, ahead, batch)
-            new = problem.lower_set.project(trees.axpy(-1 / self.smoothness, g_y, ahead), x)
+            new = problem.lower_set.project(trees.axpy(-1 / smoothness, g_y, ahead), x)
             return (new, trees.axpy(momentum, trees.sub(new, y), new)), None
 
+        y0 = trees.cast_like(y0, y0)  # Python numbers become arrays
         (y, _), _ = jax.lax.scan(body, (y0, y0), None, length=self.steps)
         return LowerSolution(y, residual(problem, x, y, batch), self.steps)
 
@@ -80,10 +90,16 @@ class Accelerated(AbstractLowerSolver):
 class ToTolerance(AbstractLowerSolver):
     """Accelerated gradient with backtracking and restarts, until `‖∇_y g‖ ≤ tol`.
 
-    Needs no constants: the step is halved until the loss decreases enough, and momentum restarts
-    whenever it points uphill. Stops, too, when `patience` steps have brought no better residual,
-    which is how a tolerance below rounding ends. With a μ-strongly convex loss the result is within `tol/μ` of the
-    minimiser. A loop of unknown length: differentiate through `argmin`, not through it.
+    Needs no constants: the step is halved until it suits the curvature it meets, and momentum
+    restarts whenever it points uphill. Ends, too, when rounding lets `patience` steps pass without
+    a better residual, and returns the best iterate. With a μ-strongly convex loss that is within
+    `residual/μ` of the minimiser. Two gradients a step, and
+    one more for each halving. A loop of unknown length: differentiate through `argmin`, not
+    through it.
+
+    Attributes:
+        tol: bound on the residual, a norm over all of y.
+        first_step: the first step size tried; from there it grows by a tenth a step.
 
     Reference: O'Donoghue, Candès. "Adaptive restart for accelerated gradient schemes". 2015,
     arXiv:1204.3982.
@@ -95,75 +111,102 @@ class ToTolerance(AbstractLowerSolver):
     patience: int = eqx.field(static=True, default=200)
 
     def solve(self, problem, x, y0, batch=None):
+        y0 = trees.copy(y0)
         dtype = trees.widest(y0)
         tol = jnp.asarray(self.tol, dtype)
 
-        def value(y):
-            return oracles.lower_value(problem, x, y, batch)
+        def gradient(y):
+            return oracles.lower_grad(problem, x, y, batch)
+
+        def residual_at(y, g_y):
+            moved = problem.lower_set.project(trees.sub(y, g_y), x)
+            return trees.norm(trees.sub(y, moved)).astype(dtype)
 
         def body(at):
             ahead = trees.axpy((at.t - 1) / (at.t + 2), trees.sub(at.y, at.last), at.y)
-            f_ahead, grad = jax.value_and_grad(value)(ahead)
+            g_ahead = gradient(ahead)
 
-            def trial(step):
-                new = problem.lower_set.project(trees.axpy(-step, grad, ahead), x)
-                move = trees.sub(new, ahead)
-                bound = f_ahead + trees.dot(grad, move) + trees.dot(move, move) / (2 * step)
-                slack = 10 * jnp.finfo(dtype).eps * jnp.abs(f_ahead)
-                return new, move, value(new) > bound + slack
+            def attempt(step):
+                y = problem.lower_set.project(trees.axpy(-step, g_ahead, ahead), x)
+                move = trees.sub(y, ahead)
+                g_y = gradient(y)
+                # Curvature along the move: exact on quadratics, and unlike a comparison of values
+                # it does not drown in rounding near the minimiser.
+                bend = trees.dot(move, trees.sub(g_y, g_ahead))
+                fits = bend * step <= trees.dot(move, move)
+                return _Attempt(step, y, g_y, fits)
 
-            step = jax.lax.while_loop(
-                lambda step: trial(step)[2] & (step > 4 * jnp.finfo(dtype).tiny),
-                lambda step: step / 2,
-                1.1 * at.step,
+            smallest = at.step * jnp.asarray(2.0**-60, dtype)
+            tried = jax.lax.while_loop(
+                lambda tried: ~tried.fits & (tried.step > smallest),
+                lambda tried: attempt(tried.step / 2),
+                attempt(1.1 * at.step),
             )
-            new, move, _ = trial(step)
-            uphill = trees.dot(move, trees.sub(new, at.y)) < 0
-            size = residual(problem, x, new, batch).astype(dtype)
-            better = size < at.best
+            new = tried.y
+            uphill = trees.dot(trees.sub(new, ahead), trees.sub(new, at.y)) < 0
+            size = residual_at(new, tried.g_y)
+            better = size < at.best_size
+            # Rounding of a gradient is about eps · L‖y‖, or eps times what it was at the start.
+            rounding = jnp.finfo(dtype).eps * (trees.norm(new) / tried.step + start_size)
+            waits = (size < 1000 * rounding) & ~better
             return _Search(
                 y=new,
                 last=trees.where(uphill, new, at.y),
+                best=trees.where(better, new, at.best),
                 t=jnp.where(uphill, jnp.ones_like(at.t), at.t + 1),
-                step=step,
+                step=tried.step,
                 size=size,
-                best=jnp.minimum(size, at.best),
+                best_size=jnp.minimum(size, at.best_size),
                 steps=at.steps + 1,
-                stale=jnp.where(better, jnp.zeros_like(at.stale), at.stale + 1),
+                stale=jnp.where(waits, at.stale + 1, jnp.zeros_like(at.stale)),
             )
 
         def unfinished(at):
             return (
                 (at.steps < self.max_steps)
-                & (at.size > tol)
+                & (at.best_size > tol)
                 & (at.stale < self.patience)
                 & jnp.isfinite(at.size)
             )
 
-        y0 = trees.copy(y0)
-        size = residual(problem, x, y0, batch).astype(dtype)
+        start_size = residual_at(y0, gradient(y0))
         none = jnp.zeros((), jnp.int32)
         first_step = jnp.asarray(self.first_step, dtype)
-        start = _Search(y0, y0, jnp.ones((), dtype), first_step, size, size, none, none)
+        one = jnp.ones((), dtype)
+        start = _Search(y0, y0, y0, one, first_step, start_size, start_size, none, none)
         end = jax.lax.while_loop(unfinished, body, start)
-        return LowerSolution(end.y, end.size, end.steps)
+        return LowerSolution(end.best, end.best_size, end.steps)
+
+
+class _Attempt(NamedTuple):
+    step: Scalar
+    y: Lower
+    g_y: Lower
+    fits: Bool[Array, ""]  # the step suits the curvature along the move
 
 
 class _Search(NamedTuple):
     y: Lower
     last: Lower  # the iterate before
+    best: Lower  # the iterate of smallest residual so far
     t: Scalar  # steps since momentum restarted
     step: Scalar
     size: Scalar  # residual at y
-    best: Scalar  # smallest residual so far
+    best_size: Scalar  # residual at best
     steps: Int[Array, ""]
-    stale: Int[Array, ""]  # steps since the residual was best
+    stale: Int[Array, ""]  # steps near rounding since the residual was best
 
 
 class Optimistix(AbstractLowerSolver):
     """Any `optimistix` minimiser (BFGS, Newton-like, nonlinear CG, ...).
 
     Needs the extra `bilevel[solvers]`. Constraints on y are not seen by it.
+
+    Attributes:
+        minimiser: for example `optimistix.BFGS(rtol=1e-8, atol=1e-8)`.
+
+    Raises:
+        ImportError: optimistix is not installed.
     """
 
     minimiser: Any

@@ -15,22 +15,27 @@ from bilevel.problems.ridge import ridge, ridge_rows
 from bilevel.problems.saddle import minmax
 from bilevel.problems.scalar import scalar, shifted
 
+__all__ = [
+    "ALL",
+    "Case",
+    "blocks",
+    "boxed",
+    "curv",
+    "lower_box",
+    "minmax",
+    "nested",
+    "quad",
+    "quad_noise",
+    "ridge",
+    "ridge_rows",
+    "scalar",
+    "shifted",
+]
+
 ALL = {
     factory.__name__: factory
     for factory in (
-        quad,
-        quad_noise,
-        boxed,
-        nested,
-        blocks,
-        curv,
-        scalar,
-        shifted,
-        minmax,
-        ridge,
-        ridge_rows,
-        lower_box,
+        *(quad, quad_noise, nested, blocks, boxed, lower_box),
+        *(curv, scalar, shifted, minmax, ridge, ridge_rows),
     )
 }
-
-__all__ = ["ALL", "Case", *ALL]

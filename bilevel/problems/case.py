@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree, Scalar
 from bilevel.problem import Problem
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """A problem, where to start, and what to find.
 

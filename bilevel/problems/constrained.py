@@ -10,20 +10,18 @@ from jaxtyping import Array, Scalar
 from bilevel import sets
 from bilevel.problem import Problem
 from bilevel.problems.case import Case
-from bilevel.problems.quadratic import minimiser, quad
+from bilevel.problems.quadratic import quad
 
 
 def boxed(dtype: Any = None) -> Case:
     """`quad` with x in [−½, ½]². At the solution x_0 sits on its bound and x_1 inside."""
     case = quad(dtype)
-    edge = jnp.array([-0.5], dtype)
-    inside = minimiser(lambda inner: case.value(jnp.concatenate([edge, inner])), case.x0[1:])
     return replace(
         case,
         name="boxed",
         problem=Problem(case.problem.upper, case.problem.lower, upper_set=sets.Box(-0.5, 0.5)),
         x0=jnp.array([0.5, -0.5], dtype),
-        x_star=jnp.concatenate([edge, inside]),
+        x_star=jnp.array([-0.5, 0.14323121104461567], dtype),
     )
 
 
@@ -53,8 +51,8 @@ def lower_box(dtype: Any = None) -> Case:
 
     `g = y_0² + y_0 y_1 + y_1² − x'y`, `f = ½ ‖y − (½, ¼)‖² + ¼ ‖x − (4, 0)‖²`.
     On the side y_0 = 1 the other entry is `y_1 = (x_1 − 1) / 2`, so f is least at x = (4, ½), with
-    y = (1, −¼). The side is active there because `∂g/∂y_0 = 2 − ¼ − 4 < 0`; leaving it would cost
-    more in ‖x − (4, 0)‖² than it can win, so this is the solution. At x0 no side is active.
+    y = (1, −¼) and f = 0.3125. The side is active there because `∂g/∂y_0 = 2 − ¼ − 4 < 0`; off it
+    `x_0 <= 2 + y_1`, which keeps f above 0.51, so this is the solution. At x0 no side is active.
     """
     return Case(
         name="lower_box",

@@ -48,6 +48,7 @@ def curv(dtype: Any = None) -> Case:
         x0=jnp.array([1.0, -1.0], dtype),
         y0=jnp.zeros(3, dtype),
         y_star=Partial(_solution_map, g),
+        x_star=jnp.array([0.5603495229548661, 1.3052116365925908], dtype),  # Newton on the value
         lower_mu=0.408031275459,  # of H alone: a bound for every x and y
         lower_L=2.710580172322,
     )

@@ -36,6 +36,16 @@ def _system(train: Rows, x: Array) -> tuple[Array, Array]:
     return A.T @ A / b.size + jnp.diag(jnp.exp(x)), A.T @ b / b.size
 
 
+def _rows(dtype: Any) -> tuple[Rows, Rows]:
+    """Validation and training data."""
+    rng = np.random.default_rng(0)
+    truth = np.array([1.0, -2.0, 0.5, 0.0, 0.0, 1.5])
+    features = rng.normal(size=(70, 6))
+    target = features @ truth + 0.5 * rng.normal(size=70)
+    everything = Rows(jnp.array(features, dtype), jnp.array(target, dtype))
+    return Rows(*(a[40:] for a in everything)), Rows(*(a[:40] for a in everything))
+
+
 def ridge(dtype: Any = None) -> Case:
     """Six features, four of which matter; 40 training and 30 validation rows, synthetic.
 
@@ -43,14 +53,9 @@ def ridge(dtype: Any = None) -> Case:
     `∂l/∂x_j = −exp(x_j) w*_j (H⁻¹ ∇f)_j`. No solution is known: penalties of features that help
     (or do not) may run off to −∞ (or ∞).
     """
-    rng = np.random.default_rng(0)
-    truth = np.array([1.0, -2.0, 0.5, 0.0, 0.0, 1.5])
-    features = rng.normal(size=(70, 6))
-    target = features @ truth + 0.5 * rng.normal(size=70)
-    everything = Rows(jnp.array(features, dtype), jnp.array(target, dtype))
-    train, validation = Rows(*(a[:40] for a in everything)), Rows(*(a[40:] for a in everything))
+    validation, train = _rows(dtype)
     x0 = jnp.full(6, -1.0, dtype)
-    eigenvalues = jnp.linalg.eigvalsh(_system(train, x0)[0])
+    eigenvalues = np.linalg.eigvalsh(_system(train, x0)[0])
     return Case(
         name="ridge",
         problem=Problem(Partial(_upper, validation), Partial(_lower, train)),
@@ -64,6 +69,4 @@ def ridge(dtype: Any = None) -> Case:
 
 def ridge_rows(dtype: Any = None) -> Case:
     """`ridge` as a finite sum over its rows: 30 above, 40 below."""
-    case = ridge(dtype)
-    (validation,), (train,) = case.problem.upper.args, case.problem.lower.args
-    return replace(case, name="ridge_rows", data=(validation, train))
+    return replace(ridge(dtype), name="ridge_rows", data=_rows(dtype))

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Scalar
 
@@ -11,11 +12,11 @@ from bilevel.problems.case import Case
 
 
 class Saddle(NamedTuple):
-    A: Array
-    B: Array
-    D: Array
-    a: Array
-    b: Array
+    A: Any
+    B: Any
+    D: Any
+    a: Any
+    b: Any
 
 
 def _upper(s: Saddle, x: Array, y: Array, batch: Any) -> Scalar:
@@ -33,20 +34,22 @@ def minmax(dtype: Any = None) -> Case:
     `(A + BD⁻¹B') x = −a − BD⁻¹b`.
     """
     s = Saddle(
-        A=jnp.array([[1.0, 0.2], [0.2, 0.5]], dtype),
-        B=jnp.array([[1.0, 0, -0.5], [0.3, -1, 0.4]], dtype),
-        D=jnp.array([[2.0, 0.5, 0], [0.5, 1, 0.2], [0, 0.2, 0.5]], dtype),
-        a=jnp.array([0.3, -0.4], dtype),
-        b=jnp.array([-1.0, 0.5, 0.2], dtype),
+        A=np.array([[1.0, 0.2], [0.2, 0.5]]),
+        B=np.array([[1.0, 0, -0.5], [0.3, -1, 0.4]]),
+        D=np.array([[2.0, 0.5, 0], [0.5, 1, 0.2], [0, 0.2, 0.5]]),
+        a=np.array([0.3, -0.4]),
+        b=np.array([-1.0, 0.5, 0.2]),
     )
-    BD = jnp.linalg.solve(s.D, s.B.T).T
+    BD = s.B @ np.linalg.inv(s.D)
+    x_star = np.linalg.solve(s.A + BD @ s.B.T, -s.a - BD @ s.b)
+    s = Saddle(*(jnp.array(a, dtype) for a in s))
     return Case(
         name="minmax",
         problem=Problem(Partial(_upper, s), Partial(_lower, s)),
         x0=jnp.array([1.0, -1.0], dtype),
         y0=jnp.zeros(3, dtype),
         y_star=lambda x: jnp.linalg.solve(s.D, s.B.T @ x + s.b),
-        x_star=jnp.linalg.solve(s.A + BD @ s.B.T, -s.a - BD @ s.b),
+        x_star=jnp.array(x_star, dtype),
         lower_mu=0.408031275459,
         lower_L=2.210580172322,
     )

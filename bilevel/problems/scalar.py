@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Scalar
 
 from bilevel.problem import Problem
@@ -42,15 +43,14 @@ def shifted(dtype: Any = None) -> Case:
     With S the cyclic shift, `f = ½ ‖y − t‖² + ¼ ‖x‖² + ¼ x'Sy`, so x* solves
     `(3/2 I + ¼ (S + S')) x = t`; in three entries `S + S' = 11' − I`.
     """
-    target = jnp.array([1.0, -2.0, 0.5], dtype)
-    matrix = 1.25 * jnp.eye(3, dtype=dtype) + 0.25
+    x_star = np.linalg.solve(1.25 * np.eye(3) + 0.25, np.array([1.0, -2.0, 0.5]))
     return Case(
         name="shifted",
         problem=Problem(_mixed, _follow),
         x0=jnp.array([1.0, 2.0, -1.0], dtype),
         y0=jnp.zeros(3, dtype),
         y_star=lambda x: x,
-        x_star=jnp.linalg.solve(matrix, target),
+        x_star=jnp.array(x_star, dtype),
         lower_mu=1.0,
         lower_L=1.0,
     )

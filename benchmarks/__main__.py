@@ -1,0 +1,26 @@
+"""`python -m benchmarks`: every part, one table, results kept."""
+
+from benchmarks import seeds, startup, steps, unrolled
+from benchmarks.harness import keep, machine, table
+
+PARTS = {"startup": startup, "seeds": seeds, "unrolled": unrolled, "steps": steps}
+
+
+def main() -> None:
+    print(", ".join(f"{name} {value}" for name, value in machine().items()), end="\n\n")
+    rows = []
+    for name, part in PARTS.items():
+        print(f"{name} ...", flush=True)
+        found = part.measure()
+        keep(name, found)
+        rows += found
+    print(f"\n{table(rows)}\n")
+    missed = [row for row in rows if row.missed]
+    print(f"{len(missed)} of {sum(row.target is not None for row in rows)} targets missed.")
+    print(
+        "ratio: median of the rounds; quiet: fastest against fastest. Kept in benchmarks/results."
+    )
+
+
+if __name__ == "__main__":
+    main()

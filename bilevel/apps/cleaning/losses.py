@@ -1,0 +1,66 @@
+"""The two losses, and the samples they see."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, PyTree, ScalarLike
+
+from bilevel import trees
+from bilevel.apps.cleaning.digits import Labelled, Task
+from bilevel.data import Data
+from bilevel.problem import Problem
+
+Scores = Callable[[PyTree, Array], Float[Array, "n classes"]]
+
+
+def linear(y: PyTree, inputs: Float[Array, "n d"]) -> Float[Array, "n classes"]:
+    """Scores of a linear classifier, `y = {"weights": (d, classes), "bias": (classes,)}`."""
+    return inputs @ y["weights"] + y["bias"][None]
+
+
+def cross_entropy(scores: Scores, y: PyTree, samples: Labelled) -> Float[Array, " n"]:
+    return optax.softmax_cross_entropy_with_integer_labels(
+        scores(y, samples.inputs), samples.labels
+    )
+
+
+def problem(scores: Scores = linear, *, decay: ScalarLike = 1e-3) -> Problem:
+    """The two losses of hyper-cleaning, for any classifier `scores(y, inputs)`.
+
+    `x` has one logit per training sample. Upper batches are `Labelled`, lower ones
+    `(numbers, Labelled)`: the number of a sample finds its logit. `data` makes both.
+    """
+    return Problem(
+        Partial(_upper_loss, Partial(scores)), Partial(_lower_loss, Partial(scores), decay)
+    )
+
+
+def _upper_loss(scores, x, y, batch):
+    return cross_entropy(scores, y, batch).mean()
+
+
+def _lower_loss(scores, decay, x, y, batch):
+    numbers, samples = batch
+    fit = (weights(x)[numbers] * cross_entropy(scores, y, samples)).mean()
+    return fit + jnp.asarray(decay, fit.dtype) / 2 * trees.dot(y, y)
+
+
+def data(task: Task, batch_size: int | None = None) -> Data:
+    """The samples of both levels; all of them at every step when `batch_size` is absent."""
+    numbers = jnp.arange(len(task.train.labels))
+    return Data(upper=task.validation, lower=(numbers, task.train), batch_size=batch_size)
+
+
+def start(task: Task) -> tuple[Float[Array, " n"], PyTree]:
+    """Every weight one half, and a linear classifier that has learned nothing."""
+    n, d = task.train.inputs.shape
+    classes = int(task.validation.labels.max()) + 1
+    return jnp.zeros(n), {"weights": jnp.zeros((d, classes)), "bias": jnp.zeros(classes)}
+
+
+def weights(x: Float[Array, " n"]) -> Float[Array, " n"]:
+    """How much each sample counts, from 0 (wrong) to 1."""
+    return jax.nn.sigmoid(x)

@@ -1,0 +1,5 @@
+"""The command `bilevel`."""
+
+from bilevel.cli.app import main
+
+__all__ = ["main"]

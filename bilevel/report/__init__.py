@@ -1,0 +1,33 @@
+"""Reports: one self-contained HTML page of figures, tables and text.
+
+    report.write("run.html", "My run", report.of({"SOBA": result}))
+
+`of` turns results into sections; more sections are a list away:
+`[report.Section("Data", [report.Text("..."), report.Table(columns, rows)]), *report.of(results)]`.
+"""
+
+from bilevel.report.blocks import Block, Figure, Numbers, Section, Table, Text
+from bilevel.report.clock import Clock, clock
+from bilevel.report.comparison import of
+from bilevel.report.environment import environment
+from bilevel.report.figures import curves, series_color, svg
+from bilevel.report.page import check_writable, render, write
+
+__all__ = [
+    "Block",
+    "Clock",
+    "Figure",
+    "Numbers",
+    "Section",
+    "Table",
+    "Text",
+    "check_writable",
+    "clock",
+    "curves",
+    "environment",
+    "of",
+    "render",
+    "series_color",
+    "svg",
+    "write",
+]

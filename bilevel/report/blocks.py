@@ -1,0 +1,124 @@
+"""What a page is made of: text, tables, figures, numbers, and sections of them."""
+
+import abc
+import dataclasses
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+class Block(abc.ABC):
+    """A piece of a page."""
+
+    @abc.abstractmethod
+    def html(self) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Text(Block):
+    """A paragraph."""
+
+    text: str
+
+    def html(self) -> str:
+        return f"<p>{html.escape(self.text)}</p>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers(Block):
+    """A row of large numbers, each with a line under it."""
+
+    pairs: Sequence[tuple[str, str]]  # (number, what it is)
+
+    def html(self) -> str:
+        cards = (
+            f"<div><dt>{html.escape(label)}</dt><dd>{html.escape(number)}</dd></div>"
+            for number, label in self.pairs
+        )
+        return f'<dl class="numbers">{"".join(cards)}</dl>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Table(Block):
+    """Rows under headings. Numbers are set to the right, NaN as a dash, `None` as nothing.
+
+    Attributes:
+        formats: for a column's name, a format such as ".3f"; `",.0f"` for whole numbers.
+        colors: for a first cell, the colour of a chip in front of it.
+        code: columns set in a fixed-width face.
+        aside: first cells of rows that are for reference only, set quieter.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    formats: dict[str, str] = dataclasses.field(default_factory=dict)
+    colors: dict[str, str] = dataclasses.field(default_factory=dict)
+    code: Sequence[str] = ()
+    aside: Sequence[str] = ()
+
+    def html(self) -> str:
+        numeric = [self._is_numeric(i) for i in range(len(self.columns))]
+        heads = "".join(
+            f'<th scope="col"{" class=number" * right}>{html.escape(name)}</th>'
+            for name, right in zip(self.columns, numeric, strict=True)
+        )
+        rows = "".join(self._row(row, numeric) for row in self.rows)
+        return (
+            '<div class="wide"><table>'
+            f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+        )
+
+    def _is_numeric(self, i: int) -> bool:
+        values = [row[i] for row in self.rows if row[i] is not None]
+        return bool(values) and all(isinstance(value, int | float) for value in values)
+
+    def _row(self, row: Sequence[Any], numeric: list[bool]) -> str:
+        first = str(row[0])
+        color = self.colors.get(first)
+        chip = f'<span class="chip" style="background:{color}"></span>' if color else ""
+        cells = [f'<th scope="row">{chip}{html.escape(first)}</th>']
+        for name, value, right in list(zip(self.columns, row, numeric, strict=True))[1:]:
+            told = html.escape(shown(value, self.formats.get(name, "")))
+            told = f"<code>{told}</code>" if name in self.code else told
+            cells.append(f"<td{' class=number' * right}>{told}</td>")
+        quiet = ' class="aside"' if first in self.aside else ""
+        return f"<tr{quiet}>{''.join(cells)}</tr>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure(Block):
+    """A `matplotlib.figure.Figure`, drawn into the page, and the sentence under it."""
+
+    figure: Any
+    caption: str = ""
+
+    def html(self) -> str:
+        from bilevel.report.figures import svg
+
+        caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
+        label = html.escape(self.caption or "figure", quote=True)
+        return f'<figure role="img" aria-label="{label}">{svg(self.figure)}{caption}</figure>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it."""
+
+    title: str
+    blocks: Sequence[Block]
+
+    def html(self) -> str:
+        inside = "\n".join(block.html() for block in self.blocks)
+        return f"<section><h2>{html.escape(self.title)}</h2>\n{inside}</section>"
+
+
+def shown(value: Any, spec: str = "") -> str:
+    """A table's cell: empty for what does not apply, a dash for what is no number."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and math.isnan(value):
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return format(value, spec or (",d" if isinstance(value, int) else ".4g"))

@@ -1,0 +1,196 @@
+"""Figures in one style: drawn by matplotlib, without pyplot, and set into a page as SVG."""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Okabe and Ito's colours, darkened where they were pale on white: told apart by any eye.
+SERIES = (
+    "#0072b2", "#d55e00", "#009e73", "#b4558c", "#a67c00", "#56748f", "#7a5cc0", "#4d4d4d",
+)  # fmt: skip
+MARKERS = "osD^vPXh"
+INK, QUIET, LINE = "#1b1f24", "#5d6670", "#dde1e6"
+
+# In a page, colours follow its theme (page.css).
+THEME = {color: f"var(--series-{i + 1})" for i, color in enumerate(SERIES)} | {
+    INK: "var(--ink)",
+    QUIET: "var(--quiet)",
+    LINE: "var(--line)",
+}
+STYLE = {
+    "font.size": 9.5,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": QUIET,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.linewidth": 0.8,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bilevel",
+}
+
+
+def series_color(i: int) -> str:
+    """The colour of the i-th run, the same in every figure and table."""
+    return SERIES[i % len(SERIES)]
+
+
+def style() -> Any:
+    """A context in which figures are made and drawn; the caller's settings come back after it."""
+    import matplotlib
+
+    context: Any = matplotlib.rc_context  # its annotation wants literal names
+    return context({**matplotlib.rcParamsDefault, **STYLE, "backend": "agg"})
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, in inches; a page is 9.6 wide."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    return figure
+
+
+def svg(figure: Any) -> str:
+    """A figure as inline SVG, in the page's colours and fonts, with identifiers of its own."""
+    stream = io.StringIO()
+    with style():
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'font: ([\d.]+px)[^;"]*', r"font-size: \1", text)
+    for color, variable in THEME.items():
+        text = text.replace(color, variable)
+    own = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    text = re.sub(r'\bid="', f'id="{own}-', text)
+    text = text.replace("url(#", f"url(#{own}-")
+    return re.sub(r'(xlink:href|href)="#', rf'\1="#{own}-', text)
+
+
+class Run(NamedTuple):
+    """What is drawn of a run."""
+
+    columns: Mapping[str, np.ndarray]
+    abscissae: Sequence[np.ndarray]  # one for each panel of a row
+    broke_off: bool = False  # its last point is marked with a cross
+
+
+def curves(
+    runs: Mapping[str, Run],
+    columns: Sequence[str],
+    abscissae: Sequence[str],
+    lines: Mapping[str, Mapping[str, float]],
+) -> Any:
+    """A row of panels for each column of the histories, one panel for each abscissa.
+
+    Args:
+        columns: to be drawn; a run without one is left out of its panels.
+        abscissae: their names.
+        lines: for a column, horizontal lines to compare with, by name.
+    """
+    with style():
+        figure = new_figure(9.6, 0.5 + 2.9 * len(columns))
+        figure.get_layout_engine().set(hspace=0.08, wspace=0.05)
+        grid = figure.subplots(len(columns), len(abscissae), squeeze=False, sharey="row")
+        for axes_row, column in zip(grid, columns, strict=True):
+            for j, (axes, abscissa) in enumerate(zip(axes_row, abscissae, strict=True)):
+                for i, (name, run) in enumerate(runs.items()):
+                    if column in run.columns:
+                        x, values = run.abscissae[j], run.columns[column]
+                        _curve(axes, x, values, name, i, run.broke_off)
+                axes.set_xlabel(abscissa)
+                axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.10g}")
+            known = {n: v for n, v in lines.get(column, {}).items() if np.isfinite(v)}
+            drawn = [run.columns[column] for run in runs.values() if column in run.columns]
+            _scale(axes_row[0], drawn, known.values())
+            axes_row[0].set_title(column)
+            for axes in axes_row:
+                _horizontals(axes, known, labelled=axes is axes_row[-1])
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, names, loc="outside upper left", ncols=min(len(names), 6))
+        return figure
+
+
+def _curve(axes, x, values, name: str, i: int, broke_off: bool) -> None:
+    x, values = np.asarray(x, float), np.asarray(values, float)
+    seen = np.isfinite(x) & np.isfinite(values)
+    x, values = x[seen], values[seen]
+    axes.plot(
+        x,
+        values,
+        color=series_color(i),
+        marker=MARKERS[i % len(MARKERS)],
+        markevery=max(1, len(x) // 8),
+        label=name,
+    )
+    if broke_off and len(x):
+        axes.plot(x[-1:], values[-1:], "x", color=series_color(i), markersize=11, mew=2.2)
+
+
+def _scale(axes, columns: Sequence[np.ndarray], lines: Iterable[float]) -> None:
+    """Room for everything but the start, which is far from all that follows."""
+    later = [np.asarray(c, float)[1 if len(c) > 2 else 0 :] for c in columns]
+    values = np.concatenate([*later, np.fromiter(lines, float)])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high > 100 * low:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.3, high * 1.3)
+    elif high > low:
+        margin = 0.06 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
+
+
+def _horizontals(axes, lines: Mapping[str, float], labelled: bool) -> None:
+    for value in lines.values():
+        axes.axhline(value, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+    if not labelled:
+        return
+    to_axes = axes.transData + axes.transAxes.inverted()
+    heights = _apart([to_axes.transform((0, value))[1] for value in lines.values()], 0.08)
+    for (name, value), height in zip(lines.items(), heights, strict=True):
+        axes.annotate(
+            f"{name} {value:.3f}",
+            (1.02, height),
+            xycoords="axes fraction",
+            va="center",
+            color=QUIET,
+        )
+
+
+def _apart(heights: Sequence[float], distance: float) -> list[float]:
+    """The heights, moved until neighbours are `distance` apart; their mean stays."""
+    order = np.argsort(heights, kind="stable")
+    placed = np.asarray(heights, float)[order]
+    for _ in range(100):
+        for i in range(len(placed) - 1):
+            short = distance - (placed[i + 1] - placed[i])
+            if short > 1e-6:
+                placed[i] -= short / 2
+                placed[i + 1] += short / 2
+    out = np.empty_like(placed)
+    out[order] = placed
+    return out.tolist()

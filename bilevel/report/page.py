@@ -1,0 +1,77 @@
+"""The page around the blocks: one HTML file that needs nothing else."""
+
+import datetime
+import html
+import importlib.resources
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from bilevel._version import __version__
+from bilevel.report.blocks import Section
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{css}</style>
+</head>
+<body>
+<header><h1>{title}</h1>{lead}</header>
+<main>
+{sections}
+</main>
+<footer>Written by bilevel {version} on {date}.</footer>
+</body>
+</html>
+"""
+
+
+def render(title: str, sections: Sequence[Section], lead: str = "") -> str:
+    """The page as text. Style and figures are inside it; it looks up nothing elsewhere."""
+    css = importlib.resources.files("bilevel.report").joinpath("page.css").read_text("utf-8")
+    return PAGE.format(
+        title=html.escape(title),
+        lead=f'<p class="lead">{html.escape(lead)}</p>' if lead else "",
+        css=css,
+        sections="\n".join(section.html() for section in sections),
+        version=__version__,
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def write(path: str | Path, title: str, sections: Sequence[Section], lead: str = "") -> Path:
+    """Write the page and return where it is.
+
+    Args:
+        sections: from `of`, or your own `Section`s, in the order of the page.
+        lead: a sentence or two under the title.
+
+    Raises:
+        ValueError: the file cannot be written, in one sentence.
+    """
+    path = check_writable(path)
+    path.write_text(render(title, sections, lead), encoding="utf-8")
+    return path
+
+
+def check_writable(path: str | Path) -> Path:
+    """Refuse a path that `write` could not write to; leaves nothing behind.
+
+    Raises:
+        ValueError: what is in the way, and that another path is needed.
+    """
+    path = Path(path).expanduser()
+    reason = None
+    if path.is_dir():
+        reason = "it is a folder"
+    elif not path.parent.is_dir():
+        reason = f"there is no folder {path.parent}"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        reason = "there is no permission to write there"
+    if reason is not None:
+        raise ValueError(f"the report cannot be written to {path}: {reason}. Choose another path.")
+    return path

@@ -1,0 +1,181 @@
+"""Nothing lost: a killed run goes on, and ends bit-equal to one that was never interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import METHODS, made, same_bits
+
+import bilevel as bl
+from bilevel import problems
+from bilevel.driver.checkpoint import CheckpointMismatch
+
+CASE = problems.quad_noise()
+DATA = bl.Data(*CASE.data, batch_size=3)
+
+
+def solve(method, folder=None, case=CASE, data=DATA, **settings):
+    checkpoint = None if folder is None else bl.Checkpoint(folder, seconds=0)
+    settings = {"steps": 40, "log_every": 10, "progress": False, "certify": False, **settings}
+    return bl.solve(
+        case.problem, method, case.x0, case.y0, data=data, checkpoint=checkpoint, **settings
+    )
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_resumed_run_is_bit_equal(name, tmp_path):
+    method = made(name, CASE, speed=0.1)
+
+    def crash(step, state, row):
+        if step == 20:
+            raise Stop
+
+    with pytest.raises(Stop):
+        solve(method, tmp_path, callbacks=[crash])
+    resumed, whole = solve(method, tmp_path), solve(method)
+    assert same_bits(resumed.state, whole.state)
+    assert list(resumed.history["step"]) == [0, 10, 20, 30, 40]
+    np.testing.assert_array_equal(resumed.history["upper"][1:], whole.history["upper"][1:])
+
+
+def test_the_best_iterate_survives(tmp_path):
+    """The metric is best at step 10, which another process reached."""
+    metrics = {"far": lambda x, y: (x[0] - 1.0) ** 2}
+    method = made("SOBA", CASE, speed=0.1)
+    solve(method, tmp_path, steps=20, metrics=metrics, keep="far")
+    resumed = solve(method, tmp_path, metrics=metrics, keep="far")
+    assert same_bits(resumed.x, CASE.x0)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    method = made("SOBA", CASE, speed=0.1)
+    first = solve(method, tmp_path)
+    again = solve(method, tmp_path)
+    assert same_bits(first.state, again.state)
+    more = solve(method, tmp_path, steps=60)
+    assert int(more.state.k) == 60
+    assert same_bits(more.state, solve(method, steps=60).state)
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+import conftest
+from test_checkpoint import made, CASE, solve
+import time
+slow = lambda step, state, row: time.sleep(0.02)
+result = solve(made("TTSA", CASE, speed=0.1), {folder!r}, steps=400, log_every=4, callbacks=[slow])
+"""
+
+
+def test_kill_9_in_the_middle_of_a_solve(tmp_path):
+    folder = tmp_path / "run"
+    program = PROGRAM.format(tests=str(Path(__file__).parent), folder=str(folder))
+    process = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + 120
+    while newest(folder) < 12:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    reached = newest(folder)
+    assert 12 <= reached < 400
+    method = made("TTSA", CASE, speed=0.1)
+    resumed = solve(method, folder, steps=400, log_every=4)
+    assert resumed.stats.notes == ()
+    assert same_bits(resumed.state, solve(method, steps=400, log_every=4).state)
+
+
+def newest(folder: Path) -> int:
+    names = [path.name for path in folder.glob("*")] if folder.exists() else []
+    return max([int(name) for name in names if name.isdigit()], default=0)
+
+
+def test_another_method_problem_or_data_is_refused(tmp_path):
+    method = made("SOBA", CASE, speed=0.1)
+    solve(method, tmp_path)
+    with pytest.raises(CheckpointMismatch, match="another method: saved SOBA, now F2SA"):
+        solve(made("F2SA", CASE), tmp_path)
+    other = problems.ridge_rows()
+    with pytest.raises(CheckpointMismatch, match="another state"):
+        solve(made("SOBA", other), tmp_path, case=other, data=bl.Data(*other.data, batch_size=3))
+    upper, lower = CASE.data
+    changed = bl.Data(upper, jax.tree.map(lambda leaf: leaf + 1, lower), batch_size=3)
+    with pytest.raises(CheckpointMismatch, match="another data"):
+        solve(method, tmp_path, data=changed)
+    squared = bl.Problem(lambda x, y, b: CASE.problem.upper(x, y, b) ** 2, CASE.problem.lower)
+    with pytest.raises(CheckpointMismatch, match="another losses"):
+        bl.solve(squared, method, CASE.x0, CASE.y0, data=DATA, checkpoint=tmp_path, progress=False)
+
+
+def test_another_step_size_may_take_a_state_up(tmp_path):
+    solve(made("SOBA", CASE, speed=0.1), tmp_path, steps=20)
+    assert int(solve(made("SOBA", CASE, speed=0.05), tmp_path, steps=40).state.k) == 40
+
+
+def test_a_disk_that_fills_up_is_a_note_and_the_run_goes_on(tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    result = solve(made("SOBA", CASE, speed=0.1), tmp_path)
+    assert result.status.ok
+    assert int(result.state.k) == 40
+    assert any("No space left" in note for note in result.stats.notes)
+
+
+def test_an_unreadable_checkpoint_gives_way_to_the_one_before(tmp_path):
+    method = made("SOBA", CASE, speed=0.1)
+    solve(method, tmp_path, steps=20)
+    for path in (tmp_path / "20").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    result = solve(method, tmp_path, steps=40)
+    assert same_bits(result.state, solve(method, steps=40).state)
+    assert any("could not be read" in note for note in result.stats.notes)
+
+
+def test_sampler_streams_and_keys_survive(tmp_path):
+    case = problems.quad()
+
+    def lower(x, y, noise):
+        return case.problem.lower(x, y, None) + 0.1 * noise @ y
+
+    problem = bl.Problem(case.problem.upper, lower)
+    data = bl.Data(lower=lambda key: jax.random.normal(key, (3,)))
+    method = bl.methods.TTSA(0.01, 0.2, bl.linear.RandomizedNeumann(5, 0.4))
+    settings = {"data": data, "log_every": 5, "progress": False, "certify": False}
+    start = (problem, method, case.x0, case.y0)
+    bl.solve(*start, steps=10, checkpoint=tmp_path, **settings)
+    resumed = bl.solve(*start, steps=25, checkpoint=tmp_path, **settings)
+    assert same_bits(resumed.state, bl.solve(*start, steps=25, **settings).state)
+
+
+def test_a_stream_skips_what_was_consumed(tmp_path):
+    rows = jax.tree.map(np.asarray, CASE.data[1])
+    loader = [jax.tree.map(lambda leaf, i=i: leaf[[i]], rows) for i in range(8)]
+
+    class Loader:
+        def __iter__(self):
+            return iter(loader)
+
+    method = made("StocBiO", CASE, speed=0.1)
+    data = lambda: bl.Data(CASE.data[0], Loader())  # noqa: E731
+    solve(method, tmp_path, data=data(), steps=20)
+    resumed = solve(method, tmp_path, data=data(), steps=40)
+    assert same_bits(resumed.state, solve(method, data=data(), steps=40).state)
+    assert jnp.isfinite(resumed.x).all()

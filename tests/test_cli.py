@@ -1,0 +1,81 @@
+"""The command `bilevel`, as typed."""
+
+import builtins
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import bilevel as bl
+from bilevel.apps import cleaning
+from bilevel.cli.app import app
+from bilevel.methods import all_methods
+
+run = CliRunner(env={"COLUMNS": "160"}).invoke
+
+
+def test_version():
+    assert run(app, ["--version"]).output.strip() == f"bilevel {bl.__version__}"
+
+
+def test_no_command_shows_what_there_is():
+    output = run(app, []).output
+    assert "demo" in output
+    assert "methods" in output
+
+
+def test_every_method_is_listed_with_its_price_and_paper():
+    found = run(app, ["methods"])
+    assert found.exit_code == 0
+    for method in all_methods():
+        assert method.__name__ in found.output
+        assert method.paper.arxiv in found.output
+    assert "∇f, ∇ᵧg, Hv, Jv" in found.output  # SOBA
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["SOBA"], pytest.param(["SOBA", "TTSA", "StocBiO", "F2SA"], marks=pytest.mark.slow)],
+    ids=["one method", "all methods"],
+)
+def test_a_demo_ends_with_a_table_and_a_report(names, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    settings = cleaning.settings()
+    monkeypatch.setattr(cleaning, "settings", lambda: {name: settings[name] for name in names})
+    out = tmp_path / "report.html"
+    found = run(app, ["demo", "--out", str(out), "--steps", "30", "--wrong", "0.3"])
+    assert found.exit_code == 0, found.output
+    for told in (*names, "all data", "validation only", "oracle"):
+        assert told in found.output
+    assert f"Report written to {out}" in found.output
+    assert out.read_text("utf-8").count("<svg") == 3
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("bilevel.apps.cleaning.digits", None)  # calling it would fail
+    found = run(app, ["demo", "--out", str(tmp_path / "absent" / "r.html")])
+    assert found.exit_code == 1
+    assert found.output.count("\n") == 1
+    assert found.output.startswith("bilevel demo: the report cannot be written to")
+    assert "Choose another path." in found.output
+
+
+def test_without_scikit_learn_one_sentence_says_what_to_install(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without_sklearn(name, *args, **kwargs):
+        if name.startswith("sklearn"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_sklearn)
+    found = run(app, ["demo", "--out", str(tmp_path / "r.html")])
+    assert found.exit_code == 1
+    assert "pip install 'bilevel[demo]'" in found.output
+
+
+def test_the_command_starts_without_figures_and_data():
+    told = "print([m for m in ('matplotlib', 'sklearn') if m in sys.modules])"
+    code = [sys.executable, "-c", f"import sys, bilevel.cli; {told}"]
+    assert subprocess.run(code, capture_output=True, text=True, check=True).stdout.strip() == "[]"

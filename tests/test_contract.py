@@ -1,0 +1,260 @@
+"""What holds for every method on every problem with a known answer."""
+
+import collections
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import METHODS, PROBLEMS, distance, flat, made, run, same_bits, start
+
+import bilevel as bl
+from bilevel import oracles, problems, updates
+from bilevel.problem import Batch
+
+every_method = pytest.mark.parametrize("name", METHODS)
+every_problem = pytest.mark.parametrize("problem", PROBLEMS)
+SOLVED = {"quad", "boxed", "nested", "blocks", "scalar", "shifted", "minmax"}  # x* is known
+
+
+def with_x_step(method, step_size: float):
+    return eqx.tree_at(lambda m: m.x_update, method, updates.SGD(step_size))
+
+
+@every_method
+@every_problem
+def test_direction_is_the_gradient_of_the_value_function(name, problem):
+    """Hold x until y has settled; then one unit step shows the direction x moves along."""
+    case = PROBLEMS[problem]()
+    case = case_without_upper_set(case)
+    settled = run(with_x_step(made(name, case), 0.0), case, 3000)
+    moved = run(with_x_step(made(name, case), 1.0), case, 1, state=settled)
+    direction = flat(case.x0) - flat(moved.x)
+    expected = central_differences(case)
+    error = np.linalg.norm(direction - expected) / np.linalg.norm(expected)
+    assert error < METHODS[name].bias
+
+
+@every_method
+@pytest.mark.parametrize("problem", sorted(SOLVED))
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_closed_form_solution_is_reached(name, problem, dtype):
+    case = PROBLEMS[problem](dtype)
+    state = run(made(name, case), case, 4000)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.x, state.y))} == {jnp.dtype(dtype)}
+    scale = 1 + np.linalg.norm(flat(case.x_star))
+    allowed = 1e-3 if dtype == jnp.float64 else 5e-3
+    assert distance(state.x, case.x_star) < allowed * scale
+    assert distance(state.y, jax.jit(case.y_star)(case.x_star)) < 10 * allowed * scale
+
+
+@every_method
+@pytest.mark.parametrize("problem", ["curv", "ridge"])
+def test_gradient_shrinks_where_no_solution_is_known(name, problem):
+    case = PROBLEMS[problem]()
+    state = run(made(name, case), case, 2000)
+    gradient = jax.jit(case.gradient)
+    first, last = (np.linalg.norm(flat(gradient(x))) for x in (case.x0, state.x))
+    assert last < 0.02 * first
+
+
+@every_method
+@every_problem
+def test_two_halves_equal_one_run(name, problem):
+    case = PROBLEMS[problem]()
+    method = made(name, case)
+    whole = run(method, case, 20)
+    half = run(method, case, 10)
+    again = run(method, case, 10, state=half)
+    assert same_bits(whole, again)
+
+
+@every_method
+@pytest.mark.parametrize("rows", ["quad_noise", "ridge_rows"])
+@pytest.mark.parametrize("order", ["epochs", "replacement"])
+def test_two_halves_equal_one_run_on_samples(name, rows, order):
+    case = problems.ALL[rows]()
+    method, key = made(name, case, speed=0.1), jax.random.key(3)
+    data = bl.Data(*case.data, batch_size=3, order=order)
+    whole = run(method, case, 20, data=data, key=key)
+    half = run(method, case, 7, data=data, key=key)
+    again = run(method, case, 13, data=data, key=key, state=half)
+    assert same_bits(whole, again)
+
+
+@every_method
+@every_problem
+def test_state_keeps_structure_shapes_and_dtypes(name, problem):
+    for dtype in (jnp.float32, jnp.float64):
+        case = PROBLEMS[problem](dtype)
+        method = made(name, case)
+        state = start(method, case)
+        new, info = jax.eval_shape(method.step, case.problem, state, Batch())
+        assert jax.tree.structure(new) == jax.tree.structure(state)
+        for old, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(new), strict=True):
+            assert (old.shape, old.dtype, leaf.weak_type) == (leaf.shape, leaf.dtype, False)
+        assert all(jnp.shape(value) == () for value in info.values())
+
+
+@every_method
+def test_bfloat16_is_kept(name):
+    case = problems.shifted(jnp.float32)
+    method = made(name, case)
+    half = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)  # noqa: E731
+    state = method.init(case.problem, half(case.x0), half(case.y0), key=jax.random.key(0))
+    new, _ = jax.eval_shape(method.step, case.problem, state, Batch())
+    assert {leaf.dtype for leaf in jax.tree.leaves((new.x, new.y))} == {jnp.dtype(jnp.bfloat16)}
+
+
+@every_method
+def test_one_trace_for_many_steps_and_for_a_new_step_size(name):
+    traces = collections.Counter()
+    case = problems.quad()
+
+    def counted(x, y, batch):
+        traces["lower"] += 1
+        return case.problem.lower(x, y, batch)
+
+    problem = bl.Problem(case.problem.upper, counted)
+    step = jax.jit(lambda method, state: method.step(problem, state, Batch()))
+    state = start(made(name, case), case)
+    state, _ = step(made(name, case), state)
+    once = traces["lower"]
+    for speed in (1.0, 0.5, 0.25):
+        state, _ = step(made(name, case, speed), state)
+    assert traces["lower"] == once
+
+
+@every_method
+@pytest.mark.parametrize("problem", ["quad", "nested"])
+def test_a_step_may_donate_its_state(name, problem):
+    case = PROBLEMS[problem]()
+    method = made(name, case)
+    state = start(method, case)
+    step = jax.jit(lambda s: method.step(case.problem, s, Batch())[0], donate_argnums=0)
+    for _ in range(3):
+        state = step(state)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((case.x0, case.y0)))
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.x, state.y))]
+    assert len(set(buffers)) == len(buffers)
+
+
+@every_method
+def test_vmap_over_seeds(name):
+    case = problems.quad_noise()
+    method, data = made(name, case, speed=0.1), bl.Data(*case.data, batch_size=2)
+
+    def final(key):
+        return run(method, case, 50, data=data, key=key).x
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    together = jax.vmap(final)(keys)
+    alone = jnp.stack([final(key) for key in keys])
+    np.testing.assert_allclose(together, alone, rtol=1e-9)
+    assert distance(together[0], together[1]) > 1e-6
+
+
+@every_method
+def test_vmap_over_step_sizes(name):
+    case = problems.quad()
+    several = [made(name, case, speed) for speed in (1.0, 0.5)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
+    together = jax.vmap(lambda method: run(method, case, 50).x)(stacked)
+    alone = jnp.stack([run(method, case, 50).x for method in several])
+    np.testing.assert_allclose(together, alone, rtol=1e-9)
+
+
+@every_method
+def test_vmap_over_problems(name):
+    case = problems.quad()
+    shifts = jnp.array([0.0, 1.0])
+
+    def final(shift):
+        lower = jax.tree_util.Partial(_shifted_lower, case.problem.lower, shift)
+        problem = bl.Problem(case.problem.upper, lower)
+        state = start(made(name, case), case)
+        return bl.run(problem, made(name, case), state, steps=30)[0].x
+
+    together = jax.vmap(final)(shifts)
+    np.testing.assert_allclose(together, jnp.stack([final(s) for s in shifts]), rtol=1e-9)
+
+
+def _shifted_lower(lower, shift, x, y, batch):
+    return lower(x, y, batch) + shift * y.sum()
+
+
+@every_method
+def test_run_is_differentiable(name):
+    case = problems.quad()
+
+    def last_value(speed):
+        method = with_x_step(made(name, case), 0.1 * speed)
+        state, _ = bl.run(case.problem, method, start(method, case), steps=5)
+        return case.value(state.x)
+
+    step = 1e-6
+    slope = (last_value(0.1 + step) - last_value(0.1 - step)) / (2 * step)
+    np.testing.assert_allclose(jax.jacfwd(last_value)(0.1), slope, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(last_value)(0.1), slope, rtol=1e-5)
+
+
+@every_method
+def test_divergence_ends_in_a_status(name):
+    case = problems.quad()
+    method = made(name, case, speed=1e4)
+    result = bl.solve(
+        case.problem, method, case.x0, case.y0, steps=5000, log_every=200, progress=False
+    )
+    assert result.status.outcome is bl.Outcome.DIVERGED
+    assert not result.status.ok
+    assert "step" in result.status.advice
+    assert np.isfinite(flat(result.x)).all()
+    assert np.isfinite(flat(result.y)).all()
+    assert result.stats.steps < 5000
+
+
+@every_method
+def test_price_of_a_step_is_what_it_calls(name):
+    case = problems.quad()
+    method = made(name, case)
+    state = start(method, case)
+    with jax.disable_jit(), oracles.counting() as calls:
+        method.step(case.problem, state, Batch())
+    declared = {k: v for k, v in method.price(case.problem)._asdict().items() if v}
+    assert dict(calls) == declared
+
+
+@every_method
+def test_unhandled_structure_is_refused_with_an_alternative(name):
+    case = problems.quad()
+    method = made(name, case)
+    row = bl.sets.Polyhedron(A=jnp.ones((1, 3)), b=jnp.ones(1))
+    problem = bl.Problem(case.problem.upper, case.problem.lower, lower_set=row)
+    with pytest.raises(bl.methods.Unsupported, match=f"{name} cannot solve.*Polyhedron.*Methods"):
+        bl.solve(problem, method, case.x0, case.y0, steps=1)
+
+
+def test_a_refusal_names_methods_that_work():
+    case = problems.lower_box()
+    with pytest.raises(bl.methods.Unsupported, match=r"SOBA.*lower_set is a Box.*F2SA"):
+        bl.solve(case.problem, bl.methods.SOBA(), case.x0, case.y0, steps=1)
+
+
+def test_f2sa_solves_a_boxed_lower_level():
+    case = problems.lower_box()
+    method = bl.methods.F2SA(0.1, 0.4, 0.4, penalty=1000.0, lower_steps=20)
+    state = run(method, case, 2000)
+    assert distance(state.x, case.x_star) < 5e-3
+
+
+def case_without_upper_set(case):
+    import dataclasses
+
+    return dataclasses.replace(case, problem=bl.Problem(case.problem.upper, case.problem.lower))
+
+
+def central_differences(case, step=1e-5):
+    x, unravel = jax.flatten_util.ravel_pytree(case.x0)
+    value = jax.jit(lambda x: case.value(unravel(x)))
+    return np.array([value(x + e) - value(x - e) for e in step * np.eye(x.size)]) / (2 * step)

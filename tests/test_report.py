@@ -1,0 +1,134 @@
+"""The report: one file that needs nothing else, whatever the runs were."""
+
+import html.parser
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bilevel as bl
+from bilevel import report
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Checker(html.parser.HTMLParser):
+    """Every tag that opens closes; identifiers are unique; which tags there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.ids = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def checked(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open
+    assert len(checker.ids) == len(set(checker.ids))
+    assert not {"script", "link", "iframe"} & set(checker.seen)
+    loaded = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)|@import""", page)
+    assert all(a.startswith(("#", "data:")) or b.startswith("#") for a, b in loaded)
+    return checker
+
+
+def solved(step_size=0.3, steps=60, **options) -> bl.Result:
+    problem = bl.Problem(
+        lambda x, y, batch: jnp.sum((y - 1) ** 2), lambda x, y, batch: jnp.sum((y - x) ** 2) / 2
+    )
+    method = bl.methods.SOBA(x_update=0.05, y_update=step_size, v_update=step_size)
+    options = {"log_every": 5, "certify": False, "progress": False, **options}
+    start = jnp.zeros(3)
+    return bl.solve(problem, method, start, start, steps=steps, **options)
+
+
+def test_a_comparison_is_one_valid_page_that_loads_nothing():
+    runs = {"slow": solved(0.1), "fast <&>": solved(0.5)}
+    method = bl.methods.SOBA(x_update=0.05)
+    sections = report.of(runs, settings={"slow": method}, lines={"upper": {"best": 0.0}})
+    page = report.render("Two & two", sections, "A lead.")
+    assert checked(page).seen.count("svg") == 1
+    assert "Two &amp; two" in page
+    assert "fast &lt;&amp;&gt;" in page
+    assert repr(method) in page
+    assert bl.__version__ in page
+
+
+def test_colors_follow_the_theme_of_the_page():
+    page = report.render("Run", report.of({"SOBA": solved()}))
+    assert "stroke: var(--series-1)" in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_metrics_are_drawn_when_there_are_any():
+    result = solved(metrics={"distance": lambda x, y: jnp.linalg.norm(x - 1)})
+    assert ">distance</text>" in report.render("Run", report.of({"SOBA": result}))
+
+
+@pytest.mark.parametrize("log_every", [60, 30], ids=["two rows", "three rows"])
+def test_a_short_history_is_drawn(log_every):
+    checked(report.render("Run", report.of({"SOBA": solved(log_every=log_every)})))
+
+
+def test_a_run_that_diverged_is_marked():
+    result = solved(step_size=1e6, steps=2000, log_every=4)
+    assert result.status.outcome is bl.Outcome.DIVERGED
+    page = report.render("Run", report.of({"SOBA": result, "good": solved()}))
+    checked(page)
+    assert "A cross marks a run that broke off." in page
+
+
+def test_histories_without_a_number_or_a_row():
+    good = solved()
+    nan = good._replace(history={k: v * np.nan for k, v in good.history.items()})
+    none = good._replace(history={}, stats=good.stats._replace(seconds=0.0, notes=("a < b",)))
+    page = report.render("Run", report.of({"nan": nan, "none": none, "good": good}))
+    checked(page)
+    assert "Note: a &lt; b." in page
+    checked(report.render("Run", report.of({"none": none})))
+
+
+def test_the_clock_leaves_out_what_compiling_took():
+    history = {"step": np.array([0, 10, 20, 30]), "seconds": np.array([0.2, 5.2, 5.4, 5.6])}
+    time = report.clock(history)
+    np.testing.assert_allclose(time.running, [0, 0.2, 0.4, 0.6])
+    np.testing.assert_allclose(time.compiling, 5.0)
+
+
+def test_labels_of_close_lines_do_not_touch():
+    from bilevel.report.figures import _apart
+
+    heights = _apart([0.5, 0.51, 0.1], 0.08)
+    assert abs(heights[1] - heights[0]) >= 0.0799
+    assert heights[1] > heights[0]
+    assert heights[2] == 0.1
+
+
+def test_write_says_why_it_cannot(tmp_path):
+    with pytest.raises(ValueError, match="there is no folder"):
+        report.write(tmp_path / "absent" / "run.html", "Run", [])
+    with pytest.raises(ValueError, match="it is a folder"):
+        report.write(tmp_path, "Run", [])
+    path = report.write(tmp_path / "run.html", "Run", [])
+    checked(path.read_text("utf-8"))
+
+
+def test_plotting_leaves_the_settings_of_the_caller_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    report.render("Run", report.of({"SOBA": solved()}))
+    assert dict(matplotlib.rcParams) == before
