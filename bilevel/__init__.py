@@ -6,15 +6,35 @@ blocks they are made of stand in the namespaces below.
 
 from bilevel import (
     certificates as certificates,
+)
+from bilevel import (
     estimators as estimators,
+)
+from bilevel import (
     hypergrad as hypergrad,
+)
+from bilevel import (
     linear as linear,
+)
+from bilevel import (
     lower as lower,
+)
+from bilevel import (
     methods as methods,
+)
+from bilevel import (
     oracles as oracles,
+)
+from bilevel import (
     schedules as schedules,
+)
+from bilevel import (
     sets as sets,
+)
+from bilevel import (
     trees as trees,
+)
+from bilevel import (
     updates as updates,
 )
 from bilevel._version import __version__

@@ -6,6 +6,7 @@ step k sees depends on the key and on k alone, so a resumed run sees the same sa
 """
 
 import abc
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -113,13 +114,19 @@ class Rows(Source):
         n = _length(self.arrays)
         if self.order == "replacement":
             return Random(self.arrays, key, n, self.batch_size)
-        order = jax.random.permutation(key, n)
-        wrapped = jnp.concatenate([order, order[: self.batch_size - 1]])
-        shuffled = jax.tree.map(lambda leaf: leaf[wrapped], self.arrays)
-        return Slices(shuffled, wrapped, n, self.batch_size)
+        shuffled, rows = _shuffled(self.arrays, key, self.batch_size)
+        return Slices(shuffled, rows, n, self.batch_size)
 
     def __repr__(self) -> str:
         return f"{_length(self.arrays)} rows in batches of {self.batch_size}, {self.order}"
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _shuffled(arrays: PyTree, key: RandomKey, batch_size: int) -> tuple[PyTree, Array]:
+    """Rows in a random order, the first `batch_size − 1` of them again at the end; the order."""
+    order = jax.random.permutation(key, _length(arrays))
+    order = jnp.concatenate([order, order[: batch_size - 1]])
+    return jax.tree.map(lambda leaf: leaf[order], arrays), order
 
 
 class Sampler(Source):

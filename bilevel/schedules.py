@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Int, Scalar, ScalarLike
 
@@ -55,7 +56,7 @@ class Polynomial(AbstractSchedule):
         return scale * (k + start.astype(scale.dtype)) ** -power.astype(scale.dtype)
 
     def __repr__(self) -> str:
-        return f"{shown(self.scale)}·(k+{shown(self.start)})^−{shown(self.power)}"
+        return f"{shown(self.scale)}·(k+{shown(self.start)})^{shown(-jnp.asarray(self.power))}"
 
 
 class Linear(AbstractSchedule):
@@ -118,7 +119,7 @@ def shown(value: object) -> str:
     """A number as a person writes it; an array being traced or swept by its shape."""
     shape = getattr(value, "shape", ())
     known = isinstance(value, (int, float, np.generic, np.ndarray, jax.Array))
-    if shape or not known or isinstance(value, jax.core.Tracer):
+    if shape or not known or isinstance(value, Tracer):
         return f"<{'×'.join(map(str, shape)) or 'traced'}>"
     return f"{float(value):.4g}"
 

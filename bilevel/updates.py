@@ -1,6 +1,7 @@
 """How a variable moves along a direction: plain pytrees, so a new step size compiles nothing."""
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -67,6 +68,7 @@ class Optax(AbstractUpdate):
     """Any optax transformation; it counts its own steps.
 
     Keep one object and reuse it: `optax.adam(0.1)` written afresh is new code to the compiler.
+    `FromOptax(optax.adam, 0.1)` has no such price, and its numbers can be swept.
     """
 
     transformation: optax.GradientTransformation = eqx.field(static=True)
@@ -85,6 +87,38 @@ class Optax(AbstractUpdate):
     def __repr__(self) -> str:
         name = getattr(self.transformation.update, "__qualname__", "transformation")
         return f"Optax({name.split('.')[0]})"
+
+
+class FromOptax(AbstractUpdate):
+    """An optax transformation built from numbers that are leaves: `FromOptax(optax.adam, 0.1)`.
+
+    A new number compiles nothing, and a sweep is one `vmap`. For factories that only compute with
+    their numbers; one that branches on them, or takes functions, goes through `Optax`.
+    """
+
+    factory: Callable[..., optax.GradientTransformation] = eqx.field(static=True)
+    numbers: tuple
+    named: dict
+
+    def __init__(self, factory, *numbers: ScalarLike, **named: ScalarLike):
+        self.factory = factory
+        self.numbers = tuple(map(jnp.asarray, numbers))
+        self.named = {name: jnp.asarray(number) for name, number in named.items()}
+
+    def _built(self) -> Optax:
+        return Optax(self.factory(*self.numbers, **self.named))
+
+    def init(self, tree):
+        return self._built().init(tree)
+
+    def step(self, direction, memory, tree, k):
+        moved, new = self._built().step(direction, memory, tree, k)
+        return moved, trees.cast_like(new, memory)
+
+    def __repr__(self) -> str:
+        told = [shown(number) for number in self.numbers]
+        told += [f"{name}={shown(number)}" for name, number in self.named.items()]
+        return f"{self.factory.__name__}({', '.join(told)})"
 
 
 def as_update(value: AbstractUpdate | optax.GradientTransformation | Any) -> AbstractUpdate:

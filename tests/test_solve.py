@@ -229,15 +229,33 @@ def test_declared_lower_step_with_memory():
 
 f, g = CASE.problem.upper, CASE.problem.lower
 REFUSED = {
-    "two arguments": ({"problem": bl.Problem(lambda x, y: x @ x, g)}, "upper.*takes two.*Add a third"),
-    "no mean": ({"problem": bl.Problem(f, lambda x, y, b: y * y)}, r"lower returned float64\[3\].*mean"),
-    "tuple": ({"problem": bl.Problem(f, lambda x, y, b: (g(x, y, b), 0))}, "lower returned a tuple"),
+    "two arguments": (
+        {"problem": bl.Problem(lambda x, y: x @ x, g)},
+        "upper.*takes two.*Add a third",
+    ),
+    "no mean": (
+        {"problem": bl.Problem(f, lambda x, y, b: y * y)},
+        r"lower returned float64\[3\].*mean",
+    ),
+    "tuple": (
+        {"problem": bl.Problem(f, lambda x, y, b: (g(x, y, b), 0))},
+        "lower returned a tuple",
+    ),
     "integer loss": ({"problem": bl.Problem(f, lambda x, y, b: jnp.argmax(y))}, "floating scalar"),
-    "lower ignores y": ({"problem": bl.Problem(f, lambda x, y, b: x @ x)}, "lower does not depend on y"),
-    "upper ignores y": ({"problem": bl.Problem(lambda x, y, b: x @ x, g)}, "upper does not depend on y"),
+    "lower ignores y": (
+        {"problem": bl.Problem(f, lambda x, y, b: x @ x)},
+        "lower does not depend on y",
+    ),
+    "upper ignores y": (
+        {"problem": bl.Problem(lambda x, y, b: x @ x, g)},
+        "upper does not depend on y",
+    ),
     "integers": ({"y0": jnp.zeros(3, int)}, r"y0 is int64\[3\]; only floating"),
     "NaN": ({"x0": jnp.array([jnp.nan, 0])}, "x0 contains a NaN"),
-    "wrong structure": ({"problem": bl.Problem(f, lambda x, y, b: y @ y * x[0] + x @ x), "x0": {"a": CASE.x0}}, r"could not be evaluated at x = \{a: float64\[2\]\}"),
+    "wrong structure": (
+        {"problem": bl.Problem(f, lambda x, y, b: y @ y * x[0] + x @ x), "x0": {"a": CASE.x0}},
+        r"could not be evaluated at x = \{a: float64\[2\]\}",
+    ),
     "wrong shape": ({"x0": jnp.zeros(5)}, r"could not be evaluated at x = float64\[5\]"),
     "empty tree": ({"x0": {}}, "x0 holds no arrays"),
     "missing": ({"x0": None}, "x0 is missing"),
@@ -257,7 +275,7 @@ REFUSED = {
         "upper_set .Box. does not fit x0",
     ),
     "unwritable folder": ({"checkpoint": "/proc/none"}, "cannot be written"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -277,7 +295,7 @@ def test_a_state_of_another_method_is_refused():
 
 
 def test_set_of_the_wrong_type():
-    with pytest.raises(TypeError, match="upper_set is a tuple|a set of bilevel.sets"):
+    with pytest.raises(TypeError, match="upper_set is a float; a set of"):
         bl.Problem(f, g, upper_set=3.0)
 
 

@@ -91,7 +91,10 @@ STOCHASTIC = {  # method, steps, batch, mean of ‖∇l‖² over the last tenth
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_level_under_noise(name):
-    """Six seeds by vmap; the mean within a factor of four of the recorded one."""
+    """24 seeds by vmap; the mean within a factor of five of the recorded one.
+
+    (The recorded means are over 6 to 8 seeds of a heavy-tailed figure.)
+    """
     make, steps, batch, recorded = STOCHASTIC[name]
     case, method = problems.quad_noise(), make()
     upper, lower = case.data
@@ -113,5 +116,5 @@ def test_level_under_noise(name):
 
         return jax.lax.scan(body, start, length=steps // 10)[1].mean()
 
-    levels = jax.jit(jax.vmap(level))(jax.random.split(jax.random.key(1), 6))
-    assert recorded / 4 < float(levels.mean()) < 4 * recorded
+    levels = jax.jit(jax.vmap(level))(jax.random.split(jax.random.key(1), 24))
+    assert recorded / 5 < float(levels.mean()) < 5 * recorded

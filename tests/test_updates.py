@@ -206,7 +206,7 @@ def test_the_first_weight_of_an_average_is_one():
     ("thing", "text"),
     [
         (updates.as_update(0.1), "SGD(0.1)"),
-        (updates.SGD(schedules.Polynomial(0.1, 0.6)), "SGD(0.1·(k+1)^−0.6)"),
+        (updates.SGD(schedules.Polynomial(0.1, 0.6)), "SGD(0.1·(k+1)^-0.6)"),
         (updates.SGD(schedules.Linear(1, 0.5)), "SGD(1+0.5·k)"),
         (updates.SGD(schedules.Cosine(0.1, 50)), "SGD(Cosine(0.1 to 0 in 50))"),
         (updates.Momentum(0.1), "Momentum(0.1, decay=0.9)"),
@@ -223,3 +223,37 @@ def test_reprs_read_like_the_call(thing, text):
 def test_a_traced_step_size_can_be_printed():
     assert jax.eval_shape(lambda a: len(repr(updates.SGD(a))) * a, 1.0).shape == ()
     assert repr(jax.eval_shape(lambda: updates.SGD(0.1))) == "SGD(<traced>)"
+
+
+def test_from_optax_equals_optax_and_compiles_once():
+    traces = []
+
+    @jax.jit
+    def step(update, memory, tree):
+        traces.append(1)
+        return update.step({"a": tree["a"] ** 2}, memory, tree, 0)
+
+    def run(update):
+        tree = {"a": jnp.array([1.0, -2.0], jnp.float32)}
+        memory = update.init(tree)
+        for _ in range(3):
+            tree, memory = step(update, memory, tree)
+        return tree["a"]
+
+    ours = run(updates.FromOptax(optax.adam, 0.1, b1=0.8))
+    assert len(traces) == 1
+    run(updates.FromOptax(optax.adam, 0.2, b1=0.9))
+    assert len(traces) == 1
+    np.testing.assert_allclose(ours, run(updates.Optax(optax.adam(0.1, b1=0.8))), rtol=1e-6)
+    assert repr(updates.FromOptax(optax.adam, 0.1, b1=0.8)) == "adam(0.1, b1=0.8)"
+
+
+def test_from_optax_sweeps_by_vmap():
+    tree = jnp.array([1.0, -2.0])
+
+    def moved(step_size):
+        update = updates.FromOptax(optax.adam, step_size)
+        return update.step(tree, update.init(tree), tree, 0)[0]
+
+    together = jax.vmap(moved)(jnp.array([0.1, 0.2]))
+    np.testing.assert_allclose(together, jnp.stack([moved(0.1), moved(0.2)]))

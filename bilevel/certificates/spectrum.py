@@ -88,7 +88,6 @@ def _end(product: Product, n: int, start, which: str, reach: float) -> tuple[flo
 
 def _lanczos(product: Product, n: int, start: np.ndarray, which: str, tol: float) -> float:
     operator = LinearOperator((n, n), matvec=product, dtype=np.float64)  # type: ignore
-    found = eigsh(
-        operator, k=1, which=which, v0=start, tol=tol, maxiter=50, return_eigenvectors=False
-    )
+    options: dict = {"tol": tol, "maxiter": 50, "return_eigenvectors": False}
+    found = eigsh(operator, k=1, which=which, v0=start, **options)
     return float(found[0])

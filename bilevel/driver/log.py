@@ -69,7 +69,7 @@ class Log:
             **numbers,
         }
         self.rows.append(row)
-        if self.kept is not None:
+        if self.kept is not None and self.best is not None:
             self.kept = self.kept.or_better(numbers[self.best.metric], state, self.best.largest)
         return row
 

@@ -56,9 +56,17 @@ class Bar:
     def update(self, step: int, row: Mapping[str, float]) -> None:
         now = time.perf_counter()
         speed = (step - self._start) / max(now - self._began, 1e-9)
-        own = ("step", "seconds", "gradients", "hypergrad_norm", "lower_grad_norm", "upper")
+        own = (
+            "step",
+            "seconds",
+            "gradients",
+            "hypergrad_norm",
+            "penalty",
+            "lower_grad_norm",
+            "upper",
+        )
         names = [name for name in row if name not in own]  # metrics first
-        shown = [*names, *(name for name in reversed(own[3:]) if name in row)]
+        shown = [*names, *(name for name in reversed(own[4:]) if name in row)]
         values = "  ".join(f"{name} {row[name]:.4g}" for name in shown)
         told = f"{speed:,.0f}/s" if step > self._start else "compiling"
         self._progress.update(self._task, completed=step, speed=told, values=values)

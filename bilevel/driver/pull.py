@@ -30,20 +30,14 @@ class Puller:
                 feeders[level] = source.feed(half)
             self._sizes[level] = _rows_of(source)
         self._feeders: dict[str, Feeder] = feeders
+        # Without its streams, which have no content to compare.
+        nothing = Repeat(None)
+        self.resident = Feed(feeders.get("upper", nothing), feeders.get("lower", nothing), draws)
         self.first = self._peek()
         self._ahead: Future | None = None
         self._thread = ThreadPoolExecutor(1)  # starts with the first stream it reads
         self._step = 0
         self.notes: list[str] = []
-
-    @property
-    def resident(self) -> Feed:
-        """The feed without its streams, which have no content to compare."""
-        return Feed(
-            self._feeders.get("upper", Repeat(None)),
-            self._feeders.get("lower", Repeat(None)),
-            self._draws,
-        )
 
     @property
     def shapes(self) -> Batch:

@@ -57,7 +57,9 @@ class Stats(NamedTuple):
 
     @property
     def steps_per_second(self) -> float:
-        return self.steps / self.seconds if self.seconds else float("nan")
+        """Updates per second once compiled; the first chunk counts as compiling."""
+        running = self.seconds - self.compile_seconds
+        return self.steps / running if running > 0 else float("nan")
 
 
 class Best(NamedTuple):
@@ -98,11 +100,10 @@ class Result(NamedTuple):
 
 def advice(outcome: Outcome, method: Any, step: int, row: Mapping[str, float]) -> str:
     """A sentence on what happened and what to try."""
-    where = ", ".join(
-        f"{name} {row[name]:.3g}" for name in ("upper", "lower_grad_norm") if name in row
-    )
+    words = {"upper": "upper loss", "lower_grad_norm": "lower gradient"}
+    where = ", ".join(f"{told} {row[name]:.3g}" for name, told in words.items() if name in row)
     return {
-        Outcome.FINISHED: f"all steps made ({where}). Look at the certificate for what was reached.",
+        Outcome.FINISHED: f"all steps made ({where}); the certificate says what was reached.",
         Outcome.CONVERGED: "the certificate's stationarity is below tol.",
         Outcome.STOPPED: f"a callback stopped the run at step {step}.",
         Outcome.DIVERGED: (

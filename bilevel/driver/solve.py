@@ -1,15 +1,17 @@
 """The front door: chunks of a compiled loop, and a look from the host in between."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bilevel import certificates, trees
 from bilevel.certificates import Certificate
-from bilevel.data import Data
+from bilevel.data import Data, Feed
 from bilevel.driver import validate
 from bilevel.driver.checkpoint import Checkpoint, Saver, fingerprint
 from bilevel.driver.log import Log, Metrics, as_best
@@ -37,7 +39,7 @@ def solve(
     metrics: Metrics | None = None,
     callbacks: Iterable[Callback] = (),
     checkpoint: Checkpoint | str | Path | None = None,
-    state: State | None = None,
+    state: Any = None,
     progress: bool | None = None,
     keep: str | Best = "last",
     certify: bool = True,
@@ -79,15 +81,16 @@ def solve(
     validate.check_method(method, problem)
     best = as_best(keep, metrics)
     method_key, data_key = jax.random.split(jax.random.key(0) if key is None else key)
-    state = start(problem, method, x0, y0, state, method_key)
+    state = _start(problem, method, x0, y0, state, method_key)
     data = Data() if data is None else data
     puller = Puller(data, data_key, method.draws(problem))
     sample = puller.first
     validate.check_losses(problem, state.x, state.y, sample)
     validate.check_metrics(metrics, state.x, state.y)
-    validate.check_step(method, problem, state, puller.shapes)
+    reports = validate.check_step(method, problem, state, puller.shapes)
 
     log = Log(method.price(problem).gradients(), metrics, best, state)
+    loop = _Loop(problem, method, reports)
     certifier = _Certifier(problem, data.full or sample)
     target, saver = int(state.k) + steps, None
     if checkpoint is not None:
@@ -111,8 +114,7 @@ def solve(
                 if n == 0:
                     outcome = Outcome.OUT_OF_DATA
                     break
-                state, info, finite = _advance((problem, method, feed, jnp.int32(n)), state)
-                info, finite = jax.device_get((info, finite))
+                state, info, finite = loop(state, feed, n)
                 compile_seconds = compile_seconds or log.seconds
                 if not finite:
                     outcome = Outcome.DIVERGED
@@ -170,24 +172,40 @@ def solve(
     return result
 
 
-def _advance_chunk(fixed: tuple, state: State):
-    """n steps; the state before them if they left the finite numbers."""
-    problem, method, feed, n = fixed
+class _Loop:
+    """The compiled loop of one method on one problem, called chunk by chunk.
+
+    Arguments are flattened once, and what a chunk reports comes back as one array: a short chunk
+    should cost the host little more than a dispatch and a read.
+    """
+
+    def __init__(self, problem: Problem, method: AbstractMethod, reports: list[str]):
+        self._fixed, self._treedef = jax.tree.flatten((problem, method))
+        self._names = reports
+
+    def __call__(self, state: Any, feed: Feed, n: int) -> tuple[Any, dict[str, float], bool]:
+        """The state n steps on, what the last step reported, and whether all is finite.
+
+        The state given is donated; it comes back unchanged when the steps left the finite numbers.
+        """
+        state, report = _advance(self._treedef, self._fixed, feed, np.int32(n), state)
+        *values, finite = np.asarray(report)
+        return state, dict(zip(self._names, map(float, values), strict=True)), bool(finite)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=4)
+def _advance(treedef, fixed, feed: Feed, n, state):
+    problem, method = jax.tree.unflatten(treedef, fixed)
 
     def one(state):
-        return method.step(problem, state, feed.batch(state.k))
+        state, info = method.step(problem, state, feed.batch(state.k))
+        return state, jnp.stack([info[name].astype(float) for name in sorted(info)])
 
-    def body(_, carry):
-        return one(carry[0])
-
-    shapes = jax.eval_shape(lambda: one(state)[1])
-    info = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    new, info = jax.lax.fori_loop(0, n, body, (state, info))
+    blank = jax.eval_shape(lambda: one(state)[1])
+    start = state, jnp.zeros(blank.shape, blank.dtype)
+    new, report = jax.lax.fori_loop(0, n, lambda _, carry: one(carry[0]), start)
     finite = trees.all_finite(new)
-    return trees.where(finite, new, state), info, finite
-
-
-_advance = jax.jit(_advance_chunk, donate_argnums=1)
+    return trees.where(finite, new, state), jnp.append(report, finite.astype(report.dtype))
 
 
 @jax.jit
@@ -206,7 +224,7 @@ class _Certifier:
         return jax.device_get(_certify(self._problem, state.x, state.y, v, self._batch))
 
 
-def start(problem, method, x0, y0, state, key) -> Any:
+def _start(problem, method, x0, y0, state, key) -> Any:
     """A fresh state from starting points that were looked at, or a copy of the one given."""
     if state is not None:
         if x0 is not None or y0 is not None:

@@ -98,8 +98,11 @@ def check_sets(problem: Problem, x: Any, y: Any) -> None:
             )
 
 
-def check_step(method: AbstractMethod, problem: Problem, state: Any, batch: Batch) -> None:
-    """A step fits the samples and returns a state like the one it was given."""
+def check_step(method: AbstractMethod, problem: Problem, state: Any, batch: Batch) -> list[str]:
+    """A step fits the samples and returns a state like the one it was given.
+
+    Returns the names of what a step reports, sorted.
+    """
     name = type(method).__name__
     mine = jax.eval_shape(method.init, problem, state.x, state.y)
     if jax.tree.structure(mine) != jax.tree.structure(state):
@@ -108,7 +111,7 @@ def check_step(method: AbstractMethod, problem: Problem, state: Any, batch: Batc
             f"{name}.init with the same updates."
         )
     try:
-        new, _ = jax.eval_shape(method.step, problem, state, batch)
+        new, info = jax.eval_shape(method.step, problem, state, batch)
     except Exception as error:
         raise ValueError(
             f"{name} cannot step from this state on these samples: {_first_line(error)}"
@@ -120,6 +123,7 @@ def check_step(method: AbstractMethod, problem: Problem, state: Any, batch: Batc
                 f"{_shape(leaf)}; a declared hypergradient or lower_step must return trees like "
                 "x and y."
             )
+    return sorted(info)
 
 
 def check_metrics(metrics: Mapping[str, Callable] | None, x: Any, y: Any) -> None:

@@ -15,7 +15,7 @@ class Slot(NamedTuple):
     """A sample and which of the table's slots it is."""
 
     sample: Any
-    index: Int[Array, ""]
+    slot: Int[Array, ""]
 
 
 class Table(NamedTuple):
@@ -29,7 +29,7 @@ class SAGA(AbstractEstimator):
     Unbiased at every step when the index is uniform, because `mean` is the mean of the table; a
     table of zeros is such a table, so it may start empty. With one slot it is the full gradient.
     With more, the direction is exact once w has rested for a pass: the noise vanishes as w
-    settles. The sample is `Slot(sample, index)`. Memory: `slots` directions; the update touches
+    settles. The sample is `Slot(sample, slot)`. Memory: `slots` directions; the update touches
     one row in place, and the mean is kept in float32 at least.
 
     Reference: Defazio, Bach, Lacoste-Julien. "SAGA". NeurIPS 2014, arXiv:1407.0202.
@@ -43,7 +43,7 @@ class SAGA(AbstractEstimator):
         return Table(slots, trees.map(_wide, row))
 
     def step(self, estimand, point, sample, memory, k):
-        i = sample.index
+        i = sample.slot
         new = estimand(point, sample.sample)
         change = trees.sub(new, jax.tree.map(lambda slots: slots[i], memory.slots))
         slots = jax.tree.map(lambda slots, row: slots.at[i].set(row), memory.slots, new)

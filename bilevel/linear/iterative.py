@@ -83,7 +83,7 @@ class FixedPoint(AbstractLinear):
 
     def solve(self, operator, b, *, v0=None, key=None):
         def body(v, i):
-            return trees.axpy(-self.step_size, trees.sub(operator(v, i), b), v), None
+            return trees.axpy(-jnp.asarray(self.step_size), trees.sub(operator(v, i), b), v), None
 
         start = trees.zeros_like(b) if v0 is None else trees.cast_like(v0, b)
         return jax.lax.scan(body, start, jnp.arange(self.steps))[0]
@@ -113,7 +113,7 @@ class Neumann(AbstractLinear):
     def solve(self, operator, b, *, v0=None, key=None):
         def body(carry, i):
             r, total = carry
-            r = trees.axpy(-self.step_size, operator(r, i), r)
+            r = trees.axpy(-jnp.asarray(self.step_size), operator(r, i), r)
             return (r, trees.add(total, r)), None
 
         (_, total), _ = jax.lax.scan(body, (b, b), jnp.arange(self.steps))
@@ -153,7 +153,7 @@ class RandomizedNeumann(AbstractLinear):
             )
 
         def body(i, r):
-            return trees.axpy(-self.step_size, operator(r, i), r)
+            return trees.axpy(-jnp.asarray(self.step_size), operator(r, i), r)
 
         p = jax.random.randint(key, (), 0, self.terms)
         return trees.scale(
@@ -177,5 +177,10 @@ def _conjugate(product, b: PyTree, v0: PyTree | None, steps: int, tol: ScalarLik
     absolute = float(jnp.finfo(dtype).tiny) ** 0.4
     v0 = None if v0 is None else trees.cast_like(v0, b)
     return jax.scipy.sparse.linalg.cg(
-        product, b, x0=v0, tol=relative, atol=absolute, maxiter=steps
+        product,
+        b,
+        x0=v0,
+        tol=relative,  # pyright: ignore[reportArgumentType]
+        atol=absolute,
+        maxiter=steps,
     )[0]

@@ -36,7 +36,7 @@ def descend_pair(
     steps: int,
     k: Count,
 ) -> Pair:
-    """`steps` times `z ← P_Y(z − c ∇_y g(x, z))` and `y ← P_Y(y − b (∇_y g + ∇_y f/penalty)(x, y))`.
+    """`steps` times `z ← P_Y(z − c ∇_y g(x, z))`, `y ← P_Y(y − b (∇_y g + ∇_y f/penalty)(x, y))`.
 
     Common samples are `lower_y is lower_z`: they cut the noise of differences of y and z.
     """

@@ -54,8 +54,9 @@ def lower_step(problem: Problem, update: AbstractUpdate) -> GradientStep | Decla
     if problem.lower_step is None:
         return GradientStep(update)
     fn = problem.lower_step
-    bare = isinstance(fn, Partial) and not fn.args and not fn.keywords
-    return DeclaredStep(fn.func if bare else fn)
+    if isinstance(fn, Partial) and not fn.args and not fn.keywords:
+        return DeclaredStep(fn.func)
+    return DeclaredStep(fn)
 
 
 class Descent(NamedTuple):
@@ -85,7 +86,8 @@ def descend(
         return Descent(*stepper.step(problem, x, y, memory, samples[0], k))
 
     def body(carry, i):
-        y, memory, grad_norm = stepper.step(problem, x, *carry, samples[i], k)
+        y, memory = carry
+        y, memory, grad_norm = stepper.step(problem, x, y, memory, samples[i], k)
         return (y, memory), grad_norm
 
     (y, memory), norms = jax.lax.scan(body, (y, memory), jnp.arange(steps))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import oracles, trees
 from bilevel.problem import Problem
+from bilevel.sets import Free
 from bilevel.typing import Lower, Scalar
 from bilevel.updates import AbstractUpdate, as_update
 
@@ -36,8 +37,17 @@ class AbstractLowerSolver(eqx.Module):
 
 
 def residual(problem: Problem, x, y, batch) -> Scalar:
-    """`‖y − P_Y(y − ∇_y g)‖`: the gradient norm when there is no lower set."""
-    g_y = oracles.lower_grad(problem, x, y, batch)
+    """`‖y − P_Y(y − ∇_y g)‖`: the gradient norm when there is no lower set.
+
+    With a set it cannot fall below the rounding of y itself, `eps ‖y‖`.
+    """
+    return residual_of(problem, x, y, oracles.lower_grad(problem, x, y, batch))
+
+
+def residual_of(problem: Problem, x, y, g_y) -> Scalar:
+    """The residual at y, from the gradient there."""
+    if isinstance(problem.lower_set, Free):
+        return trees.norm(g_y)
     return trees.norm(trees.sub(y, problem.lower_set.project(trees.sub(y, g_y), x)))
 
 
@@ -119,8 +129,7 @@ class ToTolerance(AbstractLowerSolver):
             return oracles.lower_grad(problem, x, y, batch)
 
         def residual_at(y, g_y):
-            moved = problem.lower_set.project(trees.sub(y, g_y), x)
-            return trees.norm(trees.sub(y, moved)).astype(dtype)
+            return residual_of(problem, x, y, g_y).astype(dtype)
 
         def body(at):
             ahead = trees.axpy((at.t - 1) / (at.t + 2), trees.sub(at.y, at.last), at.y)

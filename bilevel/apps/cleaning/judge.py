@@ -34,7 +34,7 @@ def detection(x: Float[Array, " n"], wrong: Bool[np.ndarray, " n"]) -> Detection
     return Detection(
         precision=hits / found if found else nothing,
         recall=hits / there if there else nothing,
-        f1=2 * hits / (found + there) if found + there else nothing,
+        f1=2 * hits / (found + there) if there else nothing,
     )
 
 

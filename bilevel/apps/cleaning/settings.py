@@ -1,6 +1,5 @@
 """Settings that work for a linear classifier, and a run with them."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,16 +14,12 @@ from bilevel.apps.cleaning.judge import accuracy
 from bilevel.apps.cleaning.losses import cross_entropy, data, linear, problem, start
 from bilevel.driver import Result, solve
 from bilevel.methods import AbstractMethod
-
-
-@functools.cache
-def _adam(step_size: float) -> optax.GradientTransformation:
-    return optax.adam(step_size)  # one object for all: a second one would compile again
+from bilevel.updates import FromOptax
 
 
 def settings() -> dict[str, AbstractMethod]:
     """Each method with steps that suit a linear classifier on inputs in [0, 1], on all samples."""
-    x_update = _adam(0.05)
+    x_update = FromOptax(optax.adam, 0.05)
     return {
         "SOBA": methods.SOBA(x_update, y_update=1.0, v_update=1.0),
         "TTSA": methods.TTSA(
