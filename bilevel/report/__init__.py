@@ -11,12 +11,15 @@ from bilevel.report.clock import Clock, clock
 from bilevel.report.comparison import of
 from bilevel.report.environment import environment
 from bilevel.report.figures import curves, series_color, svg
+from bilevel.report.methods import LEGEND, MethodRow, method_rows
 from bilevel.report.page import check_writable, render, write
 
 __all__ = [
+    "LEGEND",
     "Block",
     "Clock",
     "Figure",
+    "MethodRow",
     "Numbers",
     "Section",
     "Table",
@@ -25,6 +28,7 @@ __all__ = [
     "clock",
     "curves",
     "environment",
+    "method_rows",
     "of",
     "render",
     "series_color",

@@ -125,7 +125,7 @@ def curves(
             _scale(axes_row[0], drawn, known.values())
             axes_row[0].set_title(column)
             for axes in axes_row:
-                _horizontals(axes, known, labelled=axes is axes_row[-1])
+                horizontals(axes, known, labelled=axes is axes_row[-1])
         handles, names = grid[0, 0].get_legend_handles_labels()
         if handles:
             figure.legend(handles, names, loc="outside upper left", ncols=min(len(names), 6))
@@ -164,7 +164,8 @@ def _scale(axes, columns: Sequence[np.ndarray], lines: Iterable[float]) -> None:
         axes.set_ylim(low - margin, high + margin)
 
 
-def _horizontals(axes, lines: Mapping[str, float], labelled: bool) -> None:
+def horizontals(axes, lines: Mapping[str, float], labelled: bool) -> None:
+    """Dashed lines to compare with; their names stand right of the axes, apart from each other."""
     for value in lines.values():
         axes.axhline(value, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     if not labelled:

@@ -1,0 +1,66 @@
+"""What the classes say about the methods, as rows for a terminal, a page or the README."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from bilevel.methods import AbstractMethod, all_methods
+from bilevel.problem import Problem
+
+SYMBOLS = {
+    "upper_grad": "∇f",
+    "upper_grad_x": "∇ₓf",
+    "upper_grad_y": "∇ᵧf",
+    "lower_grad": "∇ᵧg",
+    "lower_grad_x": "∇ₓg",
+    "hvp": "Hv",
+    "cross": "Jv",
+}
+LEGEND = (
+    "Oracle calls with default settings; f upper loss, g lower loss, Hv product with ∂²g/∂y², "
+    "Jv product with ∂²g/∂x∂y."
+)
+
+
+class MethodRow(NamedTuple):
+    """One method, in words."""
+
+    name: str
+    summary: str  # first sentence of its docstring
+    handles: str
+    price: str
+    memory: str
+    paper: str
+    arxiv: str
+
+
+def method_rows() -> Iterator[MethodRow]:
+    """Every method, by name."""
+    for method in sorted(all_methods(), key=lambda m: m.__name__.lower()):
+        yield MethodRow(
+            name=method.__name__,
+            summary=(method.__doc__ or "").strip().split("\n")[0],
+            handles=", ".join(sorted(kind.value for kind in method.handles)) or "free variables",
+            price=_price(method),
+            memory=method.memory,
+            paper=_paper(method),
+            arxiv=method.paper.arxiv,
+        )
+
+
+def _price(method: type[AbstractMethod]) -> str:
+    try:
+        calls = method().price(Problem(_nothing, _nothing))
+    except TypeError:  # a setting without a default
+        return "depends on its settings"
+    told = {SYMBOLS[name]: n for name, n in calls._asdict().items() if n}
+    return ", ".join(f"{n:g}{symbol}" if n != 1 else symbol for symbol, n in told.items())
+
+
+def _paper(method: type[AbstractMethod]) -> str:
+    first, *others = method.paper.authors.split(", ")
+    names = f"{first} et al." if others else first
+    return f"{names}, {method.paper.venue}"
+
+
+def _nothing(x, y, batch):
+    return 0.0

@@ -1,0 +1,44 @@
+"""The README's tables are those of the classes, and its code runs."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+from bilevel.methods import all_methods
+from docs.generate import README, filled, methods_table
+
+TEXT = README.read_text()
+
+
+def test_table_of_methods_is_up_to_date():
+    assert filled(TEXT, "methods", methods_table()) == TEXT, "run `make generated`"
+    assert all(f"| `{method.__name__}` |" in TEXT for method in all_methods())
+
+
+def test_images_exist():
+    for path in re.findall(r"!\[.*?\]\((.*?)\)", TEXT):
+        assert (Path(README).parent / path).is_file()
+
+
+def test_code_runs(capsys):
+    """In single precision and standard promotion, as a reader would run it."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL))
+    assert code.count("bl.solve") == 1
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        jax.config.update("jax_enable_x64", False)
+        try:
+            scope: dict = {}
+            exec(compile(code, "README.md", "exec"), scope)
+        finally:
+            jax.config.update("jax_enable_x64", True)
+    assert scope["result"].status.ok
+    assert scope["result"].history["val"][-1] < 0.6 * scope["result"].history["val"][0]
+    assert scope["states"].x.shape == (8, 50)
+    assert "certificate" in capsys.readouterr().out
+
+
+def test_a_missing_place_is_told():
+    with pytest.raises(ValueError, match="0 places for methods"):
+        filled("no marks", "methods", "")
