@@ -507,14 +507,24 @@ def _bound(name: str, bound: PyTree[Array], z: PyTree) -> PyTree[Array]:
             raise ValueError(f"Box: {name} has shape {bound.shape} where a leaf has {leaf.shape}.")
         return jnp.broadcast_to(bound.astype(leaf.dtype), leaf.shape)
 
-    try:
-        bounds = jax.tree.broadcast(bound, z)
-    except ValueError as error:
+    def of_part(bound, part):
+        return trees.map(lambda leaf: of_leaf(bound, leaf), part)
+
+    if not _is_prefix(bound, z):
         raise ValueError(
             f"Box: {name} is a tree {jax.tree.structure(bound)}, but the point is "
             f"{jax.tree.structure(z)}. Give one number for all, or a tree of that structure."
-        ) from error
-    return trees.map(of_leaf, bounds, z)
+        )
+    return trees.map(of_part, bound, z)
+
+
+def _is_prefix(prefix: PyTree, tree: PyTree) -> bool:
+    """Whether each leaf of the first stands for a part of the second."""
+    try:
+        jax.tree.structure(prefix).flatten_up_to(tree)
+    except ValueError:
+        return False
+    return True
 
 
 def _pairs(lo: PyTree[Array], hi: PyTree[Array]) -> list[tuple[Array, Array]]:

@@ -1,5 +1,7 @@
 """Solvers of `H v = b` against dense solves and the reference table of CURV."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +60,20 @@ def test_the_system_is_the_one_of_the_table(system):
 )
 def test_exact(solver, system):
     assert error(solver, system) < 1e-11
+
+
+def test_lineax_solvers(system):
+    lineax = pytest.importorskip("lineax")
+    assert error(linear.Lineax(lineax.CG(rtol=1e-12, atol=1e-12)), system) < 1e-10
+    assert error(linear.Lineax(lineax.LU(), definite=False), system) < 1e-11
+    v0 = {"v0": system[2] + 1e-3}
+    assert error(linear.Lineax(lineax.CG(rtol=1e-12, atol=1e-12)), system, **v0) < 1e-10
+
+
+def test_a_missing_lineax_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lineax", None)
+    with pytest.raises(ImportError, match=r"bilevel\[solvers\]"):
+        linear.Lineax(None).solve(times(jnp.eye(2)), jnp.ones(2))
 
 
 def test_an_indefinite_system(system):

@@ -1,5 +1,6 @@
 """Solvers for the adjoint system `H v = b`, `H = ∂²g/∂y²`."""
 
+from bilevel.linear.adapter import Lineax
 from bilevel.linear.base import AbstractLinear
 from bilevel.linear.direct import Dense, Nystrom
 from bilevel.linear.iterative import CG, FixedPoint, Neumann, NormalCG, RandomizedNeumann
@@ -9,6 +10,7 @@ __all__ = [
     "AbstractLinear",
     "Dense",
     "FixedPoint",
+    "Lineax",
     "Neumann",
     "NormalCG",
     "Nystrom",
