@@ -7,7 +7,6 @@ step k sees depends on the key and on k alone, so a resumed run sees the same sa
 
 import abc
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -33,14 +32,16 @@ class Data:
         upper, lower: each one of
             arrays: a pytree whose leaves share a leading axis, one row a sample;
             a sampler: `key -> batch`, a pure function, called inside the compiled loop;
-            an iterable of batches: pulled, stacked and prefetched on the host. One that ends is
-            started again; a generator that ends stops the run.
+            an iterable of batches (a loader, a generator; a list or tuple is read as arrays):
+            pulled, stacked and read ahead on the host. A loader that ends is started again; a
+            generator that ends stops the run.
             `None`: the loss gets `None`.
         batch_size: rows of a batch drawn from arrays; all rows when absent. A `Batch` of two
             numbers gives each level its own.
         order: "epochs" puts the rows in a random order once and then takes contiguous slices,
-            wrapping around (each row equally often; the fastest); "replacement" draws rows
-            independently.
+            wrapping around (each row equally often; the fastest); a method with several draws a
+            step gets them side by side, from starts that visit every row. "replacement" draws
+            rows independently.
 
     Raises:
         ValueError: empty data, leaves of unequal length, NaN, a batch larger than the data, an
@@ -62,7 +63,7 @@ class Data:
 
     def feed(self, key: RandomKey, draws: Draws) -> "Feed":
         """What a compiled loop draws from; the same for the same key."""
-        upper, lower = jax.random.split(key)
+        upper, lower = level_keys(key)
         return Feed(self.upper.feed(upper), self.lower.feed(lower), draws)
 
     @property
@@ -79,6 +80,12 @@ class Data:
 
     def __repr__(self) -> str:
         return f"Data(upper={self.upper!r}, lower={self.lower!r})"
+
+
+def level_keys(key: RandomKey) -> tuple[RandomKey, RandomKey]:
+    """A key for each level's samples, apart from what a method makes of the same key."""
+    upper, lower = jax.random.split(jax.random.fold_in(key, 0xDA7A))
+    return upper, lower
 
 
 # --- sources: what a user gave -------------------------------------------------------------
@@ -156,9 +163,14 @@ class Stream(Source):
 
     def __iter__(self) -> Iterator:
         """Batches without end, unless the iterable is used up after one pass."""
-        if iter(self.batches) is self.batches:
-            return iter(self.batches)
-        return itertools.chain.from_iterable(itertools.repeat(self.batches))
+        again = not isinstance(self.batches, Iterator)
+        while True:
+            empty = True
+            for batch in self.batches:
+                empty = False
+                yield batch
+            if empty or not again:
+                return
 
     def __repr__(self) -> str:
         return f"stream {type(self.batches).__name__}"
@@ -223,23 +235,35 @@ class Slices(Feeder):
         return _Contiguous(self.order, self._start(k, n), self.n, self.size)
 
     def _start(self, k, draws: int):
-        # (k · draws · size) mod n, without the product: it overflows on long runs.
-        stride = (draws * self.size) % self.n
-        period = self.n // math.gcd(self.n, stride) if stride else 1
-        if period * stride < 2**31:
-            return jax.lax.rem(jax.lax.rem(k, jnp.int32(period)) * stride, jnp.int32(self.n))
-        high, low = divmod(stride, 2**12)
-        k = jax.lax.rem(k, jnp.int32(self.n)).astype(jnp.uint32)
+        stride = self.size if draws == 1 else _spread(self.n)
+        k = jax.lax.rem(k, jnp.int32(self.n))
+        if self.n * stride < 2**31:
+            return jax.lax.rem(k * stride, jnp.int32(self.n))
+        return _mulmod(k.astype(jnp.uint32), stride, self.n).astype(jnp.int32)
 
-        def times(a, b):
-            return _mulmod(a, b, self.n)
 
-        start = times(times(k, high), 2**12) + times(k, low)
-        return jax.lax.rem(start, jnp.uint32(self.n)).astype(jnp.int32)
+def _spread(n: int) -> int:
+    """A stride that takes every draw of a step through all n starts, evenly.
+
+    The natural stride would show each draw the same few slices for ever wherever it shares a
+    divisor with n. Near the golden section of n, the stride whose ratio to n is worst approximated
+    by fractions spreads any number of starts in a row best.
+    """
+    golden = round(n * (math.sqrt(5) - 1) / 2)
+    near = range(max(1, golden - 16), golden + 17)
+    return min((s for s in near if math.gcd(s, n) == 1), key=lambda s: _largest_quotient(n, s))
+
+
+def _largest_quotient(a: int, b: int) -> int:
+    """The largest partial quotient of the continued fraction of a/b."""
+    largest = 0
+    while b:
+        largest, a, b = max(largest, a // b), b, a % b
+    return largest
 
 
 def _mulmod(a: Array, b: int, n: int) -> Array:
-    """`a · b mod n` by doubling, for n < 2^31."""
+    """`a · b mod n` by doubling, for a < n < 2^31."""
     total = jnp.zeros_like(a)
     while b:
         if b & 1:
@@ -330,10 +354,12 @@ def _as_source(name: str, value: Any, batch_size: int | None, order: str) -> Sou
         return Sampler(value)
     if _is_stream(value):
         return Stream(value)
-    arrays = jax.tree.map(_as_array, value)
+    arrays = jax.tree.map(functools.partial(_as_array, name), value)
     n = _checked_length(name, arrays)
     if batch_size is None:
         return Whole(arrays)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer):
+        raise TypeError(f"Data.batch_size is {batch_size!r}; a whole number is needed.")
     if batch_size < 1:
         raise ValueError(f"Data.batch_size is {batch_size}; at least 1 is needed.")
     if batch_size > n:
@@ -351,8 +377,15 @@ def _is_stream(value: Any) -> bool:
     return is_leaf and isinstance(value, Iterable) and not hasattr(value, "shape")
 
 
-def _as_array(leaf: Any) -> Array:
-    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(np.asarray(leaf))
+def _as_array(name: str, leaf: Any) -> Array:
+    if isinstance(leaf, jax.Array):
+        return leaf
+    array = np.asarray(leaf)
+    if array.dtype.kind not in "biufcV":  # V: bfloat16 and its like
+        raise TypeError(
+            f"Data.{name} holds {type(leaf).__name__} of type {array.dtype}; numbers are needed."
+        )
+    return jnp.asarray(array)
 
 
 def _length(arrays: PyTree) -> int:

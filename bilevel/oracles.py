@@ -13,7 +13,6 @@ import jax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from bilevel import trees
 from bilevel.problem import Problem, Same, Samples
 
 
@@ -109,12 +108,6 @@ def dense_cross(problem: Problem, x, y, batch) -> Float[Array, "n m"]:
 
 
 # --- value-function pieces: first derivatives only -----------------------------------------
-
-
-def penalised_grad(problem: Problem, x, y, upper, lower, penalty) -> tuple[PyTree, PyTree]:
-    """`∇_y f + penalty · ∇_y g` and `∇_y g` at y."""
-    f_y, g_y = upper_grad_y(problem, x, y, upper), lower_grad(problem, x, y, lower)
-    return trees.axpy(penalty, g_y, f_y), g_y
 
 
 def upper_grad_y(problem: Problem, x, y, batch) -> PyTree:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Int, PyTree
 
@@ -18,8 +19,8 @@ class Structure(enum.Enum):
     """What a problem may declare beyond its losses; a method names those it handles."""
 
     UPPER_SET = "upper_set"
-    UPPER_COUPLED = "upper_set that depends on y"
-    LOWER_SET = "lower_set"
+    UPPER_COUPLED = "upper_set without a projection"
+    LOWER_SET = "lower_set with a simple projection"
     LOWER_LINEAR = "lower_set of linear constraints"
     LOWER_COUPLED = "lower_set of nonlinear constraints"
     HYPERGRADIENT = "hypergradient"
@@ -64,18 +65,19 @@ class Problem(eqx.Module):
         hypergradient: Callable | None = None,
         lower_step: Callable | None = None,
     ):
-        self.upper = _as_leaf_free("upper", upper)
-        self.lower = _as_leaf_free("lower", lower)
+        self.upper = _as_argument("upper", upper)
+        self.lower = _as_argument("lower", lower)
         self.upper_set = _as_set("upper_set", upper_set)
         self.lower_set = _as_set("lower_set", lower_set)
-        self.hypergradient = hypergradient and _as_leaf_free("hypergradient", hypergradient)
-        self.lower_step = lower_step and _as_leaf_free("lower_step", lower_step)
+        self.hypergradient = hypergradient and _as_argument("hypergradient", hypergradient)
+        self.lower_step = lower_step and _as_argument("lower_step", lower_step)
 
     def structure(self) -> dict[Structure, str]:
         """What this problem declares, each with the words a refusal uses."""
         found = {}
         if not isinstance(self.upper_set, sets.Free):
-            kind = Structure.UPPER_SET if _fixed(self.upper_set) else Structure.UPPER_COUPLED
+            fixed = self.upper_set.projectable and not self.upper_set.moves
+            kind = Structure.UPPER_SET if fixed else Structure.UPPER_COUPLED
             found[kind] = f"upper_set is {_a(self.upper_set)}"
         if not isinstance(self.lower_set, sets.Free):
             found[_lower_kind(self.lower_set)] = f"lower_set is {_a(self.lower_set)}"
@@ -86,16 +88,18 @@ class Problem(eqx.Module):
         return found
 
 
-def _fixed(a_set: sets.AbstractSet) -> bool:
-    return a_set.projectable and not a_set.moves
-
-
 def _lower_kind(a_set: sets.AbstractSet) -> Structure:
-    if isinstance(a_set, sets.Polyhedron):
-        return Structure.LOWER_LINEAR
-    if _fixed(a_set):
+    if _simple(a_set):
         return Structure.LOWER_SET
     return Structure.LOWER_LINEAR if a_set.linear else Structure.LOWER_COUPLED
+
+
+def _simple(a_set: sets.AbstractSet) -> bool:
+    """Fixed, with a projection that takes no quadratic program."""
+    if isinstance(a_set, sets.Intersection):
+        proper = [member for member in a_set.sets if not isinstance(member, sets.Free)]
+        return len(proper) == 1 and _simple(proper[0])
+    return a_set.projectable and not a_set.moves and not isinstance(a_set, sets.Polyhedron)
 
 
 def _a(thing: object) -> str:
@@ -126,17 +130,19 @@ class _Held(eqx.Module):
         return eqx.combine(self.arrays, self.rest)(*args)
 
     def __getattr__(self, name: str):
+        if name.startswith("__") or name in ("arrays", "rest"):
+            raise AttributeError(name)
         return getattr(eqx.combine(self.arrays, self.rest), name)
 
 
-def _as_leaf_free(name: str, fn: Callable) -> Callable:
+def _as_argument(name: str, fn: Callable) -> Callable:
     """A callable that `jax.jit` takes as an argument: its code is static, its arrays are leaves."""
     if not callable(fn):
         raise TypeError(f"Problem.{name} is {_a(fn)}; a function is needed.")
     if isinstance(fn, functools.partial) and not isinstance(fn, Partial):
-        return Partial(fn.func, *fn.args, **fn.keywords)
-    if jax.tree.structure(fn) == jax.tree.structure(0):  # an ordinary function
-        return Partial(fn)
+        fn = Partial(fn.func, *fn.args, **fn.keywords)
+    fn = jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, fn)
+    fn = sets.as_pytree(fn)
     if all(eqx.is_array(leaf) for leaf in jax.tree.leaves(fn)):
         return fn
     return _Held(*eqx.partition(fn, eqx.is_array))
@@ -216,4 +222,11 @@ def as_samples(batches: Any, n: int) -> Samples:
     """Read one half of a `Batch` that holds n draws; `None` stays `None` for every draw."""
     if isinstance(batches, Samples):
         return batches
-    return Same(batches) if batches is None or n == 1 else Stacked(batches)
+    if batches is None or n == 1:
+        return Same(batches)
+    if {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)} != {(n,)}:
+        raise ValueError(
+            f"one step uses {n} batches of a level: stack them on a leading axis of length {n}, or "
+            "pass bl.Same(batch) to use one for all."
+        )
+    return Stacked(batches)

@@ -111,6 +111,8 @@ def as_schedule(value: AbstractSchedule | ScalarLike | Callable) -> AbstractSche
     if isinstance(value, AbstractSchedule):
         return value
     if not callable(value):
+        if isinstance(value, str) or value is None:
+            raise TypeError(f"{value!r} is no step size; a number, a schedule or an update is.")
         return Constant(value)
     return Function(value if isinstance(value, Partial) else Partial(value))
 

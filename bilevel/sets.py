@@ -92,7 +92,7 @@ class AbstractSet(eqx.Module):
         """Euclidean norm of the constraint excess: zero inside, positive outside."""
         inequalities, equalities = self.constraints(z, x)
         excess = trees.map(lambda c: jnp.maximum(c, 0), inequalities), equalities
-        return _norm(excess)
+        return trees.norm(excess)
 
     def contains(
         self, z: PyTree, x: PyTree | None = None, tol: ScalarLike = 1e-6
@@ -111,7 +111,7 @@ class AbstractSet(eqx.Module):
             raise NotImplementedError(
                 f"{type(self).__name__} is not linear, so it has no rows A z <= b."
             )
-        vector, unravel = ravel_pytree(_widened(_as_arrays(z)))
+        vector, unravel = ravel_pytree(trees.widen(_as_arrays(z)))
 
         def stacked(v: Array) -> tuple[Array, Array]:
             inequalities, equalities = self.constraints(unravel(v), x)
@@ -196,14 +196,14 @@ class Ball(AbstractSet):
     def project(self, z, x=None):
         center = self._center(z)
         offset = trees.sub(z, center)
-        distance = _norm(offset)
+        distance = trees.norm(offset)
         radius = self.radius.astype(distance.dtype)
         outside = distance > radius
         factor = radius / jnp.where(outside, distance, 1)
         return trees.where(outside, trees.axpy(factor, offset, center), z)
 
     def constraints(self, z, x=None):
-        distance = _norm(trees.sub(z, self._center(z)))
+        distance = trees.norm(trees.sub(z, self._center(z)))
         return Constraints(distance - self.radius.astype(distance.dtype))
 
     def _center(self, z):
@@ -227,7 +227,8 @@ class Simplex(AbstractSet):
 
     def project(self, z, x=None):
         # max(z − τ, 0), with τ such that the entries sum to the scale: sort, then find how many
-        # stay positive. Written here because optax's needs implicit dtype promotion.
+        # stay positive. Written here because optax's needs implicit dtype promotion, and its
+        # derivative does too, long after a context that allows it has ended.
         vector, unravel = _ravel(z)
         scale = self.scale.astype(vector.dtype)
         descending = -jnp.sort(-vector)
@@ -473,24 +474,10 @@ def _active(z: Array, A: Array, b: Array, E: Array, d: Array) -> tuple[Array, Ar
 # --- small helpers ----------------------------------------------------------------------------
 
 
-def _norm(tree: PyTree) -> Scalar:
-    """Euclidean norm with derivative zero at the origin."""
-    square = trees.dot(tree, tree)
-    positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
-
-
-def _widened(tree: PyTree) -> PyTree[Array]:
-    """All leaves in the widest dtype among them, float32 at least."""
-    dtypes = (jnp.dtype(jnp.float32), *(leaf.dtype for leaf in jax.tree.leaves(tree)))
-    dtype = max(dtypes, key=lambda dtype: dtype.itemsize)
-    return trees.map(lambda leaf: leaf.astype(dtype), tree)
-
-
 def _ravel(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
     """One vector in the widest dtype of the leaves, and the way back."""
     tree = _as_arrays(tree)
-    vector, unravel = ravel_pytree(_widened(tree))
+    vector, unravel = ravel_pytree(trees.widen(tree))
     return vector, lambda v: trees.cast_like(unravel(v), tree)
 
 

@@ -38,11 +38,6 @@ def sub(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, a, b)
 
 
-def neg(a: PyTree) -> PyTree:
-    """`−a`."""
-    return jax.tree.map(jnp.negative, a)
-
-
 def scale(factor: ScalarLike, a: PyTree) -> PyTree:
     """`factor · a`."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from cases import METHODS, made, same_bits
 
@@ -115,9 +116,80 @@ def test_another_method_problem_or_data_is_refused(tmp_path):
     changed = bl.Data(upper, jax.tree.map(lambda leaf: leaf + 1, lower), batch_size=3)
     with pytest.raises(CheckpointMismatch, match="another data"):
         solve(method, tmp_path, data=changed)
-    squared = bl.Problem(lambda x, y, b: CASE.problem.upper(x, y, b) ** 2, CASE.problem.lower)
-    with pytest.raises(CheckpointMismatch, match="another losses"):
-        bl.solve(squared, method, CASE.x0, CASE.y0, data=DATA, checkpoint=tmp_path, progress=False)
+
+
+def with_set(upper_set):
+    return bl.Problem(CASE.problem.upper, CASE.problem.lower, upper_set=upper_set)
+
+
+def squared(x, y, batch):
+    return CASE.problem.upper(x, y, batch) ** 2
+
+
+OTHER_CODE = {
+    "loss": lambda: (bl.Problem(squared, CASE.problem.lower), optax.adam(0.01)),
+    "set": lambda: (with_set(bl.sets.Ball(2.0)), optax.adam(0.01)),
+    "update": lambda: (with_set(bl.sets.Simplex(2.0)), optax.nadam(0.01)),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CODE)
+def test_other_code_is_refused(name, tmp_path):
+    settings = {"data": DATA, "steps": 2, "checkpoint": tmp_path, "progress": False}
+    method = bl.methods.SOBA(optax.adam(0.01))
+    bl.solve(with_set(bl.sets.Simplex(2.0)), method, CASE.x0, CASE.y0, certify=False, **settings)
+    problem, update = OTHER_CODE[name]()
+    with pytest.raises(CheckpointMismatch, match=r"another (code|problem)"):
+        bl.solve(problem, bl.methods.SOBA(update), CASE.x0, CASE.y0, **settings)
+
+
+def test_another_key_is_refused(tmp_path):
+    method = made("TTSA", CASE, speed=0.1)
+    solve(method, tmp_path, key=jax.random.key(1))
+    with pytest.raises(CheckpointMismatch, match=r"another (data|key)"):
+        solve(method, tmp_path, key=jax.random.key(2))
+
+
+def test_a_converged_run_stays_where_it_is(tmp_path):
+    case = problems.quad()
+    settings = {"case": case, "data": None, "tol": 1e-2, "steps": 10_000, "log_every": 100}
+    first = solve(made("SOBA", case), tmp_path, **settings)
+    assert first.status.outcome is bl.Outcome.CONVERGED
+    again = solve(made("SOBA", case), tmp_path, **settings)
+    assert again.status.outcome is bl.Outcome.CONVERGED
+    assert same_bits(first.state, again.state)
+
+
+def test_a_loader_that_fails_leaves_a_checkpoint(tmp_path):
+    rows = jax.tree.map(np.asarray, CASE.data[1])
+
+    def fails_after(n):
+        for i in range(n):
+            yield jax.tree.map(lambda leaf, i=i: leaf[[i % 8]], rows)
+        raise OSError("the disk with the data is gone")
+
+    data = bl.Data(CASE.data[0], fails_after(25))
+    checkpoint = bl.Checkpoint(tmp_path, seconds=1000)
+    with pytest.raises(OSError, match="gone"):
+        bl.solve(
+            CASE.problem,
+            made("SOBA", CASE, speed=0.1),
+            CASE.x0,
+            CASE.y0,
+            data=data,
+            steps=100,
+            log_every=10,
+            checkpoint=checkpoint,
+            progress=False,
+        )
+    assert newest(tmp_path) >= 10
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointMismatch, match="cannot be read"):
+        solve(made("SOBA", CASE, speed=0.1), tmp_path)
 
 
 def test_another_step_size_may_take_a_state_up(tmp_path):
@@ -135,7 +207,7 @@ def test_a_disk_that_fills_up_is_a_note_and_the_run_goes_on(tmp_path, monkeypatc
     result = solve(made("SOBA", CASE, speed=0.1), tmp_path)
     assert result.status.ok
     assert int(result.state.k) == 40
-    assert any("No space left" in note for note in result.stats.notes)
+    assert sum("No space left" in note for note in result.stats.notes) == 1
 
 
 def test_an_unreadable_checkpoint_gives_way_to_the_one_before(tmp_path):

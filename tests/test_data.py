@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bilevel as bl
+from bilevel import problems
 from bilevel.problem import Batch, Draws, Later, Same, Stacked, as_samples
 
 ROWS = np.arange(10.0)
@@ -34,12 +35,22 @@ def test_epochs_show_every_row_equally_often():
         assert len(set(seen.values())) == 1
 
 
-def test_several_draws_continue_the_same_walk():
-    one = lower_batches(feed(batch_size=3), 6)
-    three = feed(Draws(1, 3), batch_size=3)
-    for k in range(2):
-        stacked = three.batch(jnp.int32(k)).lower.stack(3)
-        np.testing.assert_array_equal(stacked, one[3 * k : 3 * k + 3])
+WALKS = [(1100, 100, 11), (5000, 50, 20), (10, 4, 7), (8, 1, 11)]  # rows, batch, draws
+
+
+@pytest.mark.parametrize(("n", "size", "draws"), WALKS)
+def test_every_draw_of_a_step_comes_to_see_every_row(n, size, draws):
+    """Also where draws x size shares divisors with n: no draw may be stuck on a few slices."""
+    walk = bl.Data(lower=np.arange(n), batch_size=size).feed(KEY, Draws(1, draws))
+    steps = jnp.arange(4 * n // size, dtype=jnp.int32)
+    rows = jax.jit(jax.vmap(lambda k: walk.batch(k).lower.stack(draws)))(steps)
+    for i in range(draws):
+        assert len(np.unique(rows[:, i])) == n
+
+
+def test_draws_of_a_step_are_different_rows():
+    rows = feed(Draws(1, 3), batch_size=3).batch(jnp.int32(4)).lower.stack(3)
+    assert len(np.unique(rows)) == 9
 
 
 def test_draws_of_a_step_may_exceed_the_data():
@@ -123,9 +134,48 @@ def test_bad_data_are_refused(name):
         make()
 
 
-def test_text_is_refused():
-    with pytest.raises(TypeError, match="is text"):
-        bl.Data(lower="train.csv")
+WRONG_TYPE = {
+    "text": (lambda: bl.Data(lower="train.csv"), "is text"),
+    "words": (lambda: bl.Data(lower=np.array(["a", "b"])), "numbers are needed"),
+    "half a batch": (lambda: bl.Data(lower=ROWS, batch_size=2.5), "2.5; a whole number"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPE)
+def test_data_of_the_wrong_type_are_refused(name):
+    make, sentence = WRONG_TYPE[name]
+    with pytest.raises(TypeError, match=sentence):
+        make()
+
+
+def test_samples_share_no_key_with_a_method():
+    problem = problems.quad().problem
+    method = bl.methods.TTSA()
+    state = method.init(problem, jnp.zeros(2), jnp.zeros(3), key=KEY)
+    walk = bl.Data(upper=lambda k: k, lower=lambda k: k).feed(KEY, Draws(1, 1))
+    made = [*jax.random.split(state.key), walk.upper.key, walk.lower.key]
+    assert len({tuple(np.ravel(jax.random.key_data(key))) for key in made}) == 4
+
+
+def test_a_plain_batch_for_several_draws_is_refused():
+    """Its rows would be read as batches."""
+    case = problems.quad_noise()
+    method = bl.methods.StocBiO()
+    state = method.init(case.problem, case.x0, case.y0)
+    with pytest.raises(ValueError, match=r"uses 21 batches.*bl\.Same"):
+        method.step(case.problem, state, Batch(*case.data))
+    method.step(case.problem, state, Batch(case.data[0], Same(case.data[1])))
+
+
+def test_run_refuses_what_solve_refuses():
+    case = problems.lower_box()
+    method = bl.methods.SOBA()
+    state = method.init(case.problem, case.x0, case.y0)
+    with pytest.raises(bl.methods.Unsupported, match="lower_set is a Box"):
+        bl.run(case.problem, method, state, steps=3)
+    quad = problems.quad()
+    with pytest.raises(ValueError, match="steps is 0"):
+        bl.run(quad.problem, method, method.init(quad.problem, quad.x0, quad.y0), steps=0)
 
 
 def test_run_refuses_an_iterator():

@@ -112,12 +112,6 @@ def test_the_hessian_operator_reads_its_samples(g):
     assert flat(operator(V, 0))[0] != flat(operator(V, 1))[0]
 
 
-def test_the_penalised_gradient(g):
-    by_y, g_y = oracles.penalised_grad(*AT, BATCH, BATCH, 3.0)
-    close(by_y, dense(upper, (1,)) + 3 * g["y"], Y)
-    close(g_y, g["y"], Y)
-
-
 # --- counting -----------------------------------------------------------------------------
 
 

@@ -1,7 +1,12 @@
 """The front door: history, metrics, stopping, sources of data, what it refuses."""
 
 import collections
+import copy
+import functools
 import itertools
+import os
+import signal
+import threading
 import warnings
 
 import jax
@@ -195,6 +200,56 @@ def test_sampler_inside_the_loop():
     assert any("one batch" in note for note in result.stats.notes)
 
 
+def test_an_iterable_without_batches_is_refused():
+    with pytest.raises(ValueError, match=r"Data\.lower is empty"):
+        solve(NOISY.problem, data=bl.Data(NOISY.data[0], Loader([])), steps=3)
+
+
+def test_batches_of_different_shapes_are_refused():
+    rows = jax.tree.map(np.asarray, NOISY.data[1])
+    ragged = [jax.tree.map(lambda leaf, n=n: leaf[:n], rows) for n in (3, 3, 2)]
+    with pytest.raises(ValueError, match=r"different shapes.*smaller batch"):
+        solve(NOISY.problem, data=bl.Data(NOISY.data[0], Loader(ragged)), steps=5)
+
+
+def test_a_given_state_does_not_skip_batches():
+    """Only a resume knows that a stream started over; a generator simply goes on."""
+    data = bl.Data(NOISY.data[0], numbered())
+    first = solve(NOISY.problem, data=data, steps=5)
+    rest = bl.solve(
+        NOISY.problem, SOBA(0.01, 0.4, 0.4), state=first.state, data=data, steps=5, progress=False
+    )
+    whole = solve(NOISY.problem, data=bl.Data(NOISY.data[0], numbered()), steps=10)
+    np.testing.assert_allclose(rest.x, whole.x, rtol=1e-10)
+
+
+class Indexed(bl.methods.AbstractMethod):
+    """Reports the row numbers, which methods with tables go by."""
+
+    handles = frozenset()
+    memory = "x, y"
+    paper = bl.methods.Paper("Nobody", "A test", "Nowhere", "0000.00000")
+
+    def init(self, problem, x0, y0, *, key=None):
+        x, y, v = map(bl.trees.copy, (x0, y0, y0))
+        return bl.methods.soba.SOBAState(jnp.int32(0), x, y, v, (None, None, None))
+
+    def step(self, problem, state, batch):
+        return state._replace(k=state.k + 1), {"row": batch.index.lower[0]}
+
+    def draws(self, problem):
+        return bl.Draws(1, 1)
+
+    def price(self, problem):
+        return bl.oracles.Price()
+
+
+def test_finite_sum_batches_carry_their_row_numbers():
+    data = bl.Data(*NOISY.data, batch_size=1)
+    result = solve(NOISY.problem, Indexed(), data=data, steps=8, log_every=1, certify=False)
+    assert sorted(result.history["row"][1:]) == list(range(8))
+
+
 # --- declared structure --------------------------------------------------------------------
 
 
@@ -242,6 +297,16 @@ REFUSED = {
         "lower returned a tuple",
     ),
     "integer loss": ({"problem": bl.Problem(f, lambda x, y, b: jnp.argmax(y))}, "floating scalar"),
+    "lower ignores y inside jit": (
+        {"problem": bl.Problem(f, jax.jit(lambda x, y, b: x @ x))},
+        "lower does not depend on y",
+    ),
+    "a tuple for data": ({"data": NOISY.data}, r"data is of type tuple; bl\.Data"),
+    "a number for a key": ({"key": 0}, r"key is 0; a random key.*jax\.random\.key"),
+    "a number for a state": ({"x0": None, "y0": None, "state": 3}, "state is of type"),
+    "a number for a callback": ({"callbacks": [3]}, "callbacks holds 3"),
+    "a metric named step": ({"metrics": {"step": lambda x, y: 0.0}}, "hides a column"),
+    "a metric named upper": ({"metrics": {"upper": lambda x, y: 0.0}}, "hides a column"),
     "lower ignores y": (
         {"problem": bl.Problem(f, lambda x, y, b: x @ x)},
         "lower does not depend on y",
@@ -294,9 +359,55 @@ def test_a_state_of_another_method_is_refused():
         bl.solve(CASE.problem, SOBA(), state=state, progress=False)
 
 
+SETTINGS = {
+    "no lower steps": (lambda: bl.methods.StocBiO(lower_steps=0), "lower_steps is 0"),
+    "a number for a solver": (lambda: bl.methods.TTSA(linear=3), "linear is 3; a solver of"),
+    "text for a step": (lambda: SOBA("fast"), "'fast' is no step size"),
+    "no terms": (lambda: bl.linear.RandomizedNeumann(0), "terms is 0"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_wrong_settings_are_refused_where_they_are_written(name):
+    make, sentence = SETTINGS[name]
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        make()
+
+
+def test_a_partial_loss_keeps_its_static_arguments():
+    def lower(x, y, batch, scale, power, reduce):
+        return getattr(jnp, reduce)(scale * (y - x[0]) ** power)
+
+    made = functools.partial(lower, scale=np.ones(3), power=2, reduce="sum")
+    problem = bl.Problem(lambda x, y, b: (y @ y) / 2 + x @ x, made)
+    assert solve(problem, steps=5).status.ok
+    assert solve(copy.deepcopy(problem), steps=5).status.ok
+
+
+def test_a_polyhedron_is_refused_alone_and_in_company():
+    row = bl.sets.Polyhedron(A=jnp.ones((1, 3)), b=jnp.ones(1))
+    for lower_set in (row, (row,), (row, bl.sets.Box(0.0, 1.0))):
+        with pytest.raises(bl.methods.Unsupported):
+            solve(bl.Problem(f, g, lower_set=lower_set), bl.methods.F2SA())
+
+
 def test_set_of_the_wrong_type():
     with pytest.raises(TypeError, match="upper_set is a float; a set of"):
         bl.Problem(f, g, upper_set=3.0)
+
+
+def test_what_a_callback_keeps_stays_readable():
+    kept = []
+    solve(steps=30, callbacks=[lambda step, state, row: kept.append(state)], log_every=10)
+    assert [int(state.k) for state in kept] == [10, 20, 30]
+
+
+def test_ctrl_c_inside_a_chunk_ends_after_it_with_the_state():
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    result = solve(steps=100_000_000, log_every=200_000, certify=False)
+    assert result.status.outcome is bl.Outcome.INTERRUPTED
+    assert int(result.state.k) == result.stats.steps > 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_keyboard_interrupt_returns_what_there_is():

@@ -23,7 +23,6 @@ def same(a, b):
     [
         (trees.add(A, B), lambda a, b: a + b),
         (trees.sub(A, B), lambda a, b: a - b),
-        (trees.neg(A), lambda a, b: -a),
         (trees.scale(0.5, A), lambda a, b: 0.5 * a),
         (trees.axpy(0.5, A, B), lambda a, b: 0.5 * a + b),
         (trees.lerp(A, B, 0.25), lambda a, b: 0.75 * a + 0.25 * b),

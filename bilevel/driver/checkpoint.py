@@ -1,10 +1,14 @@
 """Runs that survive a kill: states on disk, written whole or not at all."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import re
+import shutil
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +18,7 @@ import numpy as np
 
 from bilevel.data import Feed
 from bilevel.methods.base import AbstractMethod, State
-from bilevel.problem import Batch, Problem
+from bilevel.problem import Problem
 
 
 class Checkpoint(NamedTuple):
@@ -51,14 +55,12 @@ class Saver:
     def __init__(self, checkpoint: Checkpoint | str | Path, fingerprint: dict[str, str]):
         import orbax.checkpoint as ocp
 
-        for name in ("absl", "orbax"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = Checkpoint(checkpoint)
         self._ocp, self._checkpoint, self._fingerprint = ocp, checkpoint, fingerprint
-        self._saved_at, self._saved_step = time.monotonic(), -1
+        self._saved_at, self._saved_step, self._failed = time.monotonic(), -1, False
         self.notes: list[str] = []
-        folder = Path(checkpoint.folder).expanduser().resolve()
+        self._folder = folder = Path(checkpoint.folder).expanduser().resolve()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / ".writable"
@@ -72,7 +74,8 @@ class Saver:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=checkpoint.keep, enable_async_checkpointing=False
         )
-        self._manager = ocp.CheckpointManager(folder, options=options)
+        with _silence():
+            self._manager = ocp.CheckpointManager(folder, options=options)
 
     def restore(self, template: Any) -> Saved | None:
         """The newest readable tree like the template, or `None` from an empty folder.
@@ -80,7 +83,8 @@ class Saver:
         Raises:
             CheckpointMismatch: it is of another problem, method or data.
         """
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
             json_only = self._ocp.args.Composite(about=self._ocp.args.JsonRestore())
             try:
                 about = self._manager.restore(step, args=json_only)["about"]
@@ -96,6 +100,11 @@ class Saver:
                 continue
             self._saved_step = step
             return Saved(_from_saved(found["state"], template), json.loads(about["rows"]))
+        if steps:
+            raise CheckpointMismatch(
+                f"the folder {self._checkpoint.folder} holds checkpoints that cannot be read "
+                f"({self.notes[-1]}). Use another folder, or remove it."
+            )
         return None
 
     def save(self, step: int, tree: Any, rows: list[dict], *, last: bool = False) -> None:
@@ -105,18 +114,20 @@ class Saver:
             return
         about = {"fingerprint": self._fingerprint, "rows": json.dumps(rows)}
         try:
-            self._manager.save(
-                step,
-                args=self._ocp.args.Composite(
-                    state=self._ocp.args.StandardSave(_to_saved(tree)),
-                    about=self._ocp.args.JsonSave(about),
-                ),
-                force=True,
+            args = self._ocp.args.Composite(
+                state=self._ocp.args.StandardSave(_to_saved(tree)),
+                about=self._ocp.args.JsonSave(about),
             )
+            with _silence():
+                self._manager.save(step, args=args, force=True)
             self._saved_step = step
         except Exception as error:  # a full disk reaches us under many names
             told = str(error).strip().split("\n")[0]
-            self.notes.append(f"the checkpoint of step {step} could not be saved: {told}")
+            if not self._failed:
+                self.notes.append(f"the checkpoint of step {step} could not be saved: {told}")
+            self._failed = True
+            for remains in self._folder.glob(f"{step}.*tmp*"):
+                shutil.rmtree(remains, ignore_errors=True)
         self._saved_at = time.monotonic()
 
     def close(self) -> None:
@@ -128,7 +139,7 @@ class Saver:
 
     def _compare(self, saved: dict[str, str]) -> None:
         ours = self._fingerprint
-        names = [name for name in ours if name != "losses" or saved.get("jax") == ours["jax"]]
+        names = [name for name in ours if name != "code" or saved.get("jax") == ours["jax"]]
         for name in names:
             if name != "jax" and saved.get(name) != ours[name]:
                 raise CheckpointMismatch(
@@ -138,25 +149,46 @@ class Saver:
 
 
 def fingerprint(
-    problem: Problem, method: AbstractMethod, state: State, feed: Feed, batch: Batch
+    problem: Problem, method: AbstractMethod, state: State, feed: Feed, content: Feed, key: Any
 ) -> dict[str, str]:
-    """What must agree before a state is taken up again. Step sizes may change; code may not."""
+    """What must agree before a state is taken up again.
+
+    The code of a step (losses, sets, updates, samplers), the numbers a problem carries, the data
+    and the key; numbers of the method, such as step sizes, may change.
+    """
     shapes = jax.tree_util.tree_leaves_with_path(state)
     told = [f"{jax.tree_util.keystr(p)}:{leaf.dtype}{leaf.shape}" for p, leaf in shapes]
-    losses = [
-        jax.make_jaxpr(loss)(state.x, state.y, half)
-        for loss, half in ((problem.upper, batch.upper), (problem.lower, batch.lower))
-    ]
-    code = [re.sub(r"0x[0-9a-f]+", "", str(closed.jaxpr)) for closed in losses]
-    constants = [np.asarray(const) for closed in losses for const in closed.consts]
-    feeds = [_as_numpy(leaf) for leaf in jax.tree.leaves(feed)]
+
+    def step(problem, method, state, feed):
+        return method.step(problem, state, feed.batch(state.k))
+
+    traced = jax.make_jaxpr(step)(problem, method, state, feed)
+    code = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))
     return {
         "jax": jax.__version__,
         "method": type(method).__name__,
         "state": _digest(*told),
-        "losses": _digest(*code, *constants, *map(_as_numpy, jax.tree.leaves(problem))),
-        "data": _digest(str(jax.tree.structure(feed).num_leaves), str(feed.draws), *feeds),
+        "problem": _digest(*map(_as_numpy, jax.tree.leaves(problem))),
+        "code": _digest(code, *map(_as_numpy, traced.consts)),
+        "data": _digest(str(feed.draws), *map(_as_numpy, jax.tree.leaves(content))),
+        "key": _digest(_as_numpy(key)),
     }
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """No log lines and no tracebacks of helper threads: what went wrong reaches us as an error."""
+    loggers = [logging.getLogger(name) for name in ("absl", "orbax", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], threading.excepthook
+    threading.excepthook = lambda _: None
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _digest(*parts: str | np.ndarray) -> str:
@@ -174,7 +206,7 @@ def _as_numpy(leaf: Any) -> np.ndarray:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _to_saved(tree: Any) -> dict[str, Any]:

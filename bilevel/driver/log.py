@@ -15,6 +15,7 @@ from bilevel.typing import Lower, Upper
 
 Metrics = Mapping[str, Callable[[Any, Any], Any]]
 Row = dict[str, float]
+OWN_COLUMNS = ("step", "seconds", "gradients")
 
 
 class Kept(NamedTuple):

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.data import Data, Feed, Feeder, Pulled, Repeat, Rows, Stream, Whole
-from bilevel.problem import Batch, Draws, Stacked
+from bilevel.data import Data, Feed, Feeder, Pulled, Repeat, Rows, Stream, Whole, level_keys
+from bilevel.problem import Batch, Draws
 from bilevel.typing import RandomKey
 
 
@@ -19,7 +19,7 @@ class Puller:
 
     def __init__(self, data: Data, key: RandomKey, draws: Draws):
         self._data, self._draws = data, draws
-        upper, lower = jax.random.split(key)
+        upper, lower = level_keys(key)
         self._streams: dict[str, Iterator] = {}
         self._sizes = {}
         feeders = {}
@@ -40,27 +40,23 @@ class Puller:
         self.notes: list[str] = []
 
     @property
-    def shapes(self) -> Batch:
-        """One step's samples, in a form that abstract evaluation takes."""
+    def example(self) -> Feed:
+        """A feed of one step, the first, for abstract evaluation."""
+        levels = dict(self._feeders)
+        for name in self._streams:
+            lead = (1, getattr(self._draws, name))
+            one = jax.tree.map(
+                lambda leaf, lead=lead: jnp.broadcast_to(leaf, lead + leaf.shape),
+                getattr(self.first, name),
+            )
+            levels[name] = Pulled(one, jnp.int32(0))
+        return Feed(levels["upper"], levels["lower"], self._draws)
 
-        def level(name: str, n: int) -> Any:
-            if name in self._streams:
-                one = getattr(self.first, name)
-                return (
-                    one
-                    if n == 1
-                    else Stacked(jax.tree.map(lambda leaf: jnp.stack([leaf] * n), one))
-                )
-            samples = self._feeders[name].draw(jnp.int32(0), n)
-            return samples[0] if n == 1 else samples
-
-        return Batch(level("upper", self._draws.upper), level("lower", self._draws.lower))
-
-    def start(self, step: int) -> None:
-        """Go to a step: streams skip the batches that steps before it consumed."""
+    def start(self, step: int, skip: int) -> None:
+        """Go to a step; streams leave out the batches that `skip` steps before it consumed."""
         self._step = step
         for level, stream in self._streams.items():
-            skipped = step * getattr(self._draws, level)
+            skipped = skip * getattr(self._draws, level)
             next(itertools.islice(stream, skipped, skipped), None)
 
     def pull(self, n: int, following: int) -> tuple[Feed, int]:
@@ -116,6 +112,13 @@ class Puller:
             whole = len(batches) // draws
             if not whole:
                 return {level: np.zeros((0,))}
+            first, *others = [_shapes(batch) for batch in batches]
+            if any(shapes != first for shapes in others):
+                raise ValueError(
+                    f"Data.{level} gave batches of different shapes, {first} and "
+                    f"{next(shapes for shapes in others if shapes != first)}; make them alike, "
+                    "for example by leaving out the last, smaller batch of an epoch."
+                )
             stacked[level] = jax.tree.map(
                 lambda *leaves, whole=whole, draws=draws: np.stack(leaves[: whole * draws]).reshape(
                     whole, draws, *np.shape(leaves[0])
@@ -123,6 +126,10 @@ class Puller:
                 *batches,
             )
         return stacked
+
+
+def _shapes(batch: Any) -> Any:
+    return jax.tree.map(np.shape, batch)
 
 
 def _rows_of(source: Any) -> int | None:

@@ -51,15 +51,10 @@ class Stats(NamedTuple):
     steps: int  # updates made by this call
     seconds: float  # wall time they took, compilation included
     compile_seconds: float  # of which until the first chunk was back
+    steps_per_second: float  # after the first chunk; NaN where there was no second
     price: Price  # oracle calls, in batches
     samples: Mapping[str, int]  # rows drawn at each level, where they are counted
     notes: tuple[str, ...] = ()  # what went wrong without stopping the run
-
-    @property
-    def steps_per_second(self) -> float:
-        """Updates per second once compiled; the first chunk counts as compiling."""
-        running = self.seconds - self.compile_seconds
-        return self.steps / running if running > 0 else float("nan")
 
 
 class Best(NamedTuple):
@@ -114,6 +109,6 @@ def advice(outcome: Outcome, method: Any, step: int, row: Mapping[str, float]) -
         Outcome.INTERRUPTED: f"stopped from the keyboard after step {step}; the result is valid.",
         Outcome.OUT_OF_DATA: (
             f"the data iterator ended after step {step}. Give an iterable that can be started "
-            "again (a list, a loader), or fewer steps."
+            "again (a loader, not a generator), or fewer steps."
         ),
     }[outcome]

@@ -1,9 +1,12 @@
 """The pure loop: one scan over the steps of a method."""
 
+import functools
+
 import jax
 from jaxtyping import PyTree
 
 from bilevel.data import Data, Feed
+from bilevel.driver.validate import check_method, check_steps
 from bilevel.methods.base import AbstractMethod, State
 from bilevel.problem import Problem
 from bilevel.typing import RandomKey
@@ -37,10 +40,16 @@ def run(
         `steps`.
 
     Raises:
+        Unsupported: the problem has structure that the method does not handle.
         TypeError: the data come from an iterator; `bl.solve` takes those.
     """
-    feed = as_feed(data, key, method, problem)
+    check_steps(steps=steps)
+    check_method(method, problem)
+    return _scan(problem, method, as_feed(data, key, method, problem), state, steps)
 
+
+@functools.partial(jax.jit, static_argnames="steps")
+def _scan(problem: Problem, method: AbstractMethod, feed: Feed, state: State, steps: int):
     def body(state, _):
         return method.step(problem, state, feed.batch(state.k))
 

@@ -8,13 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from bilevel import certificates, trees
 from bilevel.certificates import Certificate
 from bilevel.data import Data, Feed
 from bilevel.driver import validate
 from bilevel.driver.checkpoint import Checkpoint, Saver, fingerprint
-from bilevel.driver.log import Log, Metrics, as_best
+from bilevel.driver.interrupt import Interrupt
+from bilevel.driver.log import OWN_COLUMNS, Log, Metrics, as_best
 from bilevel.driver.progress import watch
 from bilevel.driver.pull import Puller
 from bilevel.driver.result import Best, Outcome, Result, SolveError, Stats, Status, advice
@@ -61,7 +63,8 @@ def solve(
             `log_every` steps; 0 never does.
         metrics: names to functions `(x, y) -> number`, evaluated every `log_every` steps.
         callbacks: called as `callback(step, state, row)` every `log_every` steps, with `row` the
-            new line of the history; one that returns something true stops the run.
+            new line of the history; one that returns something true stops the run. The first
+            Ctrl-C stops it as well, after the chunk; a second one at once.
         checkpoint: a folder, or `bl.Checkpoint` with more to say. Holds the run's state; a run
             that finds its own state there goes on from it, bit for bit.
         state: a method's state to start from instead of x0 and y0; it is copied.
@@ -79,43 +82,49 @@ def solve(
     """
     validate.check_steps(steps=steps, log_every=log_every)
     validate.check_method(method, problem)
+    callbacks = tuple(callbacks)
+    validate.check_arguments(data, key, callbacks)
     best = as_best(keep, metrics)
-    method_key, data_key = jax.random.split(jax.random.key(0) if key is None else key)
+    key = jax.random.key(0) if key is None else key
+    method_key, data_key = jax.random.split(key)
     state = _start(problem, method, x0, y0, state, method_key)
     data = Data() if data is None else data
     puller = Puller(data, data_key, method.draws(problem))
-    sample = puller.first
-    validate.check_losses(problem, state.x, state.y, sample)
-    validate.check_metrics(metrics, state.x, state.y)
-    reports = validate.check_step(method, problem, state, puller.shapes)
+    validate.check_losses(problem, state, puller.first)
+    reports = validate.check_step(method, problem, state, puller.example)
+    validate.check_metrics(metrics, state.x, state.y, taken=(*OWN_COLUMNS, *reports))
 
     log = Log(method.price(problem).gradients(), metrics, best, state)
     loop = _Loop(problem, method, reports)
-    certifier = _Certifier(problem, data.full or sample)
-    target, saver = int(state.k) + steps, None
+    certifier = _Certifier(problem, data.full or puller.first)
+    target, saver, resumed = int(state.k) + steps, None, False
     if checkpoint is not None:
-        about = fingerprint(problem, method, state, puller.resident, sample) | {"keep": str(best)}
-        saver = Saver(checkpoint, about)
+        code = problem, method, state, puller.example, puller.resident, key
+        saver = Saver(checkpoint, fingerprint(*code) | {"keep": str(best)})
         if found := saver.restore((state, log.kept)):
-            state, kept = found.tree
+            (state, kept), resumed = found.tree, True
             log.resume(found.rows, kept)
     begin = step = int(state.k)
-    puller.start(step)
+    puller.start(step, skip=step if resumed else 0)
     if not log.rows:
         log.add(step, state, {})
-    certificate, outcome, compile_seconds = None, Outcome.FINISHED, 0.0
+    outcome = certificate = None
+    first = 0, 0.0  # steps of the first chunk, and when it was back
 
-    with watch(progress, type(method).__name__, step, target) as bar:
+    with Interrupt() as interrupt, watch(progress, type(method).__name__, step, target) as bar:
         bar.update(step, log.last)
         try:
-            while step < target:
+            if tol > 0 and resumed:
+                certificate = certifier(state)
+                outcome = Outcome.CONVERGED if certificate.stationarity <= tol else None
+            while outcome is None and step < target:
                 n = min(log_every, target - step)
                 feed, n = puller.pull(n, following=min(log_every, target - step - n))
                 if n == 0:
                     outcome = Outcome.OUT_OF_DATA
                     break
                 state, info, finite = loop(state, feed, n)
-                compile_seconds = compile_seconds or log.seconds
+                first = first if first[0] else (n, log.seconds)
                 if not finite:
                     outcome = Outcome.DIVERGED
                     break
@@ -124,33 +133,34 @@ def solve(
                 bar.update(step, row)
                 if saver is not None:
                     saver.save(step, (state, log.kept), log.rows)
-                asked = [callback(step, state, row) for callback in callbacks]  # every one sees it
-                if any(asked):
-                    outcome = Outcome.STOPPED
-                    break
                 if tol > 0:
                     certificate = certifier(state)
-                    if certificate.stationarity <= tol:
-                        outcome = Outcome.CONVERGED
-                        break
+                    outcome = Outcome.CONVERGED if certificate.stationarity <= tol else None
+                # The loop takes the state over; what a callback keeps must stay readable.
+                asked = [callback(step, trees.copy(state), row) for callback in callbacks]
+                if any(asked):
+                    outcome = Outcome.STOPPED
+                if interrupt.pressed:
+                    outcome = Outcome.INTERRUPTED
         except KeyboardInterrupt:
-            outcome, step = Outcome.INTERRUPTED, int(state.k)
+            if interrupt.pressed:  # pressed again: a chunk may hold the state
+                raise
+            outcome = Outcome.INTERRUPTED
         finally:
             puller.close()
+            if saver is not None:
+                saver.save(step, (state, log.kept), log.rows, last=True)
+                saver.close()
 
-    seconds = log.seconds
-    notes = list(puller.notes)
-    if saver is not None:
-        if outcome is not Outcome.DIVERGED:
-            saver.save(step, (state, log.kept), log.rows, last=True)
-        saver.close()
-        notes += saver.notes
-    if certify and tol <= 0:
+    seconds, done = log.seconds, step - begin
+    outcome = Outcome.FINISHED if outcome is None else outcome
+    if certify and certificate is None:
         certificate = certifier(state)
+    notes = [] if saver is None else list(saver.notes)
     if certificate is not None and data.full is None:
         notes.append("the certificate was computed on one batch: the data have no whole")
     x, y = (state.x, state.y) if log.kept is None else (log.kept.x, log.kept.y)
-    price, done = method.price(problem), step - begin
+    price, (first_steps, first_seconds) = method.price(problem), first
     result = Result(
         x=x,
         y=y,
@@ -161,7 +171,10 @@ def solve(
         stats=Stats(
             steps=done,
             seconds=seconds,
-            compile_seconds=compile_seconds,
+            compile_seconds=first_seconds,
+            steps_per_second=(done - first_steps) / (seconds - first_seconds)
+            if done > first_steps
+            else float("nan"),
             price=type(price)(*(done * calls for calls in price)),
             samples=puller.consumed(done),
             notes=tuple(notes),
@@ -199,13 +212,18 @@ def _advance(treedef, fixed, feed: Feed, n, state):
 
     def one(state):
         state, info = method.step(problem, state, feed.batch(state.k))
-        return state, jnp.stack([info[name].astype(float) for name in sorted(info)])
+        return state, _stacked(info)
 
     blank = jax.eval_shape(lambda: one(state)[1])
     start = state, jnp.zeros(blank.shape, blank.dtype)
     new, report = jax.lax.fori_loop(0, n, lambda _, carry: one(carry[0]), start)
     finite = trees.all_finite(new)
     return trees.where(finite, new, state), jnp.append(report, finite.astype(report.dtype))
+
+
+def _stacked(info: Mapping[str, Any]) -> Array:
+    """What a step reports, by name, as one vector."""
+    return jnp.array([jnp.asarray(info[name]).astype(float) for name in sorted(info)], float)
 
 
 @jax.jit

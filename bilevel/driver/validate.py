@@ -1,21 +1,36 @@
 """Wrong uses, refused before anything compiles: what was wrong, what is needed, how to mend it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
 from jax.tree_util import Partial, keystr, tree_leaves_with_path
 
+from bilevel.data import Data, Feed
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Batch, Problem
 
 
 def check_steps(**counts: int) -> None:
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name} is {value!r}; a whole number of at least 1 is needed.")
+
+
+def check_arguments(data: Any, key: Any, callbacks: Iterable[Any]) -> None:
+    if data is not None and not isinstance(data, Data):
+        raise TypeError(
+            f"data is of type {type(data).__name__}; bl.Data(upper=..., lower=...) is needed."
+        )
+    if key is not None and (not hasattr(key, "dtype") or not hasattr(key, "shape")):
+        raise TypeError(f"key is {key!r}; a random key is needed, such as jax.random.key(0).")
+    for callback in callbacks:
+        if not callable(callback):
+            raise TypeError(f"callbacks holds {callback!r}; functions of (step, state, row) do.")
 
 
 def check_method(method: Any, problem: Any) -> None:
@@ -54,8 +69,11 @@ def check_variable(name: str, tree: Any) -> None:
             raise ValueError(f"{label} contains a NaN or an infinity; start from a finite point.")
 
 
-def check_losses(problem: Problem, x: Any, y: Any, batch: Batch) -> None:
+def check_losses(problem: Problem, state: Any, batch: Batch) -> None:
     """Both losses take (x, y, batch), return one floating number, and depend on y."""
+    if not all(hasattr(state, name) for name in ("x", "y", "k")):
+        raise TypeError(f"state is of type {type(state).__name__}; a method's state is needed.")
+    x, y = state.x, state.y
     for level, fn, data in (
         ("upper", problem.upper, batch.upper),
         ("lower", problem.lower, batch.lower),
@@ -98,7 +116,7 @@ def check_sets(problem: Problem, x: Any, y: Any) -> None:
             )
 
 
-def check_step(method: AbstractMethod, problem: Problem, state: Any, batch: Batch) -> list[str]:
+def check_step(method: AbstractMethod, problem: Problem, state: Any, feed: Feed) -> list[str]:
     """A step fits the samples and returns a state like the one it was given.
 
     Returns the names of what a step reports, sorted.
@@ -110,8 +128,12 @@ def check_step(method: AbstractMethod, problem: Problem, state: Any, batch: Batc
             f"{name} cannot step from this state, a {type(state).__name__}; it needs one made by "
             f"{name}.init with the same updates."
         )
+
+    def step(state, feed):
+        return method.step(problem, state, feed.batch(state.k))
+
     try:
-        new, info = jax.eval_shape(method.step, problem, state, batch)
+        new, info = jax.eval_shape(step, state, feed)
     except Exception as error:
         raise ValueError(
             f"{name} cannot step from this state on these samples: {_first_line(error)}"
@@ -126,12 +148,17 @@ def check_step(method: AbstractMethod, problem: Problem, state: Any, batch: Batc
     return sorted(info)
 
 
-def check_metrics(metrics: Mapping[str, Callable] | None, x: Any, y: Any) -> None:
+def check_metrics(
+    metrics: Mapping[str, Callable] | None, x: Any, y: Any, taken: Iterable[str]
+) -> None:
+    """Functions of (x, y) that return one number, under names that the history does not use."""
     if metrics is None:
         return
     if not isinstance(metrics, Mapping):
         raise TypeError("metrics is a mapping from names to functions of (x, y).")
     for name, fn in metrics.items():
+        if name in taken:
+            raise ValueError(f"metrics[{name!r}] hides a column of the history; name it otherwise.")
         if not callable(fn):
             raise TypeError(f"metrics[{name!r}] is not callable; fn(x, y) -> number is needed.")
         check_arity(f"metrics[{name!r}]", fn, ("x", "y"))
@@ -185,12 +212,8 @@ def _trace(name: str, fn: Callable, *args: Any):
 
 
 def _used_inputs(jaxpr) -> list[bool]:
-    """Which inputs an output can depend on, by reading the equations backwards."""
-    needed = {id(var) for var in jaxpr.outvars}
-    for equation in reversed(jaxpr.eqns):
-        if any(id(var) in needed for var in equation.outvars):
-            needed |= {id(var) for var in equation.invars}
-    return [id(var) in needed for var in jaxpr.invars]
+    """Which inputs the output depends on, inside nested functions too."""
+    return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1]
 
 
 def _variable(name: str) -> str:

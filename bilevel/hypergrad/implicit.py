@@ -43,7 +43,8 @@ def implicit(
     linear = CG(20) if linear is None else linear
     samples = batch.lower if isinstance(batch.lower, Samples) else Same(batch.lower)
     value, f_x, f_y = oracles.upper_grads(problem, x, y, batch.upper)
-    operator = oracles.hessian(problem, x, y, samples.skip(1))
+    rest = samples.skip(1)
+    operator = oracles.hessian(problem, x, y, Same(rest[0]) if linear.samples == 1 else rest)
     v = linear.solve(operator, f_y, v0=v0, key=key)
     cross = oracles.cross(problem, x, y, v, samples[0])
     with oracles.uncounted():  # compiled away unless somebody reads the residual

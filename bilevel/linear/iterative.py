@@ -138,6 +138,10 @@ class RandomizedNeumann(AbstractLinear):
     step_size: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
     needs_key = True
 
+    def __check_init__(self):
+        if self.terms < 1:
+            raise ValueError(f"RandomizedNeumann: terms is {self.terms}; at least 1 is needed.")
+
     @property
     def samples(self) -> int:
         return self.terms - 1

@@ -49,8 +49,8 @@ def descend_pair(
         f_y = oracles.upper_grad_y(problem, x, y, upper[t])
         z, sz = z_update.step(g_z, sz, z, k)
         y, sy = y_update.step(trees.axpy(1 / penalty, f_y, g_y), sy, y, k)
-        project = problem.lower_set.project
-        return (project(y), project(z), (sy, sz)), trees.norm(g_z)
+        y, z = problem.lower_set.project(y, x), problem.lower_set.project(z, x)
+        return (y, z, (sy, sz)), trees.norm(g_z)
 
     (y, z, memory), norms = jax.lax.scan(body, (y, z, memory), jnp.arange(steps))
     return Pair(y, z, memory, norms[-1])

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 from jaxtyping import Scalar
 
+from bilevel.linear import AbstractLinear
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
 from bilevel.schedules import shown
@@ -58,6 +59,19 @@ class AbstractMethod(eqx.Module):
     @abc.abstractmethod
     def price(self, problem: Problem) -> Price:
         """The oracle calls of one step."""
+
+    def __check_init__(self) -> None:
+        """Settings of the wrong kind, refused where they are written."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "lower_steps" and (not isinstance(value, int) or value < 1):
+                raise ValueError(
+                    f"lower_steps is {value!r}; a whole number of at least 1 is needed."
+                )
+            if field.name == "linear" and not isinstance(value, AbstractLinear):
+                raise TypeError(
+                    f"linear is {value!r}; a solver of bilevel.linear is needed, such as CG(10)."
+                )
 
     def check(self, problem: Problem) -> None:
         """Refuse a problem with structure this method does not handle.
