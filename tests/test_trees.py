@@ -30,7 +30,7 @@ def same(a, b):
         (trees.where(jnp.array(False), A, B), lambda a, b: b),
         (trees.zeros_like(A), lambda a, b: 0 * a),
     ],
-    ids=["add", "sub", "neg", "scale", "axpy", "lerp", "where", "where not", "zeros_like"],
+    ids=["add", "sub", "scale", "axpy", "lerp", "where", "where not", "zeros_like"],
 )
 def test_leaf_by_leaf(result, leaf):
     same(result, jax.tree.map(leaf, A, B))
