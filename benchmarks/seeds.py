@@ -15,6 +15,7 @@ from benchmarks.harness import Row, compare, interleave, main
 from benchmarks.reference import shuffle
 from benchmarks.reference.soba import soba
 from benchmarks.tasks import Task, cleaning, logistic
+from bilevel.data import level_keys
 
 SEEDS = 16
 RATES = (0.05, 0.1, 0.1)
@@ -34,7 +35,7 @@ def sweep(task: Task, steps: int, repeats: int) -> list[Row]:
     @jax.jit
     @jax.vmap
     def orders(key):
-        upper, lower = jax.random.split(key)
+        upper, lower = level_keys(key)
         return (
             shuffle(upper, task.upper_data, task.batch_size),
             shuffle(lower, task.lower_data, task.batch_size),

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 
 import bilevel as bl
 from benchmarks.harness import Row, Seconds, compare, interleave, main
-from benchmarks.reference import shuffle
 from benchmarks.reference.f2sa import f2sa
 from benchmarks.reference.soba import soba
 from benchmarks.reference.stocbio import stocbio
@@ -64,7 +63,7 @@ def _f2sa_by_hand(*args, key, **settings):
     return f2sa(*rest, (*rates, 2.0), lower_steps=LOWER_STEPS, **settings)
 
 
-def _soba_by_hand(*args, key, **settings):
+def _soba_by_hand(*args, key, stride, **settings):
     return soba(*args, **settings)
 
 
@@ -83,9 +82,8 @@ def of(task: Task, pair: Pair, steps: int, repeats: int) -> list[Row]:
     data = bl.Data(upper=task.upper_data, lower=task.lower_data, batch_size=task.batch_size)
     start = method.init(problem, task.x0, task.y0, key=keys[1])
     feed = data.feed(keys[0], method.draws(problem))
-    upper_key, lower_key = jax.random.split(keys[0])
-    upper = shuffle(upper_key, task.upper_data, task.batch_size)
-    lower = shuffle(lower_key, task.lower_data, task.batch_size)
+    upper, lower = feed.upper.arrays, feed.lower.arrays  # both sides walk over the same rows
+    stride = feed.lower.stride(method.draws(problem).lower)
     overheads = []
 
     def run():
@@ -94,7 +92,7 @@ def of(task: Task, pair: Pair, steps: int, repeats: int) -> list[Row]:
     def by_hand(log):
         given = task.upper, task.lower, task.x0, task.y0, upper, lower, RATES
         settings = {"steps": steps, "batch_size": task.batch_size, "log": log}
-        return pair.by_hand(*given, key=keys[1], **settings)
+        return pair.by_hand(*given, key=keys[1], stride=stride, **settings)
 
     def solve():
         settings = {"data": data, "steps": steps, "progress": False, "certify": False}

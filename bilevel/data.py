@@ -234,8 +234,12 @@ class Slices(Feeder):
     def rows(self, k, n):
         return _Contiguous(self.order, self._start(k, n), self.n, self.size)
 
+    def stride(self, draws: int) -> int:
+        """How many rows lie between the starts of two steps."""
+        return self.size if draws == 1 else _spread(self.n)
+
     def _start(self, k, draws: int):
-        stride = self.size if draws == 1 else _spread(self.n)
+        stride = self.stride(draws)
         k = jax.lax.rem(k, jnp.int32(self.n))
         if self.n * stride < 2**31:
             return jax.lax.rem(k * stride, jnp.int32(self.n))

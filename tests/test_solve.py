@@ -94,6 +94,36 @@ def test_keep_best_by_a_metric():
     assert float(metrics["miss"](worst.x, worst.y)) == pytest.approx(best.history["miss"].max())
 
 
+def test_the_certificate_is_of_the_iterate_that_is_kept():
+    metrics = {"miss": lambda x, y: jnp.sum((x - CASE.x_star) ** 2)}
+    result = solve(steps=500, metrics=metrics, keep=bl.Best("miss", largest=True))
+    at_x0 = float(jnp.linalg.norm(CASE.gradient(CASE.x0)))
+    assert result.certificate.stationarity == pytest.approx(at_x0, rel=1e-6)
+    assert any("kept the iterate with miss" in note for note in result.stats.notes)
+
+
+def test_a_loss_that_is_not_finite_is_said_to_be():
+    problem = bl.Problem(lambda x, y, b: f(x, y, b) + jnp.log(-1 - x[0] ** 2), g)
+    result = solve(problem, steps=5)
+    assert result.status.outcome is bl.Outcome.DIVERGED
+    assert "the upper loss is nan" in result.status.advice
+    assert not np.isfinite(result.certificate.stationarity)
+
+
+def test_both_levels_may_stream():
+    def rows(half, n):
+        whole = jax.tree.map(np.asarray, half)
+        for i in range(n):
+            yield jax.tree.map(lambda leaf, i=i: leaf[[i % 8]], whole)
+
+    upper, lower = NOISY.data
+    result = solve(
+        NOISY.problem, data=bl.Data(rows(upper, 30), rows(lower, 12)), steps=20, log_every=6
+    )
+    assert result.status.outcome is bl.Outcome.OUT_OF_DATA
+    assert result.stats.steps == 12
+
+
 def test_throw_carries_the_result():
     with pytest.raises(bl.SolveError, match="diverged") as caught:
         solve(method=SOBA(10.0, 10.0, 10.0), steps=2000, throw=True)
@@ -297,6 +327,11 @@ REFUSED = {
         "lower returned a tuple",
     ),
     "integer loss": ({"problem": bl.Problem(f, lambda x, y, b: jnp.argmax(y))}, "floating scalar"),
+    "swapped losses": ({"problem": bl.Problem(g, lambda x, y, b: y @ y)}, "swapped"),
+    "forgotten data": (
+        {"problem": bl.Problem(f, lambda x, y, b: ((b[0] @ y - x[0]) ** 2).mean())},
+        r"batch = None.*It got no data: give bl\.Data",
+    ),
     "lower ignores y inside jit": (
         {"problem": bl.Problem(f, jax.jit(lambda x, y, b: x @ x))},
         "lower does not depend on y",

@@ -16,10 +16,10 @@ def shuffle(key, data, batch_size: int):
     return jax.tree.map(lambda a: a[order], data)
 
 
-def take(data, i, batch_size: int):
-    """The i-th batch of shuffled data, round and round."""
+def take(data, at, batch_size: int):
+    """The batch of shuffled data that starts at a row, round and round."""
     n = jax.tree.leaves(data)[0].shape[0] - (batch_size - 1)
-    start = i * batch_size % n
+    start = at % n
     return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, batch_size), data)
 
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from benchmarks.reference import move, norm, take
 
 
-@functools.partial(jax.jit, static_argnames=("f", "g", "steps", "batch_size", "lower_steps", "log"))
-def f2sa(f, g, x, y, upper, lower, rates, *, steps, batch_size, lower_steps, log=True):
+@functools.partial(
+    jax.jit, static_argnames=("f", "g", "steps", "batch_size", "lower_steps", "stride", "log")
+)
+def f2sa(f, g, x, y, upper, lower, rates, *, steps, batch_size, lower_steps, stride, log=True):
     a, b, c, penalty0 = rates
-    draws = lower_steps + 1
 
     def step(carry, k):
         x, y, z = carry
@@ -19,13 +20,14 @@ def f2sa(f, g, x, y, upper, lower, rates, *, steps, batch_size, lower_steps, log
 
         def descend(carry, t):
             y, z = carry
-            top, bottom = take(upper, t, batch_size), take(lower, t, batch_size)
+            at = k * stride + t * batch_size
+            top, bottom = take(upper, at, batch_size), take(lower, at, batch_size)
             g_z = jax.grad(g, argnums=1)(x, z, bottom)
             d_y = jax.grad(lambda y: g(x, y, bottom) + f(x, y, top) / penalty)(y)
             return (move(y, b, d_y), move(z, c, g_z)), norm(g_z) if log else None
 
-        (y, z), norms = jax.lax.scan(descend, (y, z), k * draws + jnp.arange(lower_steps))
-        last = k * draws + lower_steps
+        (y, z), norms = jax.lax.scan(descend, (y, z), jnp.arange(lower_steps))
+        last = k * stride + lower_steps * batch_size
         top, bottom = take(upper, last, batch_size), take(lower, last, batch_size)
         value, f_x = jax.value_and_grad(f)(x, y, top)
         at_y, at_z = jax.grad(g)(x, y, bottom), jax.grad(g)(x, z, bottom)

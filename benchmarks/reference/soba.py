@@ -14,7 +14,10 @@ def soba(f, g, x, y, upper, lower, rates, *, steps, batch_size, log=True):
 
     def step(carry, k):
         x, y, v = carry
-        top, bottom = take(upper, k, batch_size), take(lower, k, batch_size)
+        top, bottom = (
+            take(upper, k * batch_size, batch_size),
+            take(lower, k * batch_size, batch_size),
+        )
         value, (f_x, f_y) = jax.value_and_grad(f, argnums=(0, 1))(x, y, top)
         (g_y, _), (hvp, cross) = jax.jvp(
             lambda y: jax.grad(g, argnums=(1, 0))(x, y, bottom), (y,), (v,)

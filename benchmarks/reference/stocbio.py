@@ -7,26 +7,29 @@ import jax.numpy as jnp
 
 from benchmarks.reference import move, norm, take
 
-STATIC = ("f", "g", "steps", "batch_size", "lower_steps", "terms", "log")
+STATIC = ("f", "g", "steps", "batch_size", "lower_steps", "terms", "stride", "log")
 
 
 @functools.partial(jax.jit, static_argnames=STATIC)
-def stocbio(f, g, x, y, upper, lower, rates, *, steps, batch_size, lower_steps, terms, log=True):
+def stocbio(
+    f, g, x, y, upper, lower, rates, *, steps, batch_size, lower_steps, terms, stride, log=True
+):
     a, b, c = rates
-    draws = lower_steps + 1 + terms
 
     def step(carry, k):
         x, y = carry
 
         def bottom(i):
-            return take(lower, k * draws + i, batch_size)
+            return take(lower, k * stride + i * batch_size, batch_size)
 
         def descend(y, i):
             g_y = jax.grad(g, argnums=1)(x, y, bottom(i))
             return move(y, b, g_y), norm(g_y) if log else None
 
         y, norms = jax.lax.scan(descend, y, jnp.arange(lower_steps))
-        value, (f_x, f_y) = jax.value_and_grad(f, argnums=(0, 1))(x, y, take(upper, k, batch_size))
+        value, (f_x, f_y) = jax.value_and_grad(f, argnums=(0, 1))(
+            x, y, take(upper, k * batch_size, batch_size)
+        )
 
         def term(carry, i):
             r, total = carry

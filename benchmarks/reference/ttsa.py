@@ -8,20 +8,23 @@ import jax.numpy as jnp
 from benchmarks.reference import move, norm, take
 
 
-@functools.partial(jax.jit, static_argnames=("f", "g", "steps", "batch_size", "terms", "log"))
-def ttsa(f, g, x, y, upper, lower, rates, key, *, steps, batch_size, terms, log=True):
+@functools.partial(
+    jax.jit, static_argnames=("f", "g", "steps", "batch_size", "terms", "stride", "log")
+)
+def ttsa(f, g, x, y, upper, lower, rates, key, *, steps, batch_size, terms, stride, log=True):
     a, b, c = rates
-    draws = terms + 1  # a lower step, the cross product, and at most terms - 1 factors
 
     def step(carry, k):
         x, y, key = carry
 
         def bottom(i):
-            return take(lower, k * draws + i, batch_size)
+            return take(lower, k * stride + i * batch_size, batch_size)
 
         g_y = jax.grad(g, argnums=1)(x, y, bottom(0))
         y = move(y, b * (k + 1.0) ** -0.4, g_y)
-        value, (f_x, f_y) = jax.value_and_grad(f, argnums=(0, 1))(x, y, take(upper, k, batch_size))
+        value, (f_x, f_y) = jax.value_and_grad(f, argnums=(0, 1))(
+            x, y, take(upper, k * batch_size, batch_size)
+        )
 
         def factor(i, r):
             sample = bottom(2 + i)

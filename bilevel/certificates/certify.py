@@ -147,6 +147,8 @@ def certify(
         solved_adjoint = nan if found.residual is None else found.residual
         if not gaps & Gap.UPPER_COUPLED:
             stationarity = measures.projected_gradient_residual(problem, x, found.grad, step_size)
+    # A NaN upper loss has the adjoint v = 0, which would look stationary.
+    stationarity = jnp.where(jnp.isfinite(value), stationarity, nan)
     adjoint = solved_adjoint
     if v is not None and measures.is_implicit(problem):
         adjoint = measures.adjoint_residual(problem, x, y, v, batch)

@@ -111,7 +111,8 @@ class Puller:
             batches = list(itertools.islice(stream, n * draws))
             whole = len(batches) // draws
             if not whole:
-                return {level: np.zeros((0,))}
+                stacked[level] = np.zeros((0,))
+                continue
             first, *others = [_shapes(batch) for batch in batches]
             if any(shapes != first for shapes in others):
                 raise ValueError(

@@ -102,9 +102,9 @@ def advice(outcome: Outcome, method: Any, step: int, row: Mapping[str, float]) -
         Outcome.CONVERGED: "the certificate's stationarity is below tol.",
         Outcome.STOPPED: f"a callback stopped the run at step {step}.",
         Outcome.DIVERGED: (
-            f"a variable became NaN or infinite after step {step}; the result holds the iterate of "
-            f"that step. Lower the step sizes of {method!r}: y steps to at most 1/L (see "
-            "bl.certificates.probe), then x steps to a tenth of those."
+            f"a variable became NaN or infinite soon after step {step}; the result holds the "
+            f"iterate of that step. Lower the step sizes of {method!r}: y steps to at most 1/L "
+            "(bl.certificates.probe tells L), then x steps to a tenth of those."
         ),
         Outcome.INTERRUPTED: f"stopped from the keyboard after step {step}; the result is valid.",
         Outcome.OUT_OF_DATA: (

@@ -115,7 +115,7 @@ def solve(
         bar.update(step, log.last)
         try:
             if tol > 0 and resumed:
-                certificate = certifier(state)
+                certificate = certifier.of(state)
                 outcome = Outcome.CONVERGED if certificate.stationarity <= tol else None
             while outcome is None and step < target:
                 n = min(log_every, target - step)
@@ -134,7 +134,7 @@ def solve(
                 if saver is not None:
                     saver.save(step, (state, log.kept), log.rows)
                 if tol > 0:
-                    certificate = certifier(state)
+                    certificate = certifier.of(state)
                     outcome = Outcome.CONVERGED if certificate.stationarity <= tol else None
                 # The loop takes the state over; what a callback keeps must stay readable.
                 asked = [callback(step, trees.copy(state), row) for callback in callbacks]
@@ -154,18 +154,25 @@ def solve(
 
     seconds, done = log.seconds, step - begin
     outcome = Outcome.FINISHED if outcome is None else outcome
-    if certify and certificate is None:
-        certificate = certifier(state)
     notes = [] if saver is None else list(saver.notes)
+    if resumed:
+        notes.append(f"resumed from step {begin}" + (", with nothing left to do" * (not done)))
+    if log.kept is not None and best is not None:
+        notes.append(f"kept the iterate with {best.metric} = {log.kept.value:.6g}")
+    if log.kept is not None:
+        x, y = log.kept.x, log.kept.y
+        certificate = certifier(x, y, None) if certify else None
+    else:
+        x, y = state.x, state.y
+        certificate = certifier.of(state) if certify and certificate is None else certificate
     if certificate is not None and data.full is None:
-        notes.append("the certificate was computed on one batch: the data have no whole")
-    x, y = (state.x, state.y) if log.kept is None else (log.kept.x, log.kept.y)
+        notes.append("the certificate was computed on one batch, as the data have no full one")
     price, (first_steps, first_seconds) = method.price(problem), first
     result = Result(
         x=x,
         y=y,
         history=log.history(),
-        status=Status(outcome, advice(outcome, method, step, log.last)),
+        status=Status(outcome, _advice(outcome, problem, method, state, step, log, puller.first)),
         certificate=certificate,
         state=state,
         stats=Stats(
@@ -217,7 +224,7 @@ def _advance(treedef, fixed, feed: Feed, n, state):
     blank = jax.eval_shape(lambda: one(state)[1])
     start = state, jnp.zeros(blank.shape, blank.dtype)
     new, report = jax.lax.fori_loop(0, n, lambda _, carry: one(carry[0]), start)
-    finite = trees.all_finite(new)
+    finite = trees.all_finite((new, report))
     return trees.where(finite, new, state), jnp.append(report, finite.astype(report.dtype))
 
 
@@ -232,14 +239,30 @@ def _certify(problem: Problem, x: Upper, y: Lower, v: Lower | None, batch: Batch
 
 
 class _Certifier:
-    """The certificate of a state, on one batch that is the whole data where there is a whole."""
+    """Certificates on one batch, which is the whole data where there is a whole."""
 
     def __init__(self, problem: Problem, batch: Batch):
         self._problem, self._batch = problem, Batch(batch.upper, batch.lower)
 
-    def __call__(self, state: State) -> Certificate:
-        v = getattr(state, "v", None)
-        return jax.device_get(_certify(self._problem, state.x, state.y, v, self._batch))
+    def __call__(self, x: Upper, y: Lower, v: Lower | None) -> Certificate:
+        return jax.device_get(_certify(self._problem, x, y, v, self._batch))
+
+    def of(self, state: State) -> Certificate:
+        """Of a state, the adjoint it tracks included."""
+        return self(state.x, state.y, getattr(state, "v", None))
+
+
+def _advice(outcome, problem, method, state, step: int, log: Log, batch: Batch) -> str:
+    """What happened and what to try; a loss that was never finite is not the steps' fault."""
+    if outcome is Outcome.DIVERGED:
+        for level in ("upper", "lower"):
+            value = getattr(problem, level)(state.x, state.y, getattr(batch, level))
+            if not np.isfinite(value):
+                return (
+                    f"the {level} loss is {float(value)} at the iterate of step {step}, so no step "
+                    "size helps: look for infinities in the data, or logarithms and divisions of 0."
+                )
+    return advice(outcome, method, step, log.last)
 
 
 def _start(problem, method, x0, y0, state, key) -> Any:
@@ -247,6 +270,7 @@ def _start(problem, method, x0, y0, state, key) -> Any:
     if state is not None:
         if x0 is not None or y0 is not None:
             raise ValueError("give x0 and y0, or state, not both.")
+        validate.check_state(state)
         return trees.copy(state)
     for name, value in (("x0", x0), ("y0", y0)):
         if value is None:

@@ -58,7 +58,8 @@ def check_variable(name: str, tree: Any) -> None:
             leaf = jnp.asarray(leaf)
         except (TypeError, ValueError):
             raise TypeError(
-                f"{label} is of type {type(leaf).__name__}; an array is needed."
+                f"{label} is of type {type(leaf).__name__}; an array is needed. Split a module "
+                "first: eqx.partition(model, eqx.is_inexact_array)."
             ) from None
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
@@ -69,11 +70,19 @@ def check_variable(name: str, tree: Any) -> None:
             raise ValueError(f"{label} contains a NaN or an infinity; start from a finite point.")
 
 
+def check_state(state: Any) -> None:
+    if not all(hasattr(state, name) for name in ("x", "y", "k")):
+        raise TypeError(
+            f"state is of type {type(state).__name__}; a method's state is needed, such as "
+            "result.state or what method.init returns."
+        )
+
+
 def check_losses(problem: Problem, state: Any, batch: Batch) -> None:
     """Both losses take (x, y, batch), return one floating number, and depend on y."""
-    if not all(hasattr(state, name) for name in ("x", "y", "k")):
-        raise TypeError(f"state is of type {type(state).__name__}; a method's state is needed.")
     x, y = state.x, state.y
+    if problem.hypergradient is not None:
+        check_arity("hypergradient", problem.hypergradient, ("x", "y", "batch"))
     for level, fn, data in (
         ("upper", problem.upper, batch.upper),
         ("lower", problem.lower, batch.lower),
@@ -82,12 +91,18 @@ def check_losses(problem: Problem, state: Any, batch: Batch) -> None:
         jaxpr, out = _trace(f"Problem.{level}", fn, x, y, data)
         check_scalar(f"Problem.{level}", out, "Reduce over the batch, for example with .mean().")
         first = len(jax.tree.leaves(x))
-        used = _used_inputs(jaxpr.jaxpr)[first : first + len(jax.tree.leaves(y))]
+        used = _used_inputs(jaxpr.jaxpr)
         declared = problem.hypergradient is not None or problem.lower_step is not None
-        if not any(used) and not declared:
+        if not any(used[first : first + len(jax.tree.leaves(y))]) and not declared:
             raise ValueError(
                 f"Problem.{level} does not depend on y, so the two levels are not coupled. "
                 f"Check that {level}(x, y, batch) uses its second argument."
+            )
+        coupled = any(used[:first]) or declared or problem.lower_set.moves
+        if level == "lower" and not coupled:
+            raise ValueError(
+                "Problem.lower does not depend on x, so y*(x) is the same for every x. Are upper "
+                "and lower swapped?"
             )
 
 
@@ -191,7 +206,9 @@ def check_arity(name: str, fn: Callable, arguments: tuple[str, ...]) -> None:
 
 def check_scalar(name: str, out: Any, mend: str, floating: bool = True) -> None:
     if jax.tree.structure(out) != jax.tree.structure(0):
-        raise TypeError(f"{name} returned a {type(out).__name__}; a scalar is needed.")
+        hint = {tuple: " Return the loss alone.", type(None): " Is a return missing?"}
+        told = "None" if out is None else f"a {type(out).__name__}"
+        raise TypeError(f"{name} returned {told}; a scalar is needed.{hint.get(type(out), '')}")
     if out.shape != ():
         raise TypeError(f"{name} returned {_shape(out)}; a scalar is needed. {mend}")
     if floating and not jnp.issubdtype(out.dtype, jnp.floating):
@@ -206,8 +223,11 @@ def _trace(name: str, fn: Callable, *args: Any):
             f"{label} = {_shape(arg)}"
             for label, arg in zip(("x", "y", "batch"), args, strict=False)
         )
+        forgotten = len(args) == 3 and args[2] is None
+        hint = ". It got no data: give bl.Data(upper=..., lower=...)" if forgotten else ""
         raise ValueError(
-            f"{name} could not be evaluated at {told}: {type(error).__name__}: {_first_line(error)}"
+            f"{name} could not be evaluated at {told}: {type(error).__name__}: "
+            f"{_first_line(error)}{hint}"
         ) from error
 
 

@@ -34,8 +34,9 @@ class MethodRow(NamedTuple):
 
 
 def method_rows() -> Iterator[MethodRow]:
-    """Every method, by name."""
-    for method in sorted(all_methods(), key=lambda m: m.__name__.lower()):
+    """Every method of the package, by name."""
+    ours = [m for m in all_methods() if m.__module__.startswith("bilevel.")]
+    for method in sorted(ours, key=lambda m: m.__name__.lower()):
         yield MethodRow(
             name=method.__name__,
             summary=(method.__doc__ or "").strip().split("\n")[0],
