@@ -50,7 +50,8 @@ def solve(
     """Solve a bilevel problem with a method: `steps` updates of the upper variable.
 
     Chunks of `log_every` steps run as one compiled loop; between them the host measures, shows
-    progress, saves, and stops what diverges.
+    progress, saves, and stops what diverges. A look costs about a tenth of a millisecond: raise
+    `log_every` where a step takes microseconds.
 
     Args:
         problem, method: what, and how; refused before compiling if they do not fit.
