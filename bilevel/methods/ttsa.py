@@ -54,33 +54,20 @@ class TTSA(AbstractMethod):
         "2007.05170",
     )
 
+    @property
+    def _loop(self) -> loops.Nested:
+        return loops.Nested(self.x_update, self.y_update, self.linear, alternating=self.alternating)
+
     def draws(self, problem: Problem) -> Draws:
-        return loops.nested_draws(problem, self.linear, lower_steps=1)
+        return self._loop.draws(problem)
 
     def price(self, problem: Problem) -> Price:
-        return loops.nested_price(problem, self.linear, lower_steps=1)
+        return self._loop.price(problem)
 
     def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> loops.NestedState:
-        return loops.nested_init(
-            problem,
-            x0,
-            y0,
-            x_update=self.x_update,
-            y_update=self.y_update,
-            linear=self.linear,
-            key=key,
-        )
+        return self._loop.init(problem, x0, y0, key)
 
     def step(
         self, problem: Problem, state: loops.NestedState, batch: Batch
     ) -> tuple[loops.NestedState, dict[str, Scalar]]:
-        return loops.nested_step(
-            problem,
-            state,
-            batch,
-            x_update=self.x_update,
-            y_update=self.y_update,
-            linear=self.linear,
-            lower_steps=1,
-            alternating=self.alternating,
-        )
+        return self._loop.step(problem, state, batch)
