@@ -1,5 +1,6 @@
 """What is to be solved: two losses, their sets, and the samples a step hands to them."""
 
+import abc
 import enum
 import functools
 from collections.abc import Callable
@@ -178,8 +179,9 @@ class Samples(eqx.Module):
     batches copies only those it touches.
     """
 
+    @abc.abstractmethod
     def __getitem__(self, i: int | Int[Array, ""]) -> PyTree:
-        raise NotImplementedError
+        """The i-th batch; i may be traced."""
 
     def skip(self, n: int) -> "Samples":
         return Later(self, n)

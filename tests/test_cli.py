@@ -1,6 +1,5 @@
 """The command `bilevel`, as typed."""
 
-import builtins
 import subprocess
 import sys
 
@@ -63,15 +62,8 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_pat
     assert "Choose another path." in found.output
 
 
-def test_without_scikit_learn_one_sentence_says_what_to_install(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def without_sklearn(name, *args, **kwargs):
-        if name.startswith("sklearn"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_sklearn)
+@pytest.mark.usefixtures("without_sklearn")
+def test_without_scikit_learn_one_sentence_says_what_to_install(tmp_path):
     found = run(app, ["demo", "--out", str(tmp_path / "r.html")])
     assert found.exit_code == 1
     assert "pip install 'bilevel[demo]'" in found.output

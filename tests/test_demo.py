@@ -1,7 +1,5 @@
 """Hyper-cleaning of the digits: wrong labels are found, and the numbers are those of the docs."""
 
-import builtins
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,16 +80,12 @@ def test_detection_counts():
     assert all(np.isnan(nothing))
 
 
-def test_wrong_uses_are_one_sentence(monkeypatch):
+def test_a_share_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="between 0 and 1"):
         cleaning.digits(wrong=1.5)
-    real = builtins.__import__
 
-    def without_sklearn(name, *args, **kwargs):
-        if name.startswith("sklearn"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, "__import__", without_sklearn)
+@pytest.mark.usefixtures("without_sklearn")
+def test_without_scikit_learn_the_extra_is_named():
     with pytest.raises(ImportError, match=r"bilevel\[demo\]"):
         cleaning.digits()

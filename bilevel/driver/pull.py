@@ -37,7 +37,6 @@ class Puller:
         self._ahead: Future | None = None
         self._thread = ThreadPoolExecutor(1)  # starts with the first stream it reads
         self._step = 0
-        self.notes: list[str] = []
 
     @property
     def example(self) -> Feed:

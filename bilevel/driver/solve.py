@@ -157,7 +157,8 @@ def solve(
     outcome = Outcome.FINISHED if outcome is None else outcome
     notes = [] if saver is None else list(saver.notes)
     if resumed:
-        notes.append(f"resumed from step {begin}" + (", with nothing left to do" * (not done)))
+        rest = f"{done} steps were left to do" if done else "nothing was left to do"
+        notes.append(f"resumed from step {begin}; {rest}")
     if log.kept is not None and best is not None:
         notes.append(f"kept the iterate with {best.metric} = {log.kept.value:.6g}")
     if log.kept is not None:
