@@ -2,14 +2,36 @@
 
 import builtins
 import gc
+import os
 import pathlib
+import shutil
 
 import jax
 import pytest
 
+# Most programs of one method are another's too: compile each once, for both workers, the processes
+# that tests start, and the next run. (Two writing one at the same time do no harm: a torn file is
+# noticed, and compiled again.)
+PROGRAMS = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "programs"
+KEPT = {
+    "jax_compilation_cache_dir": str(PROGRAMS),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for name, value in KEPT.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_sessionstart(session):
+    """Keep the folder of programs small: those of changed code are never asked for again."""
+    leads = not hasattr(session.config, "workerinput")
+    if leads and sum(file.stat().st_size for file in PROGRAMS.glob("*")) > 1e9:
+        shutil.rmtree(PROGRAMS)
 
 
 @pytest.fixture
