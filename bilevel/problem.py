@@ -22,11 +22,19 @@ class Structure(enum.Enum):
     UPPER_SET = "upper_set"
     UPPER_COUPLED = "upper_set without a projection"
     LOWER_SET = "lower_set with a simple projection"
+    LOWER_EQUATIONS = "lower_set of linear equations"
     LOWER_LINEAR = "lower_set of linear constraints"
-    LOWER_COUPLED = "lower_set of nonlinear constraints"
+    LOWER_COUPLED = "lower_set of inequalities h(x, y) <= 0"
     HYPERGRADIENT = "hypergradient"
     LOWER_STEP = "lower_step"
     BLOCKS = "blocks drawn at random"  # asked for by `Data(blocks=...)`, not by a problem
+
+
+class Declared(NamedTuple):
+    """One thing that a problem declares: a method handles it by any of the kinds it is of."""
+
+    kinds: frozenset[Structure]
+    words: str  # of a refusal
 
 
 class Problem(eqx.Module):
@@ -87,26 +95,36 @@ class Problem(eqx.Module):
         self.lower_step = lower_step and _as_argument("lower_step", lower_step)
         self.blocks = blocks
 
-    def structure(self) -> dict[Structure, str]:
-        """What this problem declares, each with the words a refusal uses."""
-        found = {}
+    def structure(self) -> list[Declared]:
+        """What this problem declares beyond its losses."""
+        found = []
+
+        def declare(words: str, *kinds: Structure):
+            found.append(Declared(frozenset(kinds), words))
+
         if not isinstance(self.upper_set, sets.Free):
             fixed = self.upper_set.projectable and not self.upper_set.moves
             kind = Structure.UPPER_SET if fixed else Structure.UPPER_COUPLED
-            found[kind] = f"upper_set is {_a(self.upper_set)}"
+            declare(f"upper_set is {_a(self.upper_set)}", kind)
         if not isinstance(self.lower_set, sets.Free):
-            found[_lower_kind(self.lower_set)] = f"lower_set is {_a(self.lower_set)}"
+            declare(f"lower_set is {_a(self.lower_set)}", *_lower_kinds(self.lower_set))
         if self.hypergradient is not None:
-            found[Structure.HYPERGRADIENT] = "it declares a hypergradient in closed form"
+            declare("it declares a hypergradient in closed form", Structure.HYPERGRADIENT)
         if self.lower_step is not None:
-            found[Structure.LOWER_STEP] = "it declares a lower_step of its own"
+            declare("it declares a lower_step of its own", Structure.LOWER_STEP)
         return found
 
 
-def _lower_kind(a_set: sets.AbstractSet) -> Structure:
-    if _simple(a_set):
-        return Structure.LOWER_SET
-    return Structure.LOWER_LINEAR if a_set.linear else Structure.LOWER_COUPLED
+def _lower_kinds(a_set: sets.AbstractSet) -> list[Structure]:
+    """All that a set is: a box has a simple projection, is linear, and is made of inequalities."""
+    traits = a_set.traits()
+    kinds = {
+        Structure.LOWER_SET: _simple(a_set),
+        Structure.LOWER_EQUATIONS: traits.linear and not traits.inequalities,
+        Structure.LOWER_LINEAR: traits.linear,
+        Structure.LOWER_COUPLED: not traits.equalities,
+    }
+    return [kind for kind, holds in kinds.items() if holds]
 
 
 def _simple(a_set: sets.AbstractSet) -> bool:

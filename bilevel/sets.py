@@ -26,6 +26,8 @@ class Traits(NamedTuple):
     projectable: bool = True  # `project` works
     linear: bool = True  # linear inequalities and equalities in z, nothing else
     moves: bool = False  # the set depends on x
+    inequalities: bool = True  # some constraints are inequalities
+    equalities: bool = False  # some constraints are equations
 
 
 class Constraints(NamedTuple):
@@ -131,7 +133,7 @@ class Free(AbstractSet):
     """Everything: the set of a variable without constraints."""
 
     def traits(self):
-        return Traits()
+        return Traits(inequalities=False)
 
     def project(self, z, x=None):
         return z
@@ -220,7 +222,7 @@ class Simplex(AbstractSet):
     scale: Array = eqx.field(converter=jnp.asarray, default=1.0)
 
     def traits(self):
-        return Traits()
+        return Traits(equalities=True)
 
     def __check_init__(self):
         _check_number("Simplex: scale", self.scale, lambda s: s > 0, "a positive number")
@@ -258,7 +260,7 @@ class Affine(AbstractSet):
     d: Float[Array, " k"] = eqx.field(converter=jnp.asarray)
 
     def traits(self):
-        return Traits()
+        return Traits(inequalities=False, equalities=True)
 
     def __check_init__(self):
         _check_rows("Affine", "E", self.E, "d", self.d)
@@ -297,7 +299,8 @@ class Polyhedron(AbstractSet):
     d: Array | Callable | None = eqx.field(converter=_as_entry, default=None)
 
     def traits(self):
-        return Traits(moves=any(callable(entry) for entry in (self.A, self.b, self.E, self.d)))
+        moves = any(callable(entry) for entry in (self.A, self.b, self.E, self.d))
+        return Traits(moves=moves, inequalities=self.A is not None, equalities=self.E is not None)
 
     def __check_init__(self):
         pairs = (("A", self.A, "b", self.b), ("E", self.E, "d", self.d))
@@ -348,20 +351,36 @@ class Coupled(AbstractSet):
     Either way points are given as `violation(y, x)`. It has no projection.
 
     Args:
-        h: `h(x, y)` returns any pytree of arrays.
+        h: `h(x, y)` returns any pytree of arrays; `None` where there are equations alone.
+        equalities: `e(x, y)` returns any pytree of arrays, for `e(x, y) = 0` besides.
 
     Raises:
-        TypeError: h is not callable.
+        TypeError: h or equalities is not callable.
+        ValueError: both are `None`.
     """
 
-    h: Callable = eqx.field(converter=as_pytree)
+    h: Callable | None = eqx.field(converter=lambda h: h if h is None else as_pytree(h))
+    equalities: Callable | None = eqx.field(
+        converter=lambda e: e if e is None else as_pytree(e), default=None, kw_only=True
+    )
 
     def traits(self):
-        return Traits(projectable=False, linear=False, moves=True)
+        return Traits(
+            projectable=False,
+            linear=False,
+            moves=True,
+            inequalities=self.h is not None,
+            equalities=self.equalities is not None,
+        )
 
     def __check_init__(self):
-        if not callable(self.h):
-            raise TypeError(f"Coupled: h is {type(self.h).__name__}; a function h(x, y) is needed.")
+        for name, fn in (("h", self.h), ("equalities", self.equalities)):
+            if fn is not None and not callable(fn):
+                raise TypeError(
+                    f"Coupled: {name} is {type(fn).__name__}; a function {name}(x, y) is needed."
+                )
+        if self.h is None and self.equalities is None:
+            raise ValueError("Coupled: give h, or equalities, or both.")
 
     def project(self, z, x=None):
         raise NotImplementedError(
@@ -373,7 +392,10 @@ class Coupled(AbstractSet):
     def constraints(self, z, x=None):
         if x is None:
             raise ValueError("Coupled: h is a function of x and y; pass x after y.")
-        return Constraints(self.h(x, z))
+        return Constraints(
+            () if self.h is None else self.h(x, z),
+            () if self.equalities is None else self.equalities(x, z),
+        )
 
 
 class Intersection(AbstractSet):
@@ -398,7 +420,14 @@ class Intersection(AbstractSet):
     def traits(self):
         linear = all(member.linear for member in self.sets)
         alone = len(self._members()) == 1 and self._members()[0].projectable
-        return Traits(alone or linear, linear, any(member.moves for member in self.sets))
+        every = [member.traits() for member in self.sets]
+        return Traits(
+            alone or linear,
+            linear,
+            moves=any(traits.moves for traits in every),
+            inequalities=any(traits.inequalities for traits in every),
+            equalities=any(traits.equalities for traits in every),
+        )
 
     def project(self, z, x=None):
         members = self._members()

@@ -58,7 +58,9 @@ class Row(NamedTuple):
     build: settings for a problem, with the x step multiplied by `speed`.
     bias: how far its direction is from the hypergradient when y is at its target, relatively.
     target: the map of x whose zero it finds, where by design that is not the hypergradient.
-    joint: x and y move as one, so that its direction says nothing while x is held.
+    left: at most this part of the gradient is left where a run ends on a hard problem.
+    joint: x and y move as one, so that its direction says nothing while x is held; rounding grows
+        across the kink of its multiplier.
     line_search: it has no x step to set, finds its own in loops of unknown length, so that it can
         neither diverge nor be differentiated in reverse mode, and its price is a mean.
     heavy: compiling it takes long.
@@ -68,6 +70,7 @@ class Row(NamedTuple):
     build: Callable[[Scales, float], methods.AbstractMethod]
     bias: float = 1e-5
     target: Callable[[Case, Scales], Callable] | None = None
+    left: float = 0.02
     joint: bool = False
     line_search: bool = False
     normalised: bool = False
@@ -160,7 +163,9 @@ METHODS: dict[str, Row] = {
     "RSVRB": Row(lambda s, speed: methods.RSVRB(0.1 * speed * s.upper, 0.5 * s.lower)),
     "BSVRBv1": Row(lambda s, speed: methods.BSVRBv1(0.1 * speed * s.upper, 0.5 * s.lower)),
     "BSVRBv2": Row(lambda s, speed: methods.BSVRBv2(0.1 * speed * s.upper, s.lower, s.lower)),
-    "DARTS": Row(lambda s, speed: methods.DARTS(0.2 * speed * s.upper, s.lower), target=one_term),
+    "DARTS": Row(
+        lambda s, speed: methods.DARTS(0.2 * speed * s.upper, s.lower), target=one_term, left=0.05
+    ),
     "BOME": Row(
         lambda s, speed: methods.BOME(
             together(speed * min(s.upper, 3 * s.lower)),

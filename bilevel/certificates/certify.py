@@ -161,7 +161,7 @@ def certify(
 def _gaps(problem: Problem) -> Gap:
     closed_form = problem.hypergradient is not None
     gaps = Gap(0)
-    if Structure.UPPER_COUPLED in problem.structure():
+    if any(Structure.UPPER_COUPLED in kinds for kinds, _ in problem.structure()):
         gaps |= Gap.UPPER_COUPLED
     if problem.lower_step is not None:
         gaps |= Gap.LOWER_STEP | (Gap.AT_GIVEN_Y if closed_form else Gap(0))

@@ -134,17 +134,21 @@ class AbstractMethod(eqx.Module):
         Raises:
             Unsupported: naming the structure, and the methods that handle it.
         """
-        found = problem.structure()
-        missing = {kind: words for kind, words in found.items() if kind not in self.handles}
-        if not missing:
+        lacking = self.lacking(problem)
+        if not lacking:
             return
-        able = sorted(m.__name__ for m in all_methods() if found.keys() <= m.handles)
+        able = sorted(m.__name__ for m in all_methods() if not m.lacking(problem))
         handled = sorted(kind.value for kind in self.handles)
         raise Unsupported(
-            f"{type(self).__name__} cannot solve this problem: {' and '.join(missing.values())}, "
+            f"{type(self).__name__} cannot solve this problem: {' and '.join(lacking)}, "
             f"and {type(self).__name__} handles only {', '.join(handled) or 'free variables'}. "
             f"Methods that handle it: {', '.join(able) or 'none yet'}."
         )
+
+    @classmethod
+    def lacking(cls, problem: Problem) -> list[str]:
+        """What the problem declares and this method does not handle, in words."""
+        return [words for kinds, words in problem.structure() if not kinds & cls.handles]
 
     def check_parts(self, parts: Batch) -> None:
         """Refuse data whose batches this method cannot use.
