@@ -314,7 +314,9 @@ def test_bsvrb_v2_with_one_block_is_soba_with_storm_directions():
         np.testing.assert_allclose(a, b, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", ["RSVRB", *(pytest.param(n, marks=pytest.mark.slow) for n in ("BSVRBv1", "BSVRBv2"))]
+)
 def test_two_halves_equal_one_run_on_blocks(name):
     case, method = problems.blocks_noise(), METHODS[name]()
     data = bl.Data(*case.data, blocks=3, batch_size=2)
@@ -515,7 +517,7 @@ class Trees:
         return {"s": jnp.array(0.7), "t": jax.random.normal(keys[1], (2,))}, y
 
 
-@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize("m", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_dense_derivatives_of_blocks_are_those_of_the_whole(m):
     """m = 1 has fewer unknowns below than above or as many, m = 3 more: both ways of the cross."""
     given = Trees(m)

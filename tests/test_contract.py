@@ -263,7 +263,7 @@ def _shifted_lower(lower, shift, x, y, batch):
     return lower(x, y, batch) + shift * y.sum()
 
 
-@every_method(but=("line_search",))
+@every_method(but=("line_search",), rest_slow=True)
 @pytest.mark.parametrize("derivative", [jax.grad, pytest.param(jax.jacfwd, marks=pytest.mark.slow)])
 def test_run_is_differentiable(name, derivative):
     case = problems.quad()

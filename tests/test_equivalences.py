@@ -14,6 +14,8 @@ import pytest
 import bilevel as bl
 from bilevel import hypergrad, linear, loops, lower, methods, oracles, problems, schedules, updates
 
+SLOW = pytest.mark.slow
+
 # --- variance reduction on the implicit directions, and on dense second derivatives --------------
 
 
@@ -76,9 +78,9 @@ def test_old_and_new_point_see_the_same_randomness(weight):
     assert max(moved) < 1e-12 if weight == 0 else min(moved) > 0.1
 
 
-@pytest.mark.parametrize("problem", ["quad", pytest.param("curv", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("period", [1, 3, 50])
-@pytest.mark.parametrize("lower_steps", [1, 4])
+@pytest.mark.parametrize("problem", ["quad", pytest.param("curv", marks=SLOW)])
+@pytest.mark.parametrize("period", [3, pytest.param(1, marks=SLOW), pytest.param(50, marks=SLOW)])
+@pytest.mark.parametrize("lower_steps", [4, pytest.param(1, marks=SLOW)])
 def test_vrbo_without_noise_has_exact_directions(problem, period, lower_steps):
     """Every move of x and of y is followed, the first from x_k to x_{k+1} included."""
     case, series = problems.ALL[problem](), linear.Neumann(19, 0.3)
@@ -114,8 +116,8 @@ def test_vrbo_on_samples_settles_where_it_does_without_noise():
     assert tracking(case, state) < 1e-13
 
 
-@pytest.mark.parametrize("problem", ["quad", "curv"])
-@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("problem", ["curv", pytest.param("quad", marks=SLOW)])
+@pytest.mark.parametrize("weight", [0.3, pytest.param(0.0, marks=SLOW), 1.0])
 def test_stable_and_svrb_without_noise_track_exactly(problem, weight):
     case = problems.ALL[problem]()
     for method in (methods.STABLE(0.02, 0.3, weight), methods.SVRB(0.02, 0.3, weight)):

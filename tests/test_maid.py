@@ -162,6 +162,7 @@ def test_exhausted_accuracy_is_told_and_final():
     assert info["exhausted"] == 1
 
 
+@pytest.mark.slow
 def test_least_accuracy_is_kept():
     case = problems.quad()
     run = path(MAID(min_eps=1e-4), case, 60)
@@ -170,7 +171,7 @@ def test_least_accuracy_is_kept():
     assert run.norms[-1] < 0.1
 
 
-@pytest.mark.parametrize("x0", [[0.5, -0.5], [3.0, -3.0]])
+@pytest.mark.parametrize("x0", [pytest.param([0.5, -0.5], marks=pytest.mark.slow), [3.0, -3.0]])
 def test_projected_steps_stay_in_a_box_and_reach_its_solution(x0):
     case = problems.boxed()
     method = MAID()
@@ -182,6 +183,7 @@ def test_projected_steps_stay_in_a_box_and_reach_its_solution(x0):
     assert (np.diff(info["upper"])[1:] <= 1e-9).all()
 
 
+@pytest.mark.slow
 def test_units_of_the_losses_do_not_matter():
     """Losses times 10^±8, and an optimum a million away, in one map."""
     case = problems.curv()
@@ -202,6 +204,7 @@ def test_units_of_the_losses_do_not_matter():
     np.testing.assert_allclose(xs, jnp.stack(5 * [case.x_star]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_published_rules_work_without_constants():
     case = problems.curv()
     run = path(MAID(as_published=True, slack=0.1, decrease=None), case, 60)
