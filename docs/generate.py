@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks import problems, rates
 from bilevel import report
 from bilevel.apps import cleaning
+from docs import choosing
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -61,7 +62,7 @@ def methods_page() -> str:
             f"- Oracle calls a step: {row.price}",
             f"- Memory: {row.memory}",
             *([f"- Rate: {row.rate}"] if row.rate else []),
-            f"- Paper: {row.citation[:-1]} ([arXiv](https://arxiv.org/abs/{row.arxiv}))",
+            f"- Paper: {row.citation[:-1]}{_arxiv(row)}",
         ]
     return "\n".join(parts) + "\n"
 
@@ -112,7 +113,11 @@ def problems_page() -> str:
 
 
 def _paper(row: report.MethodRow) -> str:
-    return f"[{row.paper}](https://arxiv.org/abs/{row.arxiv})"
+    return f"[{row.paper}](https://arxiv.org/abs/{row.arxiv})" if row.arxiv else row.paper
+
+
+def _arxiv(row: report.MethodRow) -> str:
+    return f" ([arXiv](https://arxiv.org/abs/{row.arxiv}))" if row.arxiv else ""
 
 
 def _as_markdown(docstring: str) -> str:
@@ -194,14 +199,21 @@ def filled(text: str, name: str, content: str) -> str:
     return new
 
 
+PAGES = {
+    "methods": methods_page,
+    "choosing": lambda: choosing.page(GENERATED),
+    "rates": rates_page,
+    "problems": problems_page,
+}
+
+
 def main() -> None:
     text = filled(README.read_text(), "methods", methods_table())
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())
     README.write_text(text)
-    (ROOT / "docs" / "methods.md").write_text(methods_page())
-    (ROOT / "docs" / "rates.md").write_text(rates_page())
-    (ROOT / "docs" / "problems.md").write_text(problems_page())
+    for name, page in PAGES.items():
+        (ROOT / "docs" / f"{name}.md").write_text(page())
 
 
 if __name__ == "__main__":

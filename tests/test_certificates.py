@@ -74,7 +74,10 @@ class TestCertify:
         y = QUAD.y_star(QUAD.x_star)
         v = hypergrad.implicit(QUAD.problem, QUAD.x_star, y, linear=linear.Dense()).v
         found = ct.certify(QUAD.problem, QUAD.x_star, y, v=v)
-        assert max(float(number) for number in found._replace(value=0, gaps=0)) < 1e-7
+        signs = {"value": 0, "gaps": 0, "sc_margin": 0, "lower_curvature": 0}
+        assert max(float(number) for number in found._replace(**signs)) < 1e-7
+        assert found.sc_margin == jnp.inf  # no inequality is near a kink
+        assert jnp.allclose(found.lower_curvature, H_EIGENVALUES[0])
 
     def test_a_given_adjoint_is_measured_at_the_given_y(self):
         v = jnp.zeros(3)
@@ -89,17 +92,25 @@ class TestCertify:
         assert jnp.isnan(found.solved_adjoint_residual)
         assert found.gaps == 0
 
-    def test_lower_set_gives_no_stationarity_but_lower_measures(self):
-        found = certified(lower_set=sets.Box(-1.0, 1.0))
+    def test_a_large_constrained_y_gives_no_stationarity_but_lower_measures(self):
+        n = 201
+        large = Problem(
+            lambda x, y, batch: jnp.sum(y) + x**2,
+            lambda x, y, batch: jnp.sum((y - x) ** 2) / 2,
+            lower_set=sets.Box(-1.0, 1.0),
+        )
+        found = ct.certify(large, jnp.array(0.5), jnp.zeros(n))
         assert jnp.isnan(found.stationarity)
         assert jnp.isnan(found.adjoint_residual)
+        assert jnp.isnan(found.kkt_residual)
+        assert jnp.isnan(found.lower_curvature)
         assert found.solved_lower_residual < 1e-10
         assert Gap(int(found.gaps)) == Gap.LOWER_SET
-        assert "Not certified: y is constrained" in str(found)
+        assert "Not certified: y is constrained and too large" in str(found)
 
     def test_lower_step_gives_nothing_without_a_closed_form(self):
         found = certified(lower_step=lambda x, y, batch: y)
-        assert all(jnp.isnan(number) for number in found[:-1])
+        assert all(jnp.isnan(number) for number in found._replace(sc_margin=jnp.nan)[:-1])
         assert "lower_step" in str(found)
 
     def test_lower_step_with_a_closed_form_is_measured_at_the_given_y(self):
@@ -110,12 +121,21 @@ class TestCertify:
         assert jnp.isnan(found.tracking_error)
         assert "at the given y" in str(found)
 
-    @pytest.mark.parametrize("which", ["upper_set", "lower_set"])
-    def test_coupled_sets_are_not_certified(self, which):
-        found = certified(**{which: sets.Coupled(lambda x, y: x[0] + y[0])})
+    def test_a_coupled_upper_set_is_not_certified(self):
+        found = certified(upper_set=sets.Coupled(lambda x, y: x[0] + y[0]))
         assert jnp.isnan(found.stationarity)
-        assert jnp.isnan(found.tracking_error) == (which == "lower_set")
+        assert jnp.isfinite(found.tracking_error)
         assert "Not certified" in str(found)
+
+    def test_a_coupled_lower_set_needs_a_solver_for_programs(self, monkeypatch):
+        monkeypatch.setattr(ct.measures, "_has_programs", lambda: False)
+        coupled = with_(QUAD.problem, lower_set=sets.Coupled(lambda x, y: x[0] + y[0]))
+        found = ct.certify(coupled, QUAD.x0, QUAD.y0)
+        assert jnp.isnan(found.stationarity)
+        assert jnp.isnan(found.tracking_error)
+        assert jnp.isfinite(found.kkt_residual)
+        assert "Not certified: the lower set has no projection" in str(found)
+        assert "The lower KKT conditions hold to" in str(found)
 
     def test_a_short_solve_is_not_trusted(self):
         solver = lower.ToTolerance(max_steps=2)
@@ -187,9 +207,11 @@ class TestCheckHypergradient:
 
     def test_active_lower_constraints(self):
         box = with_(QUAD.problem, lower_set=sets.Box(-1.0, 1.0))
-        check = ct.check_hypergradient(box, QUAD.x0, QUAD.y0)
-        assert check.verdict is Verdict.DIFFERS
-        assert "active" in str(check)
+        check = functools.partial(ct.check_hypergradient, box, QUAD.x0, QUAD.y0)
+        assert check().verdict is Verdict.AGREES  # through the active set
+        blind = check(estimate=hypergrad.implicit)
+        assert blind.verdict is Verdict.DIFFERS
+        assert "active" in str(blind)
 
     def test_float32_decides_what_it_can(self):
         case = problems.quad(jnp.float32)

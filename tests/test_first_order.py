@@ -25,6 +25,14 @@ FIRST_ORDER = {
     "F2BA order 4": lambda: methods.F2BA(order=4),
     "BOME": lambda: methods.BOME(),
     "BOME by values": lambda: methods.BOME(value_based=True),
+    "VPBGD": lambda: methods.VPBGD(),
+    "KwonDL": lambda: methods.KwonDL(),
+    "KwonSL": lambda: methods.KwonSL(),
+    "MEHA": lambda: methods.MEHA(),
+    "BVFSM": lambda: methods.BVFSM(),
+    "LuMei": lambda: methods.LuMei(),
+    "LuMei by the theory": lambda: methods.LuMei(0.25, methods.TheorySolver(1.0, 1.0, 10.0)),
+    "KornowskiEq": lambda: methods.KornowskiEq(),
     "DARTS by differences": lambda: methods.DARTS(radius=0.01),
 }
 SECOND_ORDER = {"DARTS": lambda: methods.DARTS(), "SOBA": lambda: methods.SOBA()}

@@ -6,6 +6,8 @@ from jax.flatten_util import ravel_pytree
 
 from bilevel import problems, trees
 
+KINKED = {"kink1", "well_ns"}  # the hyper-objective has no gradient at the solution
+
 cases = pytest.mark.parametrize("make", problems.ALL.values(), ids=problems.ALL)
 
 
@@ -29,7 +31,8 @@ class TestEveryCase:
         @jax.jit
         def solve_and_step(x):
             y = case.y_star(x)
-            return y, case.problem.lower_set.project(trees.sub(y, lower_gradient(case, x, y)))
+            step = trees.sub(y, lower_gradient(case, x, y))
+            return y, case.problem.lower_set.project(step, x)
 
         for x in points(case):
             y, step = solve_and_step(x)
@@ -49,6 +52,10 @@ class TestEveryCase:
         case = make()
         if case.x_star is None:
             pytest.skip("no solution is known")
+        if case.name in KINKED:
+            pytest.skip("the solution is a kink")
+        if not case.problem.upper_set.projectable:
+            pytest.skip("x is bound through y*(x); the problem's own test looks at it")
         gradient = jax.jit(case.gradient)(case.x_star)
         step = case.problem.upper_set.project(trees.sub(case.x_star, gradient))
         assert trees.norm(trees.sub(step, case.x_star)) < 1e-12

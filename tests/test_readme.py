@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from bilevel.methods import all_methods
-from docs.generate import README, filled, methods_page, methods_table, problems_page, rates_page
+from docs.generate import PAGES, README, filled, methods_table
 
 TEXT = README.read_text()
 
@@ -20,9 +20,8 @@ def test_table_of_methods_is_up_to_date():
 
 def test_generated_pages_are_up_to_date():
     docs = Path(README).parent / "docs"
-    pages = {"methods": methods_page(), "rates": rates_page(), "problems": problems_page()}
-    for name, page in pages.items():
-        assert (docs / f"{name}.md").read_text() == page, "run `make generated`"
+    for name, page in PAGES.items():
+        assert (docs / f"{name}.md").read_text() == page(), "run `make generated`"
 
 
 def test_images_exist():

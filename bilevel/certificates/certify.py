@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from bilevel import oracles, trees
+from bilevel import lower, oracles, trees
 from bilevel.certificates import measures
+from bilevel.certificates.kkt import curvatures, lower_kkt_residual
 from bilevel.linear import AbstractLinear
 from bilevel.lower import AbstractLowerSolver, ToTolerance
 from bilevel.problem import Batch, Problem, Structure
@@ -24,17 +25,32 @@ class Gap(enum.IntFlag):
     LOWER_UNSOLVABLE = 4
     LOWER_STEP = 8
     AT_GIVEN_Y = 16
+    LOWER_FLAT = 32
+    LOWER_NONCONVEX = 64
+    KINK = 128
+    BRANCH = 256
 
 
 WORDS = {
     Gap.UPPER_COUPLED: "the upper set has no fixed projection, so stationarity is not measured",
-    Gap.LOWER_SET: "y is constrained, where the implicit formula does not hold, and no closed "
-    "form is declared, so stationarity is not measured",
-    Gap.LOWER_UNSOLVABLE: "the lower set has no projection, so y*(x) is not solved for",
+    Gap.LOWER_SET: "y is constrained and too large for the implicit formula along an active set, "
+    "and no closed form is declared, so stationarity is not measured",
+    Gap.LOWER_UNSOLVABLE: "the lower set has no projection, so y*(x) is not solved for (a solver "
+    "for constraints needs qpax, and a y of up to a few hundred entries)",
     Gap.LOWER_STEP: "the problem declares its own lower_step, so no loss says how good y is",
     Gap.AT_GIVEN_Y: "stationarity is the declared hypergradient's at the given y, whose distance "
     "from the lower solution is not known",
+    Gap.LOWER_FLAT: "the lower loss is flat in some direction at the lower solution, so y*(x) may "
+    "not be unique; stationarity is measured only where the upper loss is flat along it, too",
+    Gap.LOWER_NONCONVEX: "the lower loss is not convex where the solve of y*(x) ended, which is no "
+    "local minimum, so stationarity is not measured",
+    Gap.KINK: "an inequality of the lower set is active without a force, so the hyper-objective "
+    "may have a kink here; stationarity is that of one side (look at certificates.goldstein)",
+    Gap.BRANCH: "the lower loss is not convex at the given y, so the lower solution is a local "
+    "one, and all is said of its branch alone",
 }
+LOST = Gap.UPPER_COUPLED | Gap.LOWER_NONCONVEX  # stationarity is not measured
+KINK_MARGIN = 1e-6
 
 
 class Certificate(NamedTuple):
@@ -47,9 +63,12 @@ class Certificate(NamedTuple):
     value: Scalar  # f(x, y*), at the y where stationarity was measured
     tracking_error: Scalar  # ‖y − y*‖ of the given y
     lower_residual: Scalar  # ‖∇_y g‖ at the given y, in projected form with a lower set
+    kkt_residual: Scalar  # of the lower problem at the given y, with the best multipliers
     adjoint_residual: Scalar  # ‖H v − ∇_y f‖ of the given v at the given y, else of the solved v
     solved_lower_residual: Scalar  # how accurate y* is
     solved_adjoint_residual: Scalar  # how accurate its v is; NaN with a closed form
+    sc_margin: Scalar  # min_i max(λ_i, −h_i) at y*: zero at a kink; infinite without inequalities
+    lower_curvature: Scalar  # λ_min(∂²g/∂y²) at y*, along its face; NaN when y is large
     gaps: Int[Array, ""]  # a combination of `Gap`; 0 when nothing is missing
 
     def summary(self) -> str:
@@ -63,7 +82,8 @@ class Certificate(NamedTuple):
         gaps = Gap(int(self.gaps))
         unsolved = bool(gaps & (Gap.LOWER_STEP | Gap.LOWER_UNSOLVABLE))
         measured = Gap.AT_GIVEN_Y in gaps or not (unsolved or Gap.LOWER_SET in gaps)
-        measured &= Gap.UPPER_COUPLED not in gaps
+        measured &= not gaps & LOST
+        measured &= math.isfinite(self.stationarity) or Gap.LOWER_FLAT not in gaps
         said = []
         if measured:
             said.append(
@@ -71,13 +91,20 @@ class Certificate(NamedTuple):
                 f"upper loss of {self.value:.6g}."
             )
         if not unsolved:
+            residual = self.lower_residual
+            residual = residual if math.isfinite(residual) else self.kkt_residual
             said.append(
                 f"y is {self.tracking_error:.2e} from the lower solution (its residual is "
-                f"{self.lower_residual:.2e}, after an accurate solve "
-                f"{self.solved_lower_residual:.2e})."
+                f"{residual:.2e}, after an accurate solve {self.solved_lower_residual:.2e})."
             )
+        elif math.isfinite(self.kkt_residual):
+            said.append(f"The lower KKT conditions hold to {self.kkt_residual:.2e}.")
         if math.isfinite(self.adjoint_residual):
             said.append(f"The adjoint system holds to {self.adjoint_residual:.2e}.")
+        if measured and math.isfinite(self.sc_margin):
+            said.append(
+                f"Every lower inequality has a force or a slack of {self.sc_margin:.2e} at least."
+            )
         said += [f"Not certified: {WORDS[gap]}." for gap in gaps]
         if measured and not unsolved:
             said += self._doubts()
@@ -115,58 +142,106 @@ def certify(
     """Measure how far (x, y) is from a solution: stationarity, tracking, residuals.
 
     Solves the lower problem accurately from y, the adjoint system at the solution, and measures
-    the hypergradient there. Pure: jit it, or call it inside compiled code. The cost is that of
-    the two solves, so at most `max_steps` lower steps and `steps` Hessian products.
+    the hypergradient there. Where there is a lower set, that is the one through its active set,
+    with the margin of strict complementarity beside it. Pure: jit it, or call it inside compiled
+    code. The cost is that of the two solves, so at most `max_steps` lower steps and `steps` Hessian
+    products, and a dense Hessian for a y of up to 200 entries.
 
     Args:
         batch: `Batch(upper, lower)`; hand it all data to certify the whole problem.
         v: an adjoint that tracks y, to be measured as well.
         step_size: a, of the projected-gradient residual.
-        solver: for the lower problem; `ToTolerance(max_steps=1000)` when absent.
-        linear: for the adjoint system; `CG(100)` when absent.
+        solver: for the lower problem; when absent `ToTolerance(max_steps=1000)`, or `SQP()` where
+            the lower set has no simple projection.
+        linear: for the adjoint system of a free y; `CG(100)` when absent.
 
     Returns:
-        `Certificate`. NaN stands where there is no sound number: stationarity with a `lower_set`
-        and no closed-form hypergradient, or with an upper set that has no fixed projection; all
-        lower measures with a `lower_step` or a lower set without a projection. With a
-        `lower_step` and a closed form, stationarity is measured at the given y. Its `summary()`
-        says all this in words.
+        `Certificate`. NaN stands where there is no sound number: stationarity with an upper set
+        that has no fixed projection, with a constrained y of more than 200 entries and no
+        closed-form hypergradient, where the solve ended at no local minimum of the lower loss, or
+        where that is flat and the upper loss is not; all lower measures with a `lower_step` or a
+        lower set that nothing here solves for. With a `lower_step` and a closed form, stationarity
+        is measured at the given y. Its `summary()` says all this in words.
     """
-    solver = ToTolerance(max_steps=1000) if solver is None else solver
-    gaps, nan = _gaps(problem), measures.unknown(x, y)
-    value = stationarity = tracking = solved_lower = solved_adjoint = nan
+    gaps, nan = _gaps(problem, y, solver), measures.unknown(x, y)
+    value = stationarity = tracking = solved_lower = solved_adjoint = curvature = nan
+    margin = jnp.full_like(nan, jnp.inf)
 
-    solved = y
-    if measures.is_solvable(problem):
-        solved, solved_lower, _ = solver.solve(problem, x, y, batch.lower)
+    solved, duals, seen = y, None, None
+    if measures.can_solve(problem, y, solver):
+        if solver is None and measures.is_simple(problem):
+            solver = ToTolerance(max_steps=1000)
+        found = measures.solve(problem, x, y, batch.lower, solver)
+        solved, solved_lower, duals = found.y, found.residual, measures.duals_of(found)
         tracking = trees.norm(trees.sub(y, solved))
         value = oracles.upper_value(problem, x, solved, batch.upper)
-    if measures.has_hypergradient(problem) and not gaps & Gap.LOWER_UNSOLVABLE:
-        found = measures.hypergradient(problem, x, solved, batch, linear)
-        value = found.value
-        solved_adjoint = nan if found.residual is None else found.residual
+        if measures.is_small(y) and problem.hypergradient is None:
+            duals = lower.duals_at(problem, x, solved, batch.lower) if duals is None else duals
+            curvature, *seen = _curved(problem, x, y, solved, duals, batch)
+    if measures.has_hypergradient(problem, y) and not gaps & Gap.LOWER_UNSOLVABLE:
+        h = measures.hypergradient(problem, x, solved, batch, linear, duals)
+        value = h.value
+        solved_adjoint = nan if h.residual is None else h.residual
+        margin = margin if h.sc_margin is None else h.sc_margin
         if not gaps & Gap.UPPER_COUPLED:
-            stationarity = measures.projected_gradient_residual(problem, x, found.grad, step_size)
+            stationarity = measures.projected_gradient_residual(problem, x, h.grad, step_size)
     # A NaN upper loss has the adjoint v = 0, which would look stationary.
     stationarity = jnp.where(jnp.isfinite(value), stationarity, nan)
     adjoint = solved_adjoint
     if v is not None and measures.is_implicit(problem):
         adjoint = measures.adjoint_residual(problem, x, y, v, batch)
 
-    lower = measures.lower_residual(problem, x, y, batch.lower)
-    numbers = (stationarity, value, tracking, lower, adjoint, solved_lower, solved_adjoint)
-    return Certificate(*(n.astype(nan.dtype) for n in numbers), gaps=jnp.asarray(gaps, jnp.int32))
+    gaps = jnp.asarray(gaps, jnp.int32)
+    if seen is not None:
+        flat, blind, nonconvex, branch = seen
+        stationarity = jnp.where(nonconvex | (flat & blind), nan, stationarity)
+        for gap, holds in (
+            (Gap.LOWER_FLAT, flat),
+            (Gap.LOWER_NONCONVEX, nonconvex),
+            (Gap.KINK, margin < KINK_MARGIN),
+            (Gap.BRANCH, branch & ~nonconvex),
+        ):
+            gaps = gaps | jnp.where(holds, gap, 0).astype(jnp.int32)
+
+    residual = measures.lower_residual(problem, x, y, batch.lower)
+    kkt = residual
+    if problem.lower_step is None and not measures.is_implicit(problem):
+        kkt = lower_kkt_residual(problem, x, y, None, batch.lower) if measures.is_small(y) else nan
+    numbers = (stationarity, value, tracking, residual, kkt, adjoint, solved_lower)
+    numbers += (solved_adjoint, margin, curvature)
+    return Certificate(*(n.astype(nan.dtype) for n in numbers), gaps=gaps)
 
 
-def _gaps(problem: Problem) -> Gap:
+def _curved(problem: Problem, x: Upper, y: Lower, solved: Lower, duals, batch: Batch):
+    """`λ_min` at the lower solution, and what it means for the hypergradient there.
+
+    Returns:
+        `λ_min`; whether it is zero to rounding; whether the upper loss sees the directions where it
+        is; whether it is negative; whether the Hessian at the given y has a negative eigenvalue.
+    """
+    values, vectors = curvatures(problem, x, solved, duals, batch.lower)
+    f_y, _ = trees.ravel(oracles.upper_grad_y(problem, x, solved, batch.upper))
+    at_y = jnp.linalg.eigvalsh(oracles.dense_hessian(problem, x, y, batch.lower))
+    eps = jnp.finfo(values.dtype).eps
+    size = jnp.max(jnp.where(jnp.isfinite(values), jnp.abs(values), 0))
+    rounding, doubt = 100 * eps * size, jnp.sqrt(eps) * size
+    flat = (values[0] <= rounding) & (values[0] >= -doubt)
+    unseen = jnp.where(jnp.abs(values) <= doubt, vectors.T @ f_y.astype(values.dtype), 0)
+    blind = jnp.linalg.norm(unseen) > 1e-3 * jnp.linalg.norm(f_y).astype(values.dtype)
+    branch = at_y[0] < -jnp.sqrt(eps) * jnp.max(jnp.abs(at_y))
+    return values[0], flat, blind, values[0] < -doubt, branch
+
+
+def _gaps(problem: Problem, y: Lower, solver: AbstractLowerSolver | None) -> Gap:
+    """What is known before anything is computed."""
     closed_form = problem.hypergradient is not None
     gaps = Gap(0)
     if any(Structure.UPPER_COUPLED in kinds for kinds, _ in problem.structure()):
         gaps |= Gap.UPPER_COUPLED
     if problem.lower_step is not None:
         gaps |= Gap.LOWER_STEP | (Gap.AT_GIVEN_Y if closed_form else Gap(0))
-    elif not problem.lower_set.projectable:
+    elif not measures.can_solve(problem, y, solver):
         gaps |= Gap.LOWER_UNSOLVABLE
-    elif not closed_form and not measures.is_implicit(problem):
+    elif not measures.has_hypergradient(problem, y):
         gaps |= Gap.LOWER_SET
     return gaps

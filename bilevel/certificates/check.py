@@ -148,7 +148,7 @@ class _Solved(NamedTuple):
 @eqx.filter_jit
 def _solve(problem, x, y0, batch, solver) -> _Solved:
     first = measures.lower_residual(problem, x, y0, batch.lower)
-    y, last, _ = solver.solve(problem, x, y0, batch.lower)
+    y, last, *_ = solver.solve(problem, x, y0, batch.lower)
     return _Solved(y, oracles.upper_value(problem, x, y, batch.upper), last, first)
 
 

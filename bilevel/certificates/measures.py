@@ -1,18 +1,30 @@
 """Distances from what a solution would satisfy, each a plain function that can be jitted.
 
 A measure that a problem's structure leaves without meaning is NaN, never a wrong number: the
-implicit formula needs a free lower variable that minimises a loss, and the lower measures need
-`∇_y g` and, where there is a `lower_set`, its projection.
+implicit formula needs a lower variable that minimises a loss, and where that is constrained a dense
+system; the lower measures need `∇_y g` and, where there is a `lower_set`, its projection.
 """
+
+import importlib.util
 
 import jax.numpy as jnp
 
-from bilevel import hypergrad, oracles, sets, trees
+from bilevel import hypergrad, lower, oracles, sets, trees
+from bilevel.certificates.spectrum import DENSE_UP_TO
 from bilevel.linear import CG, AbstractLinear
-from bilevel.lower import AbstractLowerSolver, ToTolerance
+from bilevel.lower import (
+    SQP,
+    AbstractLowerSolver,
+    Accelerated,
+    Gradient,
+    LowerSolution,
+    ToTolerance,
+)
 from bilevel.lower.solvers import residual
-from bilevel.problem import Batch, Problem
+from bilevel.problem import Batch, Problem, Structure
 from bilevel.typing import Data, Lower, Scalar, ScalarLike, Upper
+
+PROJECTING = (Gradient, Accelerated, ToTolerance)  # solvers that call lower_set.project
 
 
 def hypergradient_norm(
@@ -26,24 +38,24 @@ def hypergradient_norm(
 ) -> Scalar:
     """Norm of the hypergradient of `x → f(x, y*(x))`, at a lower solution found from y0.
 
-    Uses the closed form a problem declares, else the implicit formula. Exact when both solves
-    are; the error grows linearly with their residuals, which `certify` reports.
+    Uses the closed form a problem declares, else the implicit formula, which goes through the
+    active set where there is a `lower_set`. Exact when both solves are; the error grows linearly
+    with their residuals, which `certify` reports.
 
     Args:
         x: upper variable.
         y0: where the lower solver starts.
         batch: `Batch(upper, lower)`; hand it all data to measure the whole problem.
-        solver: for the lower problem; `ToTolerance()` when absent.
-        linear: for the adjoint system; `CG(100)` when absent.
+        solver: for the lower problem; when absent `ToTolerance()`, or `SQP()` where the lower set
+            has no simple projection.
+        linear: for the adjoint system of a free y; `CG(100)` when absent.
 
     Returns:
-        A scalar; NaN when the implicit formula does not hold (a `lower_set` or a `lower_step`
-        without a closed form) or the lower problem cannot be solved here.
+        A scalar; NaN when the implicit formula does not hold (a `lower_step` without a closed form,
+        or a `lower_set` that holds more than a few hundred entries) or the lower problem cannot be
+        solved here.
     """
-    if not (has_hypergradient(problem) and is_solvable(problem)):
-        return unknown(x, y0)
-    y = (solver or ToTolerance()).solve(problem, x, y0, batch.lower).y
-    return trees.norm(hypergradient(problem, x, y, batch, linear).grad)
+    return trees.norm(solved_hypergradient(problem, x, y0, batch, solver, linear).grad)
 
 
 def projected_gradient_residual(
@@ -117,9 +129,75 @@ def is_solvable(problem: Problem) -> bool:
     return problem.lower_step is None and problem.lower_set.projectable
 
 
-def has_hypergradient(problem: Problem) -> bool:
-    """Whether a hypergradient is known: in closed form, or by the implicit formula."""
-    return problem.hypergradient is not None or is_implicit(problem)
+def can_solve(problem: Problem, y: Lower, solver: AbstractLowerSolver | None = None) -> bool:
+    """Whether some solver here finds the lower solution: by projections, or by programs."""
+    if problem.lower_step is not None:
+        return False
+    finds = not (solver is None or isinstance(solver, PROJECTING))
+    return problem.lower_set.projectable or finds or (is_small(y) and _has_programs())
+
+
+def solve(
+    problem: Problem, x: Upper, y0: Lower, batch, solver: AbstractLowerSolver | None = None
+) -> LowerSolution:
+    """The lower solution from y0, by the given solver or by the one that suits the lower set."""
+    if isinstance(solver, PROJECTING) and not problem.lower_set.projectable:
+        solver = None
+    if solver is None:
+        projects = is_simple(problem) or not (is_small(y0) and _has_programs())
+        solver = ToTolerance() if projects else SQP()
+    return solver.solve(problem, x, y0, batch)
+
+
+def duals_of(found: LowerSolution) -> lower.Duals | None:
+    """The multipliers that came with a lower solution, where its solver finds them."""
+    return getattr(found, "duals", None)
+
+
+def solved_hypergradient(
+    problem: Problem,
+    x: Upper,
+    y0: Lower,
+    batch: Batch,
+    solver: AbstractLowerSolver | None = None,
+    linear: AbstractLinear | None = None,
+) -> hypergrad.HyperGrad:
+    """The best hypergradient available, at the lower solution found from y0; NaN if there is none.
+
+    Its `lower_grad_norm` is the residual of that solution, `y` the solution.
+    """
+    if not (has_hypergradient(problem, y0) and can_solve(problem, y0, solver)):
+        nan = unknown(x, y0)
+        grad = trees.map(lambda leaf: jnp.full_like(leaf, jnp.nan), x)
+        return hypergrad.HyperGrad(nan, grad, lower_grad_norm=nan, y=y0)
+    found = solve(problem, x, y0, batch.lower, solver)
+    h = hypergradient(problem, x, found.y, batch, linear, duals_of(found))
+    return h._replace(lower_grad_norm=found.residual, y=found.y)
+
+
+def has_hypergradient(problem: Problem, y: Lower) -> bool:
+    """Whether a hypergradient is known: in closed form, or by an implicit formula."""
+    return problem.hypergradient is not None or is_implicit(problem) or is_on_face(problem, y)
+
+
+def is_on_face(problem: Problem, y: Lower) -> bool:
+    """Whether the implicit formula holds along the active face: y minimises, and is not large."""
+    return problem.lower_step is None and not is_implicit(problem) and is_small(y)
+
+
+def is_small(y: Lower) -> bool:
+    return trees.size(y) <= DENSE_UP_TO
+
+
+def is_simple(problem: Problem) -> bool:
+    """Whether the projection on the lower set is cheap."""
+    if isinstance(problem.lower_set, sets.Free):
+        return True
+    return any(Structure.LOWER_SET in kinds for kinds, _ in problem.structure())
+
+
+def _has_programs() -> bool:
+    return importlib.util.find_spec("qpax") is not None
 
 
 def is_implicit(problem: Problem) -> bool:
@@ -128,11 +206,19 @@ def is_implicit(problem: Problem) -> bool:
 
 
 def hypergradient(
-    problem: Problem, x: Upper, y: Lower, batch: Batch, linear: AbstractLinear | None
+    problem: Problem,
+    x: Upper,
+    y: Lower,
+    batch: Batch,
+    linear: AbstractLinear | None = None,
+    duals: lower.Duals | None = None,
 ) -> hypergrad.HyperGrad:
     """The best hypergradient available at (x, y)."""
     if problem.hypergradient is not None:
         return hypergrad.closed_form_or_implicit(problem, x, y, batch)
+    if not is_implicit(problem):
+        duals = lower.duals_at(problem, x, y, batch.lower) if duals is None else duals
+        return hypergrad.kkt(problem, x, y, duals, batch)
     return hypergrad.implicit(problem, x, y, batch, linear=linear or CG(100))
 
 

@@ -28,6 +28,6 @@ def methods() -> Table:
     table.add_column("memory", no_wrap=True)
     table.add_column("paper")
     for row in method_rows():
-        paper = f"{row.paper}, arXiv:{row.arxiv}"
+        paper = f"{row.paper}, arXiv:{row.arxiv}" if row.arxiv else row.paper
         table.add_row(row.name, row.handles, row.price, row.memory, paper)
     return table

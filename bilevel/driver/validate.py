@@ -33,11 +33,15 @@ def check_arguments(data: Any, key: Any, callbacks: Iterable[Any]) -> None:
             raise TypeError(f"callbacks holds {callback!r}; functions of (step, state, row) do.")
 
 
-def check_method(method: Any, problem: Any) -> None:
+def check_problem(problem: Any) -> None:
     if not isinstance(problem, Problem):
         raise TypeError(
             f"problem is of type {type(problem).__name__}; bl.Problem(upper, lower) is needed."
         )
+
+
+def check_method(method: Any, problem: Any) -> None:
+    check_problem(problem)
     if isinstance(method, type) and issubclass(method, AbstractMethod):
         raise TypeError(f"method is the class {method.__name__}; create one: {method.__name__}().")
     if not isinstance(method, AbstractMethod):
@@ -94,6 +98,18 @@ def check_blocks(method: AbstractMethod, problem: Problem, data: Data | Feed) ->
             )
 
 
+def check_each_loss(problem: Problem, x: Any, y: Any, batch: Batch) -> dict[str, Any]:
+    """Both losses take (x, y, batch) and return one floating number; how they compute it."""
+    traced = {}
+    for level in ("upper", "lower"):
+        loss = getattr(problem, level)
+        check_arity(level, loss, ("x", "y", "batch"))
+        name = f"Problem.{level}"
+        traced[level], out = _trace(name, loss, x, y, getattr(batch, level))
+        check_scalar(name, out, "Reduce over the batch, for example with .mean().")
+    return traced
+
+
 def check_some_blocks(problem: Problem, state: Any, batch: Batch, data: Data) -> None:
     """Both losses take some of the blocks: as many rows of y as the batch has."""
     if data.blocks is None:
@@ -141,27 +157,30 @@ def check_losses(problem: Problem, state: Any, batch: Batch) -> None:
     x, y = state.x, state.y
     if problem.hypergradient is not None:
         check_arity("hypergradient", problem.hypergradient, ("x", "y", "batch"))
-    for level, fn, data in (
-        ("upper", problem.upper, batch.upper),
-        ("lower", problem.lower, batch.lower),
-    ):
-        check_arity(level, fn, ("x", "y", "batch"))
-        jaxpr, out = _trace(f"Problem.{level}", fn, x, y, data)
-        check_scalar(f"Problem.{level}", out, "Reduce over the batch, for example with .mean().")
+    if told := uncoupled(problem, x, y, check_each_loss(problem, x, y, batch)):
+        raise ValueError(told)
+
+
+def uncoupled(problem: Problem, x: Any, y: Any, traced: Mapping[str, Any]) -> str | None:
+    """Why the two levels do not depend on each other, if so; takes what `check_each_loss` gave."""
+    for level, jaxpr in traced.items():
         first = len(jax.tree.leaves(x))
         used = _used_inputs(jaxpr.jaxpr)
         declared = problem.hypergradient is not None or problem.lower_step is not None
-        if not any(used[first : first + len(jax.tree.leaves(y))]) and not declared:
-            raise ValueError(
+        sees_y = any(used[first : first + len(jax.tree.leaves(y))])
+        sees_y = sees_y or (level == "upper" and problem.upper_set.moves)
+        if not sees_y and not declared:
+            return (
                 f"Problem.{level} does not depend on y, so the two levels are not coupled. "
                 f"Check that {level}(x, y, batch) uses its second argument."
             )
         coupled = any(used[:first]) or declared or problem.lower_set.moves
         if level == "lower" and not coupled:
-            raise ValueError(
+            return (
                 "Problem.lower does not depend on x, so y*(x) is the same for every x. Are upper "
                 "and lower swapped?"
             )
+    return None
 
 
 def check_sets(problem: Problem, x: Any, y: Any) -> None:

@@ -14,3 +14,4 @@ class HyperGrad(NamedTuple):
     residual: Scalar | None = None  # ‖H v − ∇_y f‖ of the adjoint system, where there is one
     lower_grad_norm: Scalar | None = None  # ‖∇_y g‖ where it was last taken, of unrolled steps
     y: Any = None  # the lower iterate(s) reached, where the estimator moves them
+    sc_margin: Scalar | None = None  # min_i max(λ_i, −h_i) of the active set: zero at a kink

@@ -35,6 +35,25 @@ def solve(matrix: Float[Array, "m m"], b: PyTree) -> PyTree:
     return trees.cast_like(unravel(found.astype(flat.dtype)), b)
 
 
+def solve_symmetric(matrix: Float[Array, "m m"], b: Float[Array, " m"]) -> Float[Array, " m"]:
+    """`M⁺ b` for M symmetric, indefinite or singular: of all least-squares solutions the shortest.
+
+    By eigenvalues; those below rounding count as zero. Derivatives are those of `M⁻¹ b`, right too
+    where M is singular, as long as b stays in its range.
+    """
+
+    def solve(_, b):
+        w, Q = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))
+        size = jnp.abs(w)
+        kept = size > 10 * jnp.finfo(w.dtype).eps * w.size * jnp.max(size, initial=0)
+        return Q @ (jnp.where(kept, 1 / jnp.where(kept, w, 1), 0) * (Q.T @ b))
+
+    def product(v):
+        return matrix @ v
+
+    return jax.lax.custom_linear_solve(product, b, solve, symmetric=True)
+
+
 def multiply(matrix: Float[Array, "n m"], v: PyTree, like: PyTree) -> PyTree:
     """`M v` for a tree v; shaped like `like`, in its dtypes."""
     flat, _ = ravel_pytree(trees.widen(v))

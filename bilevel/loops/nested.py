@@ -4,6 +4,7 @@ The common loop of BA, BSA, TTSA, ALSET, stocBiO, BiO-AID and AmIGO, which diffe
 lower steps they take, how they solve the adjoint system and what they warm-start.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +41,7 @@ class Nested(NamedTuple):
     warm: bool = True  # start the descent of y from the last y, otherwise from y0
     warm_adjoint: bool = False  # start the linear solver from its last result
     inner_clock: bool = False  # schedules of y count lower steps, otherwise upper ones
+    hypergradient: Callable = hypergrad.closed_form_or_implicit  # or one of its signature
 
     def draws(self, problem: Problem) -> Draws:
         """One lower batch a lower step, one for the cross product, the linear solver's own."""
@@ -91,7 +93,7 @@ class Nested(NamedTuple):
             )
 
         def slow(x, y):
-            return hypergrad.closed_form_or_implicit(
+            return self.hypergradient(
                 problem, x, y, Batch(batch.upper, others), linear=self.linear, v0=v, key=now
             )
 

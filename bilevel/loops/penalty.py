@@ -1,7 +1,8 @@
 """The lower problem as a penalty: minimisers of `g + s f` side by side, differenced in s.
 
-The common loop of F2SA, F2BA and F3SA, which differ in how the penalty moves, in the order of
-the difference and in the estimator of the directions. First derivatives only.
+The common loop of F2SA, F2BA, F3SA, KwonDL and KwonSL, which differ in how the penalty moves, in
+the order of the difference, in the estimator of the directions and in whether anchors hold the
+minimisers. First derivatives only.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from bilevel.estimators import SGD, AbstractEstimator
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, as_samples
 from bilevel.schedules import AbstractSchedule
-from bilevel.typing import Lower, Scalar, Upper
+from bilevel.typing import Lower, Scalar, ScalarLike, Upper
 from bilevel.updates import AbstractUpdate
 
 
@@ -24,11 +25,19 @@ class PenaltyState(NamedTuple):
     ys: tuple[Lower, ...]  # one a node j: follows the minimiser of g + (j/penalty) f
     estimates: tuple[Any, Any]  # what the estimator remembers of the slopes in y and in x
     updates: tuple[Any, tuple[Any, ...]]  # what the updates of x and of ys remember
+    anchors: tuple[Lower, ...] | None = None  # one a node, where anchors hold the ys
 
     @property
     def y(self) -> Lower:
         """The one at node 1: follows the minimiser of `g + f/penalty`."""
         return self.ys[len(self.ys) // 2]
+
+
+class Anchors(NamedTuple):
+    """Proximal smoothing: `‖y_j − w_j‖²/(2 radius)` joins each loss, and w_j follows y_j."""
+
+    radius: ScalarLike  # under 1/L, the losses become strongly convex
+    relaxation: ScalarLike = 1.0  # w ← (1 − relaxation) w + relaxation y, after the lower steps
 
 
 class Penalty(NamedTuple):
@@ -43,6 +52,7 @@ class Penalty(NamedTuple):
     common_samples: bool = True  # of g, at all nodes; those of f always are
     estimator: AbstractEstimator = SGD()  # of the pairs (∇f's, ∇g's), in y and in x
     evaluations: int = 1  # of each gradient, that the estimator takes
+    anchors: Anchors | None = None
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -80,14 +90,15 @@ class Penalty(NamedTuple):
         )
         memory = [update.init(y) for update, y in zip(self.y_updates, ys, strict=True)]
         updates = self.x_update.init(x), tuple(memory)
-        return PenaltyState(jnp.zeros((), jnp.int32), x, ys, estimates, updates)
+        anchors = None if self.anchors is None else trees.copy(ys)
+        return PenaltyState(jnp.zeros((), jnp.int32), x, ys, estimates, updates, anchors)
 
     def step(
         self, problem: Problem, state: PenaltyState, batch: Batch
     ) -> tuple[PenaltyState, dict[str, Scalar]]:
         """One upper step."""
-        k, x, ys, (ey, ex), (sx, sy) = state
-        nodes, draws, penalty = self.nodes, self.draws(problem), self.penalty(k)
+        k, x, ys, (ey, ex), (sx, sy), anchors = state
+        nodes, draws, penalty, held = self.nodes, self.draws(problem), self.penalty(k), self.anchors
         upper, lower = as_samples(batch.upper, draws.upper), as_samples(batch.lower, draws.lower)
         apart = 0 if self.common_samples else draws.upper
         lowers = [lower.skip(i * apart) for i in range(len(nodes))]
@@ -116,6 +127,11 @@ class Penalty(NamedTuple):
                 trees.axpy(j / penalty, f, g) if j else g
                 for j, f, g in zip(nodes, fs, gs, strict=True)
             ]
+            if held is not None and anchors is not None:
+                along = [
+                    trees.axpy(1 / jnp.asarray(held.radius), trees.sub(y, w), d)
+                    for d, y, w in zip(along, ys, anchors, strict=True)
+                ]
             moved = [
                 update.step(d, memory, y, k)
                 for update, d, memory, y in zip(self.y_updates, along, sy, ys, strict=True)
@@ -126,6 +142,8 @@ class Penalty(NamedTuple):
             return (ys, ey, sy), trees.norm(along[nearest])
 
         (ys, ey, sy), norms = jax.lax.scan(body, (ys, ey, sy), jnp.arange(self.lower_steps))
+        if held is not None and anchors is not None:
+            anchors = trees.lerp(anchors, ys, held.relaxation)
         ((f, fs), gs), ex = self.estimator.step(x_slopes, (x, ys), samples(self.lower_steps), ex, k)
         h = hypergrad.weigh_slopes(fs, gs, penalty, self.order)
         x, sx = self.x_update.step(h, sx, x, k)
@@ -135,4 +153,5 @@ class Penalty(NamedTuple):
             "lower_grad_norm": norms[-1],
             "penalty": penalty,
         }
-        return PenaltyState(k + 1, problem.upper_set.project(x), ys, (ey, ex), (sx, sy)), info
+        x = problem.upper_set.project(x)
+        return PenaltyState(k + 1, x, ys, (ey, ex), (sx, sy), anchors), info

@@ -1,8 +1,14 @@
 """Solvers for the lower problem `min over y of g(x, y)`, and its solution as a function of x."""
 
 from bilevel.lower.argmin import argmin
+from bilevel.lower.averaging import BiGSAM, Selected
+from bilevel.lower.barrier import LogBarrier, with_barrier
 from bilevel.lower.certified import Descend, NewtonCG
 from bilevel.lower.descent import Descent, GradientStep, descend, lower_step
+from bilevel.lower.duals_at import duals_at
+from bilevel.lower.gibbs import MALA, AbstractGibbs, Cloud, Quadrature
+from bilevel.lower.kkt import Duals
+from bilevel.lower.programs import AbstractQP, Mpax, Qpax, lp, qp
 from bilevel.lower.refine import BallSGD, EpochSGD
 from bilevel.lower.solvers import (
     AbstractLowerSolver,
@@ -12,21 +18,41 @@ from bilevel.lower.solvers import (
     Optimistix,
     ToTolerance,
 )
+from bilevel.lower.sqp import SQP
+from bilevel.lower.tilted import tilt, tilted
 
 __all__ = [
+    "MALA",
+    "SQP",
+    "AbstractGibbs",
     "AbstractLowerSolver",
+    "AbstractQP",
     "Accelerated",
     "BallSGD",
+    "BiGSAM",
+    "Cloud",
     "Descend",
     "Descent",
+    "Duals",
     "EpochSGD",
     "Gradient",
     "GradientStep",
+    "LogBarrier",
     "LowerSolution",
+    "Mpax",
     "NewtonCG",
     "Optimistix",
+    "Qpax",
+    "Quadrature",
+    "Selected",
     "ToTolerance",
     "argmin",
     "descend",
+    "duals_at",
     "lower_step",
+    "lp",
+    "qp",
+    "tilt",
+    "tilted",
+    "with_barrier",
 ]

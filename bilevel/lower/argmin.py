@@ -1,11 +1,18 @@
 """The lower solution as a differentiable function of the upper variable."""
 
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array
 
 from bilevel import oracles, trees
-from bilevel.linear import CG, AbstractLinear
-from bilevel.lower.solvers import AbstractLowerSolver, ToTolerance
-from bilevel.problem import Problem
+from bilevel.linear import CG, AbstractLinear, matrices
+from bilevel.lower import kkt
+from bilevel.lower.kkt import Duals
+from bilevel.lower.solvers import AbstractLowerSolver, LowerSolution, ToTolerance
+from bilevel.lower.sqp import SQP
+from bilevel.problem import Problem, Same, Structure
 from bilevel.sets import Free
 from bilevel.typing import Lower
 
@@ -24,34 +31,58 @@ def argmin(
     Derivatives of any order; those of second order differentiate the first.
 
     The solver finds the point; derivatives come from the implicit function theorem at that
-    point, `dy*/dx = −(∂²g/∂y²)⁻¹ ∂²g/∂y∂x`, in forward and in reverse mode, whatever the solver
-    did. Their error grows linearly with the residuals of both solves.
+    point, in forward and in reverse mode, whatever the solver did. Their error grows linearly with
+    the residuals of both solves. What is differentiated depends on the `lower_set`:
+
+    - without one, `∇_y g(x, y) = 0`: `dy*/dx = −(∂²g/∂y²)⁻¹ ∂²g/∂y∂x`;
+    - with a projection P, and a solver that uses it, `y = P(y − ∇_y g(x, y))`, by products with
+      the Hessian and the derivative of P alone: for a y of any size;
+    - with any other, linear in y or convex, moving with x or not, the KKT system of the active
+      constraints, as a dense matrix (`bilevel.lower.kkt`); the solver has to find multipliers.
+
+    With constraints the derivative is that of y* where every active multiplier is positive, and
+    active constraints are independent; elsewhere, at a kink, it is that of one side.
 
     Args:
-        problem: its lower loss should be strongly convex in y, with no `lower_set`.
+        problem: its lower loss should be strongly convex in y.
         x: upper variable.
         y0: where the solver starts; gives y its structure and does not affect derivatives.
         batch: handed to the lower loss.
-        solver: `ToTolerance()` when absent; any solver of `bilevel.lower`.
-        linear: for the derivative's system; `CG(100)` when absent.
+        solver: any solver of `bilevel.lower`. When absent, `ToTolerance()` for free variables and
+            simple projections (a fixed box, ball, simplex, affine set), `SQP()` for other sets.
+        linear: for the derivative's system, where there is no KKT system; `CG(100)` when absent.
+            With a projection the system may be singular, which conjugate gradients do not mind.
 
     Returns:
         A tree like y0.
 
     Raises:
-        ValueError: the problem has a `lower_set`.
+        ValueError: the `lower_set` has no projection and the solver finds no multipliers.
 
     Reference: Blondel et al. "Efficient and modular implicit differentiation". NeurIPS 2022,
     arXiv:2105.15183.
     """
-    if not isinstance(problem.lower_set, Free):
-        raise ValueError(
-            f"argmin differentiates an unconstrained minimiser, and lower_set is a "
-            f"{type(problem.lower_set).__name__}: where it is active the derivative differs. Leave "
-            "lower_set out where it never is, or differentiate the steps of lower.Gradient."
-        )
-    solver = ToTolerance() if solver is None else solver
+    simple = any(Structure.LOWER_SET in declared.kinds for declared in problem.structure())
+    free = isinstance(problem.lower_set, Free)
+    if solver is None:
+        solver = ToTolerance() if free or simple else SQP()
     linear = CG(100) if linear is None else linear
+    if free:
+        return _stationary(problem, x, y0, batch, solver, linear)
+    fixed = jax.lax.stop_gradient((problem, x, trees.copy(y0), batch))
+    found = jax.lax.stop_gradient(solver.solve(*fixed))
+    if found.duals is not None:
+        return _active_set(problem, x, batch, found)
+    if problem.lower_set.projectable:
+        return _fixed_point(problem, x, batch, found.y, linear)
+    raise ValueError(
+        f"argmin needs multipliers where lower_set is a {type(problem.lower_set).__name__}, which "
+        f"has no projection, and {type(solver).__name__} finds none; lower.SQP() does."
+    )
+
+
+def _stationary(problem: Problem, x, y0: Lower, batch, solver, linear) -> Lower:
+    """The root of `∇_y g`."""
 
     def stationary(y):
         return oracles.lower_grad(problem, x, y, batch)
@@ -65,3 +96,70 @@ def argmin(
         )
 
     return jax.lax.custom_root(stationary, trees.copy(y0), find, solve_tangent)
+
+
+def _fixed_point(problem: Problem, x, batch, y: Lower, linear: AbstractLinear) -> Lower:
+    """The root of `y − P(y − ∇_y g)` that y is.
+
+    Its Jacobian is `I − D (I − H)`, with D the derivative of P, symmetric because P is a gradient.
+    The system `(I − D (I − H)) v = b` is solved by `v = b + D q` with
+    `(D (I − D) + D H D) q = D (I − H) b`, which is symmetric and positive semidefinite.
+    """
+
+    def distance(y):
+        ahead = trees.sub(y, oracles.lower_grad(problem, x, y, batch))
+        return trees.sub(y, problem.lower_set.project(ahead, x))
+
+    known, at, rows = jax.lax.stop_gradient((problem, x, batch))
+    H = oracles.hessian(known, at, y, Same(rows))
+    ahead = trees.sub(y, oracles.lower_grad(known, at, y, rows))
+    _, D = jax.linearize(lambda z: known.lower_set.project(z, at), ahead)
+
+    def rest(v):
+        return trees.sub(v, H(v))  # (I − H) v
+
+    def inner(v, i):
+        d = D(v)
+        return trees.sub(d, D(rest(d)))  # D v − D (I − H) D v
+
+    def solve(_, b):
+        return trees.add(b, D(linear.solve(inner, D(rest(b)))))
+
+    def transposed(_, b):
+        return trees.add(b, rest(D(linear.solve(inner, D(b)))))
+
+    def solve_tangent(jacobian, b):
+        return jax.lax.custom_linear_solve(jacobian, b, solve, transposed)
+
+    return jax.lax.custom_root(distance, y, lambda _, y: y, solve_tangent)
+
+
+class _Point(NamedTuple):
+    y: Array  # ravelled
+    duals: Duals
+
+
+def _active_set(problem: Problem, x, batch, found: LowerSolution) -> Lower:
+    """The root of the KKT conditions on the active rows that the solution is."""
+    flat, unravel = trees.ravel(found.y)
+    mask = found.active
+    assert mask is not None
+    assert found.duals is not None
+
+    def conditions(at: _Point) -> _Point:
+        y, (along, across) = unravel(at.y), at.duals
+        duals = Duals(jnp.where(mask, along, 0), across)
+        pull = jax.grad(lambda flat: kkt.weighed(problem, x, unravel(flat), duals))(at.y)
+        force, _ = trees.ravel(oracles.lower_grad(problem, x, y, batch))
+        h, e = kkt.constraints(problem, x, y)
+        return _Point(force + pull, Duals(jnp.where(mask, h, -along), e))
+
+    def solve_tangent(jacobian, b):
+        right, back = trees.ravel(b)
+        columns = jax.vmap(lambda v: trees.ravel(jacobian(back(v)))[0])(
+            jnp.eye(right.size, dtype=right.dtype)
+        )
+        return back(matrices.solve_symmetric(columns.T, right))
+
+    root = _Point(flat, found.duals)
+    return unravel(jax.lax.custom_root(conditions, root, lambda _, at: at, solve_tangent).y)

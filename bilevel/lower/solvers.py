@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import oracles, trees
+from bilevel.lower.kkt import Duals
 from bilevel.problem import Problem
 from bilevel.sets import Free
 from bilevel.typing import Lower, Scalar
@@ -21,6 +22,8 @@ class LowerSolution(NamedTuple):
     y: Lower
     residual: Scalar  # ‖∇_y g(x, y)‖; with a lower_set, of the projected-gradient map
     steps: Int[Array, ""] | int
+    duals: Duals | None = None  # multipliers of the lower_set, from solvers that find them
+    active: Bool[Array, " k"] | None = None  # which of its inequalities are active, likewise
 
 
 class AbstractLowerSolver(eqx.Module):

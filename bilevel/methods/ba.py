@@ -38,6 +38,7 @@ class BA(LoopMethod):
     handles: ClassVar = frozenset(
         {Structure.UPPER_SET, Structure.HYPERGRADIENT, Structure.LOWER_STEP}
     )
+    samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y (2 y when cold)"
     rate: ClassVar[str] = "ε⁻¹ upper, ε^(−5/4) lower, no noise"
     paper: ClassVar[Paper] = Paper(

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import enum
 import math
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -24,10 +25,11 @@ class Paper(NamedTuple):
     authors: str
     title: str
     venue: str
-    arxiv: str
+    arxiv: str  # empty where there is none
 
     def __str__(self) -> str:
-        return f'{self.authors}. "{self.title}". {self.venue}, arXiv:{self.arxiv}.'
+        where = f"{self.venue}, arXiv:{self.arxiv}" if self.arxiv else self.venue
+        return f'{self.authors}. "{self.title}". {where}.'
 
 
 class Constants(Protocol):
@@ -64,6 +66,15 @@ class Constants(Protocol):
         ...
 
 
+class Below(enum.Enum):
+    """What the theory of a method asks of the lower loss, as a function of y."""
+
+    STRONGLY_CONVEX = "strongly convex"
+    CONVEX = "convex"
+    DOMINATED = "gradient-dominated (Polyak-Łojasiewicz)"
+    NONCONVEX = "nonconvex"
+
+
 COUNTS = ("lower_steps", "period", "restart", "upper_slots", "lower_slots")  # one or more
 
 
@@ -83,6 +94,8 @@ class AbstractMethod(eqx.Module):
     paper: ClassVar[Paper]
     memory: ClassVar[str]  # what the state holds, in copies of x and y
     rate: ClassVar[str] = ""  # samples until E‖∇l‖² ≤ ε, l nonconvex, where one is claimed
+    below: ClassVar[Below] = Below.STRONGLY_CONVEX
+    samples: ClassVar[bool] = True  # its theory allows for mini-batches
 
     @abc.abstractmethod
     def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> State:

@@ -36,6 +36,7 @@ class BiOAID(LoopMethod):
     handles: ClassVar = frozenset(
         {Structure.UPPER_SET, Structure.HYPERGRADIENT, Structure.LOWER_STEP}
     )
+    samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y"
     rate: ClassVar[str] = "ε⁻¹, no noise"
     paper: ClassVar[Paper] = Paper(

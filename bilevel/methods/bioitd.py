@@ -24,6 +24,7 @@ class BiOITDState(NamedTuple):
     k: Scalar  # steps done
     x: Upper
     y: Lower  # follows y*(x)
+    y0: Lower | None  # where every descent starts, unless it is warm-started
     update: Any  # what the x update remembers
 
 
@@ -37,6 +38,10 @@ class BiOITD(AbstractMethod):
     Attributes:
         back: how many of the last lower steps are differentiated; all when absent.
         checkpoint: recompute each lower step in the reverse pass instead of storing it.
+        warm: start each descent from the last y. Otherwise from y0: then x descends one function,
+            `f(x, y_D(x))` with `y_D` the D steps from y0, whatever the lower loss (Bolte, Le,
+            Pauwels, Vaiter, arXiv:2502.09074, call this the differentiable-programming strategy);
+            with several lower minima that function may jump from one to another.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=5e-2)
@@ -44,9 +49,11 @@ class BiOITD(AbstractMethod):
     lower_steps: int = eqx.field(static=True, default=20)
     back: int | None = eqx.field(static=True, default=None)
     checkpoint: bool = eqx.field(static=True, default=False)
+    warm: bool = eqx.field(static=True, default=True)
 
     handles: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
-    memory: ClassVar[str] = "x, y (D + 1 of y while it differentiates)"
+    samples: ClassVar[bool] = False
+    memory: ClassVar[str] = "x, y (2 y when cold; D + 1 while it differentiates)"
     rate: ClassVar[str] = "ε⁻¹, no noise"
     paper: ClassVar[Paper] = Paper(
         "Ji, Yang, Liang",
@@ -70,17 +77,18 @@ class BiOITD(AbstractMethod):
 
     def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> BiOITDState:
         x, y = trees.copy(x0), trees.copy(y0)
-        return BiOITDState(jnp.zeros((), jnp.int32), x, y, self.x_update.init(x))
+        start = None if self.warm else trees.copy(y0)
+        return BiOITDState(jnp.zeros((), jnp.int32), x, y, start, self.x_update.init(x))
 
     def step(
         self, problem: Problem, state: BiOITDState, batch: Batch
     ) -> tuple[BiOITDState, dict[str, Scalar]]:
-        k, x, y, sx = state
+        k, x, y, y0, sx = state
         samples = as_samples(batch.lower, self.lower_steps)
         h = hypergrad.unrolled(
             problem,
             x,
-            y,
+            y if self.warm else y0,
             Batch(batch.upper, samples),
             update=self.y_update,
             steps=self.lower_steps,
@@ -93,4 +101,4 @@ class BiOITD(AbstractMethod):
             "hypergrad_norm": trees.norm(h.grad),
             "lower_grad_norm": h.lower_grad_norm,
         }
-        return BiOITDState(k + 1, problem.upper_set.project(x), h.y, sx), info
+        return BiOITDState(k + 1, problem.upper_set.project(x), h.y, y0, sx), info

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import loops, lower, oracles, trees
-from bilevel.methods.base import AbstractMethod, Constants, Paper, series_terms
+from bilevel.methods.base import AbstractMethod, Below, Constants, Paper, series_terms
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Same, Structure
 from bilevel.schedules import Polynomial, horizon
@@ -60,6 +60,8 @@ class BOME(AbstractMethod):
     value_based: bool = eqx.field(static=True, default=False)
 
     handles: ClassVar[frozenset[Structure]] = frozenset()
+    below: ClassVar[Below] = Below.DOMINATED
+    samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y"
     rate: ClassVar[str] = "ε⁻⁴"
     paper: ClassVar[Paper] = Paper(
@@ -103,7 +105,7 @@ class BOME(AbstractMethod):
             k=k,
         ).y
         value, *f = oracles.upper_grads(problem, x, y, batch.upper)
-        gap, q = _gap(problem, x, y, z, batch.lower)
+        gap, q = loops.value_gap(problem, x, y, z, batch.lower)
         rate = gap if self.value_based else trees.dot(q, q)
         decrease = jnp.asarray(self.decrease, rate.dtype) * rate
         dual = loops.barrier_multiplier(f, q, decrease)
@@ -118,14 +120,3 @@ class BOME(AbstractMethod):
             "kkt_residual": trees.dot(d, d) + gap,
         }
         return BOMEState(k + 1, x, y, (sx, sy)), info
-
-
-def _gap(problem: Problem, x: Upper, y: Lower, z: Lower, batch) -> tuple[Scalar, list]:
-    """`q = g(x, y) − g(x, z)` and its gradient in (x, y), z held fixed."""
-    at_y = oracles.lower_grad_x(problem, x, y, batch)
-    at_z = oracles.lower_grad_x(problem, x, z, batch)
-    gap = oracles.lower_value(problem, x, y, batch) - oracles.lower_value(problem, x, z, batch)
-    return gap.astype(trees.widest((x, y))), [
-        trees.sub(at_y, at_z),
-        oracles.lower_grad(problem, x, y, batch),
-    ]

@@ -176,6 +176,7 @@ class MAID(AbstractMethod):
     max_rounds: int = eqx.field(static=True, default=100)
 
     handles: ClassVar = frozenset({Structure.UPPER_SET})
+    samples: ClassVar[bool] = False
     memory: ClassVar[str] = "3 x, 6 y"
     rate: ClassVar[str] = ""
     paper: ClassVar[Paper] = Paper(
