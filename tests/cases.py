@@ -223,6 +223,9 @@ METHODS: dict[str, Row] = {
 }
 
 
+FEW = {"SOBA", "TTSA", "SABA", "SRBA", "F3SA", "SVRB", "BSVRBv2"}  # one of each family
+
+
 def made(name: str, case: Case, speed: float = 1.0) -> methods.AbstractMethod:
     """A method of the table with steps that suit the problem."""
     return METHODS[name].build(scales_of(case), speed)

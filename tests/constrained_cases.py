@@ -216,7 +216,7 @@ CONSTRAINED: dict[str, Known] = {
     ),
     "SMBG": Known(
         problems.well_a,
-        lambda speed: methods.SMBG(0.5 * speed, 0.3, 5, linear.CG(1)),
+        lambda speed: methods.SMBG(0.5 * speed, 0.3, 5, linear.Neumann(20, 0.3)),
         steps=60,
         tol=1e-12,
     ),

@@ -227,7 +227,7 @@ def test_sqp_in_single_precision_and_on_trees():
     )
     y0 = {"a": jnp.zeros(2, jnp.float32), "b": [jnp.zeros((1, 2), jnp.float32)]}
     found = jax.jit(lambda x: SQP.solve(problem, x, y0))(jnp.array([0.5, 2.0], jnp.float32))
-    assert jax.tree.map(jnp.dtype, found.y) == jax.tree.map(jnp.dtype, y0)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found.y))
     np.testing.assert_allclose(found.y["a"], [0.5, 1.0], atol=1e-6)
     np.testing.assert_allclose(found.y["b"][0], [[-0.5, -1.0]], atol=1e-6)
     # the four sides below, then the four above
@@ -422,7 +422,7 @@ def test_argmin_in_many_dimensions_forms_no_matrix():
     problem = Problem(pull, pull, lower_set=sets.Box(-0.5, 0.5))
 
     def y(x):
-        return lower.argmin(problem, x, jnp.zeros(size), linear=linear.CG(5))
+        return lower.argmin(problem, x, jnp.zeros(size), linear=linear.CG(5, 1e-12))
 
     slope = jax.jit(jax.jacfwd(y))(jnp.array(0.8))
     ramp = np.linspace(-1, 1, size)

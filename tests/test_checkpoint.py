@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import METHODS, made, same_bits, sampled
+from cases import FEW, METHODS, made, same_bits, sampled
 
 import bilevel as bl
 from bilevel import problems
@@ -32,9 +32,6 @@ def solve(method, folder=None, case=CASE, data=DATA, **settings):
 
 class Stop(Exception):
     pass
-
-
-FEW = {"SOBA", "TTSA", "SABA", "SRBA", "F3SA", "SVRB", "BSVRBv2"}  # a family each; the rest slow
 
 
 @pytest.mark.parametrize(

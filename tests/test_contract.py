@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import (
+    FEW,
     METHODS,
     PROBLEMS,
     aim,
@@ -37,10 +38,10 @@ def marks(name, slow=False):
 def every_method(test=None, *, but=(), rest_slow=False):
     """Every method, but those whose row is of these kinds (what each means stands in `Row`).
 
-    rest_slow: where compiling one takes long, leave it to `make test-all`.
+    rest_slow: leave all but one of each family to `make test-all`.
     """
     rows = [
-        pytest.param(name, marks=marks(name, rest_slow and row.heavy))
+        pytest.param(name, marks=marks(name, rest_slow and name not in FEW))
         for name, row in METHODS.items()
         if not any(getattr(row, kind) for kind in but)
     ]

@@ -1,6 +1,7 @@
 """Measures of stationarity for kinks, constraints and lower levels with many minimisers."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -111,13 +112,16 @@ class TestGoldstein:
             s = jnp.sign(x[1] - x[0]) / 2
             return jnp.stack([jnp.sign(x[0]) - s, s]) + x
 
-        measure = functools.partial(ct.goldstein, free(), X, X, gradient=gradient)
-        sizes = [float(measure(radius=r)) for r in (1e-6, 0.1, 0.35, 0.6, 1.0)]
-        assert all(a >= b for a, b in zip(sizes, sizes[1:], strict=False))
+        @functools.partial(jax.jit, static_argnames="samples")
+        def measure(radius, samples=64):
+            return ct.goldstein(free(), X, X, radius=radius, samples=samples, gradient=gradient)
+
+        sizes = [float(measure(r)) for r in (1e-6, 0.1, 0.35, 0.6, 1.0)]
+        assert all(a >= b - 1e-7 for a, b in itertools.pairwise(sizes)), sizes
         assert sizes[0] == pytest.approx(float(jnp.linalg.norm(gradient(X))), abs=1e-5)
         assert sizes[-1] < 0.2 * sizes[0]
-        counts = [float(measure(radius=0.4, samples=p)) for p in (3, 8, 32, 128)]
-        assert all(a >= b - 1e-12 for a, b in zip(counts, counts[1:], strict=False))
+        counts = [float(measure(0.4, samples=p)) for p in (3, 12, 64)]
+        assert all(a >= b - 1e-7 for a, b in itertools.pairwise(counts)), counts
 
     def test_without_a_hypergradient_there_is_no_number(self):
         case = problems.kink1()
@@ -265,7 +269,16 @@ def certified(case, x, y=None):
 
 
 class TestCertify:
-    @pytest.mark.parametrize("name", ["halfplane", "couple1", "cptoy", "lower_box", "cvxcpl"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "halfplane",
+            "couple1",
+            "lower_box",
+            pytest.param("cptoy", marks=pytest.mark.slow),
+            pytest.param("cvxcpl", marks=pytest.mark.slow),
+        ],
+    )
     def test_constrained_hypergradients(self, name):
         case = problems.ALL[name]()
         at_x0 = certified(case, case.x0)

@@ -51,7 +51,8 @@ def argmin(
         solver: any solver of `bilevel.lower`. When absent, `ToTolerance()` for free variables and
             simple projections (a fixed box, ball, simplex, affine set), `SQP()` for other sets.
         linear: for the derivative's system, where there is no KKT system; `CG(100)` when absent.
-            With a projection the system may be singular, which conjugate gradients do not mind.
+            With a projection the system is singular where constraints are active, which conjugate
+            gradients do not mind if they have a tolerance: `CG(100, 1e-12)`.
 
     Returns:
         A tree like y0.
@@ -66,15 +67,15 @@ def argmin(
     free = isinstance(problem.lower_set, Free)
     if solver is None:
         solver = ToTolerance() if free or simple else SQP()
-    linear = CG(100) if linear is None else linear
     if free:
-        return _stationary(problem, x, y0, batch, solver, linear)
+        return _stationary(problem, x, y0, batch, solver, linear or CG(100))
     fixed = jax.lax.stop_gradient((problem, x, trees.copy(y0), batch))
     found = jax.lax.stop_gradient(solver.solve(*fixed))
     if found.duals is not None:
         return _active_set(problem, x, batch, found)
     if problem.lower_set.projectable:
-        return _fixed_point(problem, x, batch, found.y, linear)
+        tol = 100 * float(jnp.finfo(trees.widest(found.y)).eps)
+        return _fixed_point(problem, x, batch, found.y, linear or CG(100, tol))
     raise ValueError(
         f"argmin needs multipliers where lower_set is a {type(problem.lower_set).__name__}, which "
         f"has no projection, and {type(solver).__name__} finds none; lower.SQP() does."
