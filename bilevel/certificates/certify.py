@@ -13,7 +13,7 @@ from bilevel.certificates import measures
 from bilevel.certificates.kkt import curvatures, lower_kkt_residual
 from bilevel.linear import AbstractLinear
 from bilevel.lower import AbstractLowerSolver, ToTolerance
-from bilevel.problem import Batch, Problem, Structure
+from bilevel.problem import Batch, Problem
 from bilevel.typing import Lower, Scalar, ScalarLike, Upper
 
 
@@ -236,7 +236,7 @@ def _gaps(problem: Problem, y: Lower, solver: AbstractLowerSolver | None) -> Gap
     """What is known before anything is computed."""
     closed_form = problem.hypergradient is not None
     gaps = Gap(0)
-    if any(Structure.UPPER_COUPLED in kinds for kinds, _ in problem.structure()):
+    if problem.upper_set.moves or not problem.upper_set.projectable:
         gaps |= Gap.UPPER_COUPLED
     if problem.lower_step is not None:
         gaps |= Gap.LOWER_STEP | (Gap.AT_GIVEN_Y if closed_form else Gap(0))

@@ -16,6 +16,10 @@ app = typer.Typer(
 )
 
 
+bench = typer.Typer(help="Benchmarks on files of problems.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
 def main() -> None:
     """The entry point."""
     app()
@@ -66,6 +70,33 @@ def methods() -> None:
     from bilevel.cli import tables
 
     Console().print(tables.methods())
+
+
+@bench.command()
+def textbook(
+    problems: Annotated[
+        Path, typer.Option(help="JSON file of problems; bilevel.problems.textbook.load says more.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the table and the figure.")] = Path(
+        "bilevel-textbook"
+    ),
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only problems with this in their name; repeatable.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder where compiled programs are kept for the next run."),
+    ] = None,
+) -> None:
+    """Solve small problems with bl.solve and no method; judge each answer independently."""
+    from bilevel.cli import textbook as command
+
+    try:
+        command.run(problems, out=out, only=only or (), cache=cache)
+    except (ValueError, ImportError) as error:
+        _refuse("bench textbook", error)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _refuse(command: str, error: Exception) -> None:

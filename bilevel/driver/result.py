@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bilevel.certificates import Certificate
+from bilevel.driver.answer import FollowerCertificate
 from bilevel.oracles import Price
 from bilevel.typing import Lower, Upper
 
@@ -20,6 +21,8 @@ class Outcome(enum.Enum):
     DIVERGED = "diverged"  # a variable is no longer finite
     INTERRUPTED = "interrupted"  # Ctrl-C
     OUT_OF_DATA = "out of data"  # an iterator ended
+    NOT_OPTIMAL = "follower not optimal"  # y is not the lower problem's answer to x
+    INFEASIBLE = "infeasible"  # a constraint does not hold
 
 
 class Status(NamedTuple):
@@ -69,14 +72,15 @@ class Result(NamedTuple):
 
     `history` maps names to arrays with a row at step 0 and every `log_every` steps: `step`,
     `seconds`, what the method reports (`upper`, `hypergrad_norm`, `lower_grad_norm`, ...; NaN at
-    step 0) and the metrics. `pandas.DataFrame(result.history)` takes it as it is.
+    step 0) and the metrics. `pandas.DataFrame(result.history)` takes it as it is. A problem that
+    `solve` searched globally has no state, a row for each stage, and a `FollowerCertificate`.
     """
 
     x: Upper
     y: Lower
     history: dict[str, np.ndarray]
     status: Status
-    certificate: Certificate | None
+    certificate: Certificate | FollowerCertificate | None
     state: Any
     stats: Stats
 

@@ -15,11 +15,13 @@ from bilevel.certificates import Certificate
 from bilevel.data import Data, Feed
 from bilevel.driver import validate
 from bilevel.driver.checkpoint import Checkpoint, Saver, fingerprint
+from bilevel.driver.choose import check_alone, choose, is_small, whole
 from bilevel.driver.interrupt import Interrupt
 from bilevel.driver.log import OWN_COLUMNS, Log, Metrics, as_best
 from bilevel.driver.progress import watch
 from bilevel.driver.pull import Puller
 from bilevel.driver.result import Best, Outcome, Result, SolveError, Stats, Status, advice
+from bilevel.driver.small import check_small, solve_small
 from bilevel.methods.base import AbstractMethod, State
 from bilevel.problem import Batch, Problem
 from bilevel.typing import Lower, RandomKey, Upper
@@ -29,7 +31,7 @@ Callback = Callable[[int, State, Mapping[str, float]], Any]
 
 def solve(
     problem: Problem,
-    method: AbstractMethod,
+    method: AbstractMethod | None = None,
     x0: Upper | None = None,
     y0: Lower | None = None,
     *,
@@ -47,14 +49,20 @@ def solve(
     certify: bool = True,
     throw: bool = False,
 ) -> Result:
-    """Solve a bilevel problem with a method: `steps` updates of the upper variable.
+    """Solve a bilevel problem: `steps` updates of the upper variable by a method.
+
+    Without a method one is chosen by what the problem declares and a look at its curvature
+    (`choose` says how), and the status tells which and why. A problem with constraints and at most
+    40 variables is searched globally instead; the certificate then says how far y is from the
+    follower's best answer.
 
     Chunks of `log_every` steps run as one compiled loop; between them the host measures, shows
     progress, saves, and stops what diverges. A look costs about a tenth of a millisecond: raise
     `log_every` where a step takes microseconds.
 
     Args:
-        problem, method: what, and how; refused before compiling if they do not fit.
+        problem, method: what, and how; refused before compiling if they do not fit. A method that
+            is absent is chosen.
         x0, y0: starting points, pytrees of floating arrays. They are copied.
         data: `bl.Data`; without, both losses get `None`.
         steps: how many updates in all. A run resumed from a checkpoint makes the missing ones; a
@@ -86,6 +94,16 @@ def solve(
     folder is one that all of them see.
     """
     validate.check_steps(steps=steps, log_every=log_every)
+    if method is None:
+        own = {"metrics": metrics, "callbacks": tuple(callbacks), "checkpoint": checkpoint}
+        settings = own | {
+            "steps": steps, "key": key, "tol": tol, "log_every": log_every, "progress": progress,
+            "keep": keep, "certify": certify,
+        }  # fmt: skip
+        result = _solve_chosen(problem, x0, y0, data, state, own, settings)
+        if throw and not result.status.ok:
+            raise SolveError(result)
+        return result
     validate.check_method(method, problem)
     callbacks = tuple(callbacks)
     validate.check_arguments(data, key, callbacks)
@@ -98,7 +116,8 @@ def solve(
     puller = Puller(data, data_key, method.draws(problem))
     mesh = sharding.mesh_of((state, puller.resident, puller.first))
     state = sharding.settle(state, mesh, beside=(state.x, state.y))
-    problem, method = sharding.settle((problem, method), mesh)
+    placed: tuple[Problem, AbstractMethod] = sharding.settle((problem, method), mesh)
+    problem, method = placed
     validate.check_losses(problem, state, puller.first)
     validate.check_some_blocks(problem, state, puller.first, data)
     method.check_parts(puller.example.parts)
@@ -209,6 +228,34 @@ def solve(
     return result
 
 
+def _solve_chosen(problem, x0, y0, data, state, own, settings) -> Result:
+    """By a method that is chosen here, or the global search."""
+    if state is not None:
+        raise ValueError("state belongs to a method: give the method that made it, too.")
+    validate.check_problem(problem)
+    validate.check_arguments(data, settings["key"], settings["callbacks"])
+    _check_start(problem, x0, y0)
+    choice = choose(problem, x0, y0, data=data, key=settings["key"])
+    batch = whole(data)
+    if choice.method is not None:
+        result = solve(problem, choice.method, x0, y0, data=data, **settings)
+        status = result.status._replace(advice=f"{choice.why}. {result.status.advice}")
+        result = result._replace(status=status)
+        diverged = result.status.outcome is Outcome.DIVERGED
+        ended = result.status.ok or diverged
+        if not (ended and settings["certify"] and is_small(problem, x0, y0, data)):
+            return result
+        proof = check_small(problem, result.x, result.y, batch)
+        if (proof.ok and not diverged) or any(own.values()):
+            return result._replace(certificate=proof._replace(local=result.certificate))
+        found = "diverged" if diverged else "ended where the follower has a better answer"
+        choice = choice._replace(
+            why=f"{choice.why}; it {found}, so the global search for small problems came after it"
+        )
+    check_alone(**{name: bool(value) for name, value in own.items()})
+    return solve_small(problem, x0, y0, batch, why=choice.why)
+
+
 class _Loop:
     """The compiled loop of one method on one problem, called chunk by chunk.
 
@@ -292,10 +339,14 @@ def _start(problem, method, x0, y0, state, key) -> Any:
             raise ValueError("give x0 and y0, or state, not both.")
         validate.check_state(state)
         return trees.copy(state)
+    _check_start(problem, x0, y0)
+    return method.init(problem, x0, y0, key=key)
+
+
+def _check_start(problem, x0, y0) -> None:
     for name, value in (("x0", x0), ("y0", y0)):
         if value is None:
             raise ValueError(f"{name} is missing: give x0 and y0, or state.")
         validate.check_variable(name, value)
     validate.check_rows(problem, y0)
     validate.check_sets(problem, x0, y0)
-    return method.init(problem, x0, y0, key=key)

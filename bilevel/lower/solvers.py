@@ -20,7 +20,8 @@ class LowerSolution(NamedTuple):
     """A lower iterate and how good it is."""
 
     y: Lower
-    residual: Scalar  # ‖∇_y g(x, y)‖; with a lower_set, of the projected-gradient map
+    residual: Scalar  # ‖∇_y g(x, y)‖; with a lower_set, of the projected-gradient map, or of the
+    # KKT conditions from solvers that find multipliers
     steps: Int[Array, ""] | int
     duals: Duals | None = None  # multipliers of the lower_set, from solvers that find them
     active: Bool[Array, " k"] | None = None  # which of its inequalities are active, likewise
