@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import problems, rates
+from benchmarks import alignment, counterexamples, problems, rates
 from bilevel import report
 from bilevel.apps import cleaning
-from docs import choosing
+from docs import choosing, textbook
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -112,6 +112,57 @@ def problems_page() -> str:
     return "\n".join([*parts, "", problems.READING, ""])
 
 
+def alignment_page() -> str:
+    """Ways to align a language model whose answer is known, from the kept results."""
+    return "\n".join(
+        [
+            "# Ways to align, measured",
+            "",
+            GENERATED,
+            "",
+            "`python -m benchmarks.alignment`: an enumerated language model of 8 prompts and 1296 "
+            "responses, 300 demonstrations of the optimum, 300 pairs of the reference's responses.",
+            "",
+            alignment.table(alignment.kept()),
+            "",
+            alignment.READING,
+            "",
+        ]
+    )
+
+
+def counterexamples_page() -> str:
+    """The talk's two counterexamples, and where each method ended, from the kept results."""
+    parts = [
+        "# Two counterexamples",
+        "",
+        GENERATED,
+        "",
+        counterexamples.ABOUT,
+        "",
+        "![Lower solutions, hyper-objectives, and where each method ended]"
+        "(figures/counterexamples.png)",
+        "",
+        counterexamples.READING,
+    ]
+    rows = counterexamples.kept()
+    for name, task in counterexamples.tasks().items():
+        refused = ", ".join(f"`{method}`" for method in counterexamples.refusals(task))
+        parts += [
+            "",
+            f"## {task.title}: `problems.{name}`",
+            "",
+            f"From x = {task.x0:g}; the best l is {task.best:g}. {counterexamples.told(rows, task)}"
+            + (f" Refused by {refused}." if refused else ""),
+            "",
+            f"| {' | '.join(counterexamples.HEAD)} |",
+            f"|{'---|' * len(counterexamples.HEAD)}",
+        ]
+        chosen = (row for row in rows if row.task == name)
+        parts += [f"| {' | '.join(counterexamples.cells(row, task))} |" for row in chosen]
+    return "\n".join([*parts, "", counterexamples.LESSON, ""])
+
+
 def _paper(row: report.MethodRow) -> str:
     return f"[{row.paper}](https://arxiv.org/abs/{row.arxiv})" if row.arxiv else row.paper
 
@@ -203,7 +254,10 @@ PAGES = {
     "methods": methods_page,
     "choosing": lambda: choosing.page(GENERATED),
     "rates": rates_page,
+    "alignment": alignment_page,
     "problems": problems_page,
+    "textbook": lambda: textbook.page(GENERATED),
+    "counterexamples": counterexamples_page,
 }
 
 

@@ -1,0 +1,1 @@
+"""Align language models by bilevel inverse reinforcement learning (`bilevel[llm]`)."""
