@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from bilevel import trees
@@ -109,7 +110,16 @@ def minimise(
 
 
 def _of_policy(fn):
-    return lambda x, y: fn(None, x)
+    """Arrays that `fn` binds as a `Partial` stay arguments of the compiled program."""
+    return Partial(_at_policy, Partial(fn))
+
+
+def _at_policy(fn, x, y):
+    return fn(None, x)
+
+
+def _at_reward(fn, policy, x, y):
+    return fn(x, policy)
 
 
 def _kept(task: Task, *, demonstrations=None, preferences=None) -> Task:
@@ -187,7 +197,7 @@ class RewardModel(AbstractAlignment):
         loss = _Judgement(task.reward, self.decay, self.smoothing)
 
         def metric(fn):
-            return lambda x, y: fn(x, start.policy)
+            return Partial(_at_reward, Partial(fn), start.policy)
 
         found = minimise(loss, start.reward, self.update, kept, options, metric)
         return Aligned(start.policy, found.x, [found])

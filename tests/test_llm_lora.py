@@ -1,0 +1,157 @@
+"""Adapters: attached, merged, and as PEFT keeps them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import llm_cases
+import numpy as np
+import pytest
+
+from bilevel.apps.llm import checkpoint, decoder, lora
+from bilevel.apps.llm.config import Layers, llama
+
+pytest.importorskip("safetensors")
+
+MODEL = llama(13, 8, 12, 2, 4, kv_heads=2)
+TOKENS = jnp.asarray([[1, 2, 3, 4, 5]])
+hidden = jax.jit(decoder.hidden, static_argnums=0)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return decoder.init(MODEL, jax.random.key(0), deviation=0.4)
+
+
+def filled(config=MODEL, **settings):
+    """Adapters whose second factor is not zero."""
+    found = lora.init(config, jax.random.key(1), **settings)
+    return jax.tree.map(
+        lambda leaf: (
+            leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape).astype(leaf.dtype)
+        ),
+        found,
+    )
+
+
+def test_new_adapters_change_nothing(params):
+    fresh = lora.init(MODEL, jax.random.key(1), rank=3, targets=lora.TARGETS)
+    plain, attached = (hidden(MODEL, p, TOKENS) for p in (params, lora.attach(params, fresh)))
+    np.testing.assert_array_equal(plain, attached)
+
+
+def test_merged_is_attached(params):
+    adapters = filled(rank=3, targets=lora.TARGETS)
+    attached = hidden(MODEL, lora.attach(params, adapters, scale=2.0), TOKENS)
+    merged = hidden(MODEL, lora.merge(params, adapters, scale=2.0), TOKENS)
+    np.testing.assert_allclose(attached, merged, atol=1e-4)
+    assert np.abs(attached - hidden(MODEL, params, TOKENS)).max() > 0.05
+
+
+def test_adapters_of_either_layout_fit_either_parameters(params):
+    adapters = filled(rank=2)
+    stacked = filled(rank=2, layers=Layers.SCAN)
+    assert stacked["layers"]["query"]["a"].shape == (2, 8, 2)
+    first = lora.merge(params, adapters)
+    second = lora.merge(decoder.stack(params), adapters)
+    jax.tree.map(np.testing.assert_array_equal, decoder.unstack(second), first)
+
+
+def test_only_adapters_are_differentiated(params):
+    adapters = filled(rank=2, targets=("output",))
+
+    def loss(adapters):
+        return decoder.hidden(MODEL, lora.attach(params, adapters), TOKENS).sum()
+
+    gradient = jax.jit(jax.grad(loss))(adapters)
+    assert jax.tree.structure(gradient) == jax.tree.structure(adapters)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+
+
+def test_what_cannot_be_adapted_is_refused():
+    with pytest.raises(ValueError, match="rank is 0"):
+        lora.init(MODEL, jax.random.key(0), rank=0)
+    with pytest.raises(ValueError, match=r"some of .*'gate'.* are needed"):
+        lora.init(MODEL, jax.random.key(0), targets=("q_proj",))
+
+
+# --- PEFT ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", Layers)
+def test_a_peft_folder_comes_back(layers, tmp_path):
+    adapters = filled(rank=3, targets=("query", "down"), layers=layers)
+    lora.save_peft(adapters, MODEL, tmp_path / "out", scale=0.5)
+    again, scale = lora.load_peft(tmp_path / "out", MODEL, layers=layers)
+    jax.tree.map(np.testing.assert_array_equal, again, adapters)
+    assert scale == 0.5
+
+
+@pytest.fixture
+def folder(tmp_path):
+    lora.save_peft(filled(rank=2), MODEL, tmp_path / "out", scale=1.0)
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"peft_type": "IA3"}, "peft_type 'IA3'; only plain LoRA"),
+        ({"use_dora": True}, "use_dora"),
+        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
+        ({"r": 3}, r"shapes \(8, 2\) and \(2, 8\); \(8, 3\)"),
+        ({"lora_alpha": None}, "lora_alpha None; a number"),
+    ],
+)
+def test_other_adapters_are_refused(settings, words, folder):
+    file = folder / lora.SETTINGS
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    with pytest.raises(ValueError, match=words):
+        lora.load_peft(folder, MODEL)
+
+
+def test_a_wrong_folder_is_refused(folder):
+    with pytest.raises(ValueError, match="no place"):
+        lora.load_peft(folder, llama(13, 8, 12, 1, 4, kv_heads=2))
+    with pytest.raises(FileExistsError):
+        lora.save_peft(filled(), MODEL, folder, scale=1.0)
+    (folder / lora.WEIGHTS).rename(folder / "adapter_model.bin")
+    with pytest.raises(ValueError, match="pickled"):
+        lora.load_peft(folder, MODEL)
+    (folder / "adapter_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=lora.WEIGHTS):
+        lora.load_peft(folder, MODEL)
+
+
+def test_a_fused_kernel_is_not_written_as_three(tmp_path):
+    from bilevel.apps.llm import config_json
+
+    config = config_json.read(llm_cases.CASES["neox-v4"])
+    with pytest.raises(ValueError, match=r"\['query', 'value'\] of a gpt_neox model"):
+        lora.save_peft(lora.init(config, jax.random.key(0)), config, tmp_path / "x", scale=1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama-v4", "qwen3-v5", "neox-v4"])
+def test_peft_reads_and_writes_the_same_model(name, tmp_path):
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    base = llm_cases.write_folder(name, tmp_path / "base")
+    loaded = checkpoint.load(base)
+    targets = ("output", "down") if name == "neox-v4" else lora.TARGETS
+    adapters = filled(loaded.config, rank=3, targets=targets)
+    lora.save_peft(adapters, loaded.config, tmp_path / "out", scale=0.5, base=str(base))
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(model, tmp_path / "out").eval()
+    tokens = jnp.asarray(llm_cases.rows()[0])
+    ours = lora.attach(loaded.params, adapters, scale=0.5)
+    expected = decoder.logits(loaded.config, ours, tokens)
+    with torch.no_grad():
+        found = model(input_ids=torch.tensor(np.asarray(tokens))).logits.numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    model.save_pretrained(tmp_path / "theirs")
+    again, scale = lora.load_peft(tmp_path / "theirs", loaded.config)
+    jax.tree.map(np.testing.assert_array_equal, again, adapters)
+    assert scale == 0.5
