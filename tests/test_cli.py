@@ -69,7 +69,7 @@ def test_without_scikit_learn_one_sentence_says_what_to_install(tmp_path):
     assert "pip install 'bilevel[demo]'" in found.output
 
 
-def test_the_command_starts_without_figures_and_data():
-    told = "print([m for m in ('matplotlib', 'sklearn') if m in sys.modules])"
-    code = [sys.executable, "-c", f"import sys, bilevel.cli; {told}"]
+def test_the_command_and_the_package_start_without_what_few_runs_need():
+    told = "print([m for m in ('matplotlib', 'sklearn', 'scipy.optimize') if m in sys.modules])"
+    code = [sys.executable, "-c", f"import sys, bilevel, bilevel.cli.app; {told}"]
     assert subprocess.run(code, capture_output=True, text=True, check=True).stdout.strip() == "[]"

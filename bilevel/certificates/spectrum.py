@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from bilevel import trees
 from bilevel.typing import PyTree
@@ -78,6 +77,8 @@ def _dense(product: Product, n: int) -> np.ndarray:
 
 def _end(product: Product, n: int, start, which: str, reach: float) -> tuple[float, bool]:
     """One end of the spectrum: to one per cent of itself, else to a thousandth of the norm."""
+    from scipy.sparse.linalg import ArpackNoConvergence  # half a second that few runs need
+
     try:
         return _lanczos(product, n, start, which, 1e-2), True
     except ArpackNoConvergence:  # too near zero; far from zero once shifted by the norm
@@ -87,6 +88,8 @@ def _end(product: Product, n: int, start, which: str, reach: float) -> tuple[flo
 
 
 def _lanczos(product: Product, n: int, start: np.ndarray, which: str, tol: float) -> float:
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
     operator = LinearOperator((n, n), matvec=product, dtype=np.float64)  # type: ignore
     options: dict = {"tol": tol, "maxiter": 50, "return_eigenvectors": False}
     found = eigsh(operator, k=1, which=which, v0=start, **options)

@@ -21,7 +21,6 @@ from bilevel.driver.log import OWN_COLUMNS, Log, Metrics, as_best
 from bilevel.driver.progress import watch
 from bilevel.driver.pull import Puller
 from bilevel.driver.result import Best, Outcome, Result, SolveError, Stats, Status, advice
-from bilevel.driver.small import check_small, solve_small
 from bilevel.methods.base import AbstractMethod, State
 from bilevel.problem import Batch, Problem
 from bilevel.typing import Lower, RandomKey, Upper
@@ -230,6 +229,8 @@ def solve(
 
 def _solve_chosen(problem, x0, y0, data, state, own, settings) -> Result:
     """By a method that is chosen here, or the global search."""
+    from bilevel.driver.small import check_small, solve_small  # brings scipy.optimize: seconds
+
     if state is not None:
         raise ValueError("state belongs to a method: give the method that made it, too.")
     validate.check_problem(problem)
