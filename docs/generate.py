@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import alignment, counterexamples, problems, rates
+from benchmarks import align_demo, alignment, counterexamples, problems, rates
 from bilevel import report
 from bilevel.apps import cleaning
 from docs import choosing, textbook
@@ -263,6 +263,7 @@ PAGES = {
 
 def main() -> None:
     text = filled(README.read_text(), "methods", methods_table())
+    text = filled(text, "align", align_demo.readme())
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())
     README.write_text(text)

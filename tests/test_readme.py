@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks import align_demo
 from bilevel.methods import all_methods
 from docs.generate import PAGES, README, filled, methods_table
 
@@ -16,6 +17,10 @@ def test_table_of_methods_is_up_to_date():
     assert filled(TEXT, "methods", methods_table()) == TEXT, "run `make generated`"
     ours = [m.__name__ for m in all_methods() if m.__module__.startswith("bilevel.")]
     assert all(f"| `{name}` |" in TEXT for name in ours)
+
+
+def test_table_of_the_aligned_model_is_that_of_the_kept_run():
+    assert filled(TEXT, "align", align_demo.readme()) == TEXT, "run `make generated`"
 
 
 def test_generated_pages_are_up_to_date():

@@ -99,6 +99,127 @@ def textbook(
         sys.exit(130)
 
 
+Model = Annotated[Path, typer.Option(help="Hugging Face checkpoint folder.")]
+Out = Annotated[Path, typer.Option(help="New folder for checkpoint and report.")]
+Steps = Annotated[int, typer.Option(help="Steps.", min=1)]
+Batch = Annotated[int, typer.Option(help="Rows of each kind of feedback a step.", min=1)]
+Rate = Annotated[float, typer.Option(help="Step size of the policy.", min=0.0)]
+Rank = Annotated[int, typer.Option(help="Rank of the LoRA adapter; 0 trains everything.", min=0)]
+Adapted = Annotated[
+    int | None, typer.Option("--layers", help="Adapt only so many of the last layers.", min=1)
+]
+Length = Annotated[
+    int | None, typer.Option(help="Tokens of a prompt and its response; more are refused.", min=2)
+]
+HeldOut = Annotated[
+    float, typer.Option(help="Share of the feedback to judge by.", min=0.0, max=0.9)
+]
+LogEvery = Annotated[int, typer.Option(help="Look and save every so many steps.", min=1)]
+Seed = Annotated[int, typer.Option(help="Decides split, order and draws.", min=0)]
+
+
+@app.command()
+def align(
+    model: Model,
+    out: Out,
+    demos: Annotated[Path | None, typer.Option(help="JSONL file of demonstrations.")] = None,
+    prefs: Annotated[Path | None, typer.Option(help="JSONL file of preferences.")] = None,
+    method: Annotated[
+        str, typer.Option(help="irl, aihf, aihf-dpo, rlhf, dpo, ipo, spin or sft.")
+    ] = "aihf",
+    steps: Steps = 200,
+    batch: Batch = 8,
+    samples: Annotated[int, typer.Option(help="Responses drawn to a prompt.", min=2)] = 4,
+    beta: Annotated[float, typer.Option(help="Weight of the divergence from MODEL.")] = 0.1,
+    rate: Rate = 1e-4,
+    reward_rate: Annotated[float, typer.Option(help="Step size of the reward.", min=0.0)] = 1e-3,
+    rank: Rank = 8,
+    layers: Adapted = None,
+    length: Length = None,
+    new: Annotated[int | None, typer.Option(help="Longest response to draw.", min=1)] = None,
+    held_out: HeldOut = 0.1,
+    divergence: Annotated[
+        float, typer.Option(help="Nats of KL from MODEL at which the run is ended.")
+    ] = 100.0,
+    log_every: LogEvery = 10,
+    seed: Seed = 0,
+) -> None:
+    """Align a language model with demonstrations, preferences or both."""
+    settings = {
+        "steps": steps, "batch": batch, "samples": samples, "beta": beta, "rate": rate,
+        "reward_rate": reward_rate, "rank": rank, "layers": layers, "length": length, "new": new,
+        "held_out": held_out, "divergence": divergence, "log_every": log_every, "seed": seed,
+    }  # fmt: skip
+    _align("align", model, demos, prefs, out, method, settings)
+
+
+@app.command()
+def sft(
+    model: Model,
+    out: Out,
+    demos: Annotated[Path, typer.Option(help="JSONL file of demonstrations.")],
+    steps: Steps = 200,
+    batch: Batch = 8,
+    rate: Rate = 1e-4,
+    rank: Rank = 8,
+    layers: Adapted = None,
+    length: Length = None,
+    held_out: HeldOut = 0.1,
+    log_every: LogEvery = 10,
+    seed: Seed = 0,
+) -> None:
+    """Fine-tune a language model on demonstrations."""
+    settings = {
+        "steps": steps, "batch": batch, "rate": rate, "rank": rank, "layers": layers,
+        "length": length, "held_out": held_out, "log_every": log_every, "seed": seed,
+    }  # fmt: skip
+    _align("sft", model, demos, None, out, "sft", settings)
+
+
+@app.command()
+def chat(
+    model: Model,
+    prompt: Annotated[str | None, typer.Option(help="Answer this, and end.")] = None,
+    new: Annotated[int, typer.Option(help="Longest answer, tokens.", min=1)] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest.", min=0.0)] = 0.7,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw among the likeliest of this share.")
+    ] = 0.9,
+    seed: Seed = 0,
+) -> None:
+    """Talk to a language model; lines come from standard input."""
+    from bilevel.cli import chat as command
+
+    try:
+        command.run(
+            model, prompt=prompt, lines=sys.stdin, new=new, temperature=temperature, top_p=top_p,
+            seed=seed,
+        )  # fmt: skip
+    except (ValueError, OSError, ImportError) as error:
+        _refuse("chat", error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _align(name: str, model, demos, prefs, out: Path, method: str, settings: dict) -> None:
+    from bilevel.apps.llm.session import Method, Settings
+    from bilevel.cli import alignment as command
+
+    try:
+        if method not in {one.value for one in Method}:
+            known = ", ".join(one.value for one in Method)
+            raise ValueError(f"--method is {method!r}; one of {known} is needed.")
+        asked = Settings(Method(method), **settings)
+        went_well = command.run(model, demos, prefs, out, asked)
+    except (ValueError, OSError, ImportError) as error:
+        _refuse(name, error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    else:
+        if not went_well:
+            raise typer.Exit(2)
+
+
 def _refuse(command: str, error: Exception) -> None:
     """One sentence on standard error instead of a traceback."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)

