@@ -20,7 +20,7 @@ class Structure(enum.Enum):
     """What a problem may declare beyond its losses; a method names those it handles."""
 
     UPPER_SET = "upper_set"
-    UPPER_COUPLED = "upper_set of inequalities h(x, y*(x)) <= 0"
+    UPPER_COUPLED = "upper_set that ties x and y*(x)"
     LOWER_SET = "lower_set with a simple projection"
     LOWER_EQUATIONS = "lower_set of linear equations"
     LOWER_LINEAR = "lower_set of linear constraints"
@@ -104,11 +104,8 @@ class Problem(eqx.Module):
 
         if not isinstance(self.upper_set, sets.Free):
             fixed = self.upper_set.projectable and not self.upper_set.moves
-            kinds = {
-                Structure.UPPER_SET: fixed,
-                Structure.UPPER_COUPLED: not fixed and not self.upper_set.traits().equalities,
-            }
-            declare(f"upper_set is {_a(self.upper_set)}", *_holding(kinds))
+            kind = Structure.UPPER_SET if fixed else Structure.UPPER_COUPLED
+            declare(f"upper_set is {_a(self.upper_set)}", kind)
         if not isinstance(self.lower_set, sets.Free):
             declare(f"lower_set is {_a(self.lower_set)}", *_lower_kinds(self.lower_set))
         if self.hypergradient is not None:
@@ -127,10 +124,6 @@ def _lower_kinds(a_set: sets.AbstractSet) -> list[Structure]:
         Structure.LOWER_LINEAR: traits.linear,
         Structure.LOWER_COUPLED: not traits.equalities,
     }
-    return _holding(kinds)
-
-
-def _holding(kinds: dict[Structure, bool]) -> list[Structure]:
     return [kind for kind, holds in kinds.items() if holds]
 
 

@@ -325,9 +325,8 @@ def test_coupled_holds_equations():
         bl.sets.Coupled(None)
     with pytest.raises(TypeError, match="equalities is float"):
         bl.sets.Coupled(None, equalities=1.0)
-    for level in ("upper_set", "lower_set"):
-        problem = bl.Problem(smooth, follows, **{level: both})
-        assert all(method.lacking(problem) for method in bl.methods.all_methods())
+    below = bl.Problem(smooth, follows, lower_set=both)
+    assert all(method.lacking(below) for method in bl.methods.all_methods())
 
 
 # --- text ---------------------------------------------------------------------------------------
