@@ -93,8 +93,14 @@ def test_closed_form_solution_is_reached(name, problem):
     solution_is_reached(name, problem, jnp.float64)
 
 
-@pairs(SOLVED, slow=REST | {"nested"})
-def test_closed_form_solution_is_reached_in_float32(name, problem):
+@every_method(rest_slow=True)
+def test_closed_form_solution_is_reached_in_float32(name):
+    solution_is_reached(name, "quad", jnp.float32)
+
+
+@pytest.mark.slow
+@pairs(SOLVED - {"quad"})
+def test_closed_forms_of_the_others_are_reached_in_float32(name, problem):
     solution_is_reached(name, problem, jnp.float32)
 
 
@@ -234,7 +240,7 @@ def test_vmap_over_seeds(name):
     assert distance(together[0], together[1]) > 1e-6
 
 
-@every_method
+@every_method(rest_slow=True)
 def test_vmap_over_step_sizes(name):
     case = problems.quad()
     slow = 0.1 if METHODS[name].joint else 1.0
