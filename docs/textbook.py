@@ -25,8 +25,8 @@ JUDGED = """\
 that of `bilevel.problems.textbook.load`), with one set of defaults for all. A referee that shares
 only the parser of expressions with the search judges each answer. Solved: constraints hold to
 1e-6, the follower's gap is at most 1e-3 (1 + |g|), and the upper loss is at most 1e-2 (1 + |best|)
-above the best known value. Seconds are those of a machine of two cores that did other work
-at the same time."""
+above the best known value. Seconds are those of a machine of two cores, with the
+programs compiled before (`--cache`)."""
 
 
 def page(generated: str) -> str:
