@@ -30,6 +30,16 @@ class Structure(enum.Enum):
     BLOCKS = "blocks drawn at random"  # asked for by `Data(blocks=...)`, not by a problem
 
 
+LOWER_CONSTRAINTS = frozenset(
+    {
+        Structure.LOWER_SET,
+        Structure.LOWER_EQUATIONS,
+        Structure.LOWER_LINEAR,
+        Structure.LOWER_COUPLED,
+    }
+)  # a lower_set of any kind
+
+
 class Declared(NamedTuple):
     """One thing that a problem declares: a method handles it by any of the kinds it is of."""
 

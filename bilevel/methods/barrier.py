@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Int, ScalarLike
 from bilevel import hypergrad, lower, oracles, trees
 from bilevel.methods.base import AbstractMethod, Paper
 from bilevel.oracles import Price
-from bilevel.problem import Batch, Draws, Problem, Structure
+from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
 from bilevel.typing import Lower, Scalar, Upper
 from bilevel.updates import AbstractUpdate, as_update
@@ -80,15 +80,7 @@ class Barrier(AbstractMethod):
     max_step: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
     newton_steps: int = eqx.field(static=True, default=200)
 
-    handles: ClassVar = frozenset(
-        {
-            Structure.UPPER_SET,
-            Structure.LOWER_SET,
-            Structure.LOWER_EQUATIONS,
-            Structure.LOWER_LINEAR,
-            Structure.LOWER_COUPLED,
-        }
-    )
+    handles: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET}
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y, Hessian of y"
     rate: ClassVar[str] = "ε⁻¹ t^(−4.5)"

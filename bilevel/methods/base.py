@@ -75,7 +75,8 @@ class Below(enum.Enum):
     NONCONVEX = "nonconvex"
 
 
-COUNTS = ("lower_steps", "period", "restart", "upper_slots", "lower_slots")  # one or more
+# Settings that are one or more.
+COUNTS = ("lower_steps", "upper_steps", "period", "restart", "upper_slots", "lower_slots")
 
 
 class Unsupported(ValueError):
@@ -131,7 +132,7 @@ class AbstractMethod(eqx.Module):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             grows = isinstance(value, Growth) and field.name == "lower_steps"
-            counted = grows or (isinstance(value, int) and value >= 1)
+            counted = grows or (type(value) is int and value >= 1)
             if field.name in COUNTS and not counted:
                 raise ValueError(
                     f"{field.name} is {value!r}; a whole number of at least 1 is needed."

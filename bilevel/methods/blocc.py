@@ -17,7 +17,7 @@ from bilevel.lower import kkt, lagrangian
 from bilevel.lower.kkt import Duals
 from bilevel.methods.base import AbstractMethod, Paper
 from bilevel.oracles import Price
-from bilevel.problem import Batch, Draws, Problem, Structure
+from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
 from bilevel.typing import Lower, Scalar, Upper
 from bilevel.updates import AbstractUpdate, as_update
@@ -66,15 +66,7 @@ class BLOCC(AbstractMethod):
     lower_steps: int = eqx.field(static=True, default=50)
     y_steps: int = eqx.field(static=True, default=1)
 
-    handles: ClassVar = frozenset(
-        {
-            Structure.UPPER_SET,
-            Structure.LOWER_SET,
-            Structure.LOWER_EQUATIONS,
-            Structure.LOWER_LINEAR,
-            Structure.LOWER_COUPLED,
-        }
-    )
+    handles: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET}
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y, 2 λ"
     rate: ClassVar[str] = "ε^(−2.5)"

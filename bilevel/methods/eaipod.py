@@ -75,12 +75,6 @@ class EAiPOD(AbstractMethod):
             RandomizedNeumann(series_terms(constants, 1e-3), 1 / constants.L),
         )
 
-    def __check_init__(self) -> None:
-        if type(self.upper_steps) is not int or self.upper_steps < 1:
-            raise ValueError(
-                f"upper_steps is {self.upper_steps!r}; a whole number of at least 1 is needed."
-            )
-
     def draws(self, problem: Problem) -> Draws:
         """A batch a lower step; for every upper step one of f and those of its hypergradient."""
         lower = self.lower_steps + self.upper_steps * (1 + self.linear.samples)

@@ -17,7 +17,7 @@ from bilevel import loops, oracles, trees
 from bilevel.lower import AbstractLowerSolver, ToTolerance
 from bilevel.methods.base import AbstractMethod, Below, Paper
 from bilevel.oracles import Price
-from bilevel.problem import Batch, Draws, Problem, Structure
+from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.schedules import Constant
 from bilevel.typing import Lower, Scalar, Upper
 from bilevel.updates import AbstractUpdate, as_update
@@ -163,15 +163,7 @@ class LuMei(AbstractMethod):
     accuracy: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
     solver: MinimaxSolver = eqx.field(default_factory=NestedSolver)
 
-    handles: ClassVar = frozenset(
-        {
-            Structure.UPPER_SET,
-            Structure.LOWER_SET,
-            Structure.LOWER_EQUATIONS,
-            Structure.LOWER_LINEAR,
-            Structure.LOWER_COUPLED,
-        }
-    )
+    handles: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET}
     below: ClassVar[Below] = Below.CONVEX
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y (x, 3 y with the theory's solver)"

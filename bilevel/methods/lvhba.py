@@ -18,7 +18,7 @@ from bilevel.lower import kkt, lagrangian
 from bilevel.lower.kkt import Duals
 from bilevel.methods.base import AbstractMethod, Below, Paper, Unsupported
 from bilevel.oracles import Price
-from bilevel.problem import Batch, Draws, Problem, Structure
+from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, Polynomial, as_schedule
 from bilevel.sets import Polyhedron
 from bilevel.typing import Lower, Scalar, Upper
@@ -71,15 +71,7 @@ class LVHBA(AbstractMethod):
     dual_proximal: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
     radius: ScalarLike = eqx.field(converter=jnp.asarray, default=1e3)
 
-    handles: ClassVar = frozenset(
-        {
-            Structure.UPPER_SET,
-            Structure.LOWER_SET,
-            Structure.LOWER_EQUATIONS,
-            Structure.LOWER_LINEAR,
-            Structure.LOWER_COUPLED,
-        }
-    )
+    handles: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET}
     below: ClassVar[Below] = Below.CONVEX
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y, 2 λ"

@@ -16,7 +16,7 @@ from bilevel.lower import kkt, lagrangian
 from bilevel.lower.kkt import Duals
 from bilevel.methods.base import AbstractMethod, Paper
 from bilevel.oracles import Price
-from bilevel.problem import Batch, Draws, Problem, Structure
+from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.typing import Lower, Scalar, Upper
 from bilevel.updates import AbstractUpdate, as_update
 
@@ -53,15 +53,7 @@ class MGD(AbstractMethod):
     dual_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     lower_steps: int = eqx.field(static=True, default=1)
 
-    handles: ClassVar = frozenset(
-        {
-            Structure.UPPER_SET,
-            Structure.LOWER_SET,
-            Structure.LOWER_EQUATIONS,
-            Structure.LOWER_LINEAR,
-            Structure.LOWER_COUPLED,
-        }
-    )
+    handles: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET}
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y, λ"
     rate: ClassVar[str] = "ε⁻¹"

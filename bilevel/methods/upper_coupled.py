@@ -18,21 +18,10 @@ from bilevel import trees
 from bilevel.lower.barrier import finite
 from bilevel.methods.base import AbstractMethod, Paper, Unsupported
 from bilevel.oracles import Price
-from bilevel.problem import Batch, Draws, Problem, Structure
+from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
 from bilevel.sets import AbstractSet, Free, Intersection
 from bilevel.typing import Lower, Scalar, Upper
-
-EVERY_CONSTRAINT = frozenset(
-    {
-        Structure.UPPER_SET,
-        Structure.UPPER_COUPLED,
-        Structure.LOWER_SET,
-        Structure.LOWER_EQUATIONS,
-        Structure.LOWER_LINEAR,
-        Structure.LOWER_COUPLED,
-    }
-)
 
 
 class Values(NamedTuple):
@@ -69,7 +58,7 @@ class Charged(AbstractMethod):
 
     method: eqx.AbstractVar[AbstractMethod]
 
-    handles: ClassVar = EVERY_CONSTRAINT
+    handles: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET, Structure.UPPER_COUPLED}
     memory: ClassVar[str] = "that of the method inside, ν"
     paper: ClassVar[Paper] = Paper("Nocedal, Wright", "Numerical optimization", "Springer 2006", "")
 
