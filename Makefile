@@ -4,12 +4,13 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
+ACCELERATOR := $(if $(shell command -v nvidia-smi 2>/dev/null),$(STAMPS)/gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # one pip at a time in the environment
 .DELETE_ON_ERROR:
-.PHONY: help demo align-demo test test-all bench lint format generated dev clean
+.PHONY: help demo align-demo llm-bench gpu test test-all bench lint format generated dev clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +20,12 @@ demo: $(STAMPS)/demo ## solve a small problem and write its report
 
 align-demo: $(STAMPS)/align ## align a small language model and write its report
 	$(BIN)/python -m benchmarks.align_demo
+
+llm-bench: $(STAMPS)/llm $(STAMPS)/torch ## time steps of SFT and DPO against PyTorch
+	$(BIN)/python -W ignore -m benchmarks.llm_steps
+
+gpu: $(STAMPS)/align $(ACCELERATOR) ## align all of a small language model on a GPU, timed
+	$(BIN)/python -m benchmarks.gpu
 
 test: $(STAMPS)/test ## run the fast tests
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
@@ -48,7 +55,7 @@ clean: ## remove build products and caches, not the environment
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 # One environment; each stamp adds the packages of one extra, again when pyproject.toml changes.
-$(STAMPS)/demo $(STAMPS)/llm $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml | $(STAMPS)/venv
+$(STAMPS)/demo $(STAMPS)/llm $(STAMPS)/torch $(STAMPS)/gpu $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml | $(STAMPS)/venv
 	@echo "Installing bilevel[$*] into $(VENV) ..."
 	$(PIP) install --editable ".[$*]"
 	@touch $@

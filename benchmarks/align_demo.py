@@ -28,12 +28,13 @@ from benchmarks.harness import RESULTS, machine
 from bilevel import report
 from bilevel.apps.llm import checkpoint, decoder, gguf_file, model, tokenizer
 from bilevel.apps.llm import data as files
-from bilevel.apps.llm.align import AIHF, AbstractAlignment, Task, align
+from bilevel.apps.llm.align import AIHF, AbstractAlignment, align
 from bilevel.apps.llm.baselines import DPO, SFT
 from bilevel.apps.llm.policy import Preferences, Responses
 from bilevel.apps.llm.policy_step import LeaveOneOut
 from bilevel.apps.llm.reward import Head
 from bilevel.apps.llm.sampling import Drawing
+from bilevel.apps.llm.task import Task
 from bilevel.updates import FromOptax
 
 FILE = RESULTS / "align_demo.json"

@@ -17,9 +17,11 @@ import optax
 
 from benchmarks.harness import RESULTS, machine
 from bilevel.apps.llm import losses, tiny
-from bilevel.apps.llm.align import AIHF, IRL, AbstractAlignment, Task, align
-from bilevel.apps.llm.baselines import AIHFDPO, DPO, RLHF, SFT, SPIN, RewardModel
-from bilevel.apps.llm.policy_step import ExactGradient
+from bilevel.apps.llm.align import AIHF, IRL, AbstractAlignment, align
+from bilevel.apps.llm.baselines import AIHFDPO, DPO, RLHF, SFT, RewardModel
+from bilevel.apps.llm.exact import ExactGradient
+from bilevel.apps.llm.self_play import SPIN
+from bilevel.apps.llm.task import Task
 from bilevel.updates import FromOptax
 
 SEEDS = (0, 1, 2)

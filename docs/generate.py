@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import align_demo, alignment, counterexamples, problems, rates
+from benchmarks import align_demo, alignment, counterexamples, drifting, problems, rates
 from bilevel import report
 from bilevel.apps import cleaning
 from docs import choosing, textbook
@@ -126,6 +126,15 @@ def alignment_page() -> str:
             alignment.table(alignment.kept()),
             "",
             alignment.READING,
+            "",
+            "## Feedback that drifts",
+            "",
+            "`python -m benchmarks.drifting`: ten answers whose utilities wander, one comparison a "
+            "step, most of them of what the policy says itself.",
+            "",
+            drifting.table(drifting.kept()),
+            "",
+            drifting.READING,
             "",
         ]
     )

@@ -8,23 +8,20 @@ import optax
 import pytest
 
 import bilevel as bl
-from benchmarks import alignment
+from benchmarks import alignment, drifting
 from bilevel.apps.llm import losses, tiny
 from bilevel.apps.llm.align import (
     AIHF,
     IRL,
-    Draw,
     Rounds,
-    Task,
-    Weights,
     align,
-    by_counts,
-    data,
-    problem,
 )
+from bilevel.apps.llm.exact import ExactGradient, Mirror
 from bilevel.apps.llm.policy import Preferences, generate
-from bilevel.apps.llm.policy_step import ExactGradient, LeaveOneOut, Mirror, Moving
+from bilevel.apps.llm.policy_step import LeaveOneOut, Moving
 from bilevel.apps.llm.reward import Normalised, Shifted, moments
+from bilevel.apps.llm.reward_learning import Draw, problem
+from bilevel.apps.llm.task import Task, Weights, by_counts, data
 from bilevel.updates import FromOptax
 
 S, A = 2, 4
@@ -339,6 +336,36 @@ def test_the_kept_results_rank_as_recorded():
     assert [row.name for row in rows] == [way.name for way in alignment.WAYS]
     for row in rows[:3]:
         assert abs(alignment.mean(row) - row.recorded) < 0.03, row
+
+
+# --- feedback that drifts: spec 10 ---------------------------------------------------------------
+
+
+def test_a_single_loop_learns_from_what_it_says_itself():
+    """Without drift and with decreasing steps the regret vanishes."""
+    keys = jax.random.split(jax.random.key(1), 4)
+    steps = bl.schedules.Polynomial(50.0, 1.0, 100.0)
+
+    @jax.jit
+    def follow(keys):
+        return jax.vmap(lambda key: drifting.single_loop(key, drift=0.0, update=steps))(keys)
+
+    regrets = follow(keys).mean(axis=0)
+    assert regrets[:50].mean() > 0.2
+    assert regrets[-500:].mean() < 0.01
+
+
+def test_the_kept_results_of_drifting_feedback_rank_as_recorded():
+    rows = drifting.kept()
+    assert drifting.in_order(rows)
+    assert [row.name for row in rows] == [way.name for way in drifting.WAYS]
+    for row in rows:
+        assert abs(np.mean(row.regret) - row.recorded) < 0.2, row
+
+
+@pytest.mark.slow
+def test_following_is_better_than_batches_and_those_than_standing_still():
+    assert drifting.in_order(drifting.found())
 
 
 def test_stored_rounds_replay_earlier_pairs(monkeypatch):

@@ -7,19 +7,20 @@ import optax
 import pytest
 
 from bilevel.apps.llm import losses, tiny
-from bilevel.apps.llm.align import Task, Weights, align
+from bilevel.apps.llm.align import AIHF, Rounds, align
 from bilevel.apps.llm.baselines import (
     AIHFDPO,
     DPO,
     IPO,
     RLHF,
     SFT,
-    SPIN,
     RewardModel,
-    SelfPlayAIHF,
 )
+from bilevel.apps.llm.exact import Mirror
 from bilevel.apps.llm.policy import Preferences, Responses, log_ratio, referred
-from bilevel.apps.llm.policy_step import Mirror
+from bilevel.apps.llm.self_play import SPIN, SelfPlayAIHF
+from bilevel.apps.llm.task import Task, Weights
+from bilevel.driver import Outcome
 from bilevel.updates import FromOptax
 
 # Rewards are logarithms of whole numbers, so that populations of labels are whole numbers too.
@@ -101,12 +102,12 @@ def test_ipo_counts_how_often_an_answer_wins():
 @pytest.mark.parametrize("strength", [0.4, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_a_round_of_spin_multiplies_the_log_error(strength, monkeypatch):
     """By `1 − 1/λ`: with all pairs of a demonstration and an answer, in their proportions."""
-    from bilevel.apps.llm import baselines
+    from bilevel.apps.llm import self_play
 
     demos = [0] * 2 + [1] * 3 + [2] * 5
     said = [0, 0, 1, 2]  # the reference, in quarters
     given = task(demonstrations=rows([d for d in demos for _ in said]))
-    monkeypatch.setattr(baselines, "generate", lambda *_: rows(said * len(demos)))
+    monkeypatch.setattr(self_play, "generate", lambda *_: rows(said * len(demos)))
     found = trained(SPIN(4 / strength**2, strength), given, steps=3000)
     before, after = (table - EXPERT for table in (REFERENCE, log_table(found)))
     after = after - after.mean()
@@ -122,6 +123,55 @@ def test_rounds_of_spin_move_the_opponent():
     first = two.results[1].history["upper"][-1]
     assert first <= np.log(2)  # of the second round: relative to its own start
     assert not jnp.array_equal(one.policy, two.policy)
+
+
+ROUNDS = Rounds(2, 4, stored=True)
+PHASED = {
+    "rlhf": RLHF(Mirror(0.2), 4, RewardModel(1.0)),
+    "spin": SPIN(1.0, 1.0, rounds=2, replay=True),
+    "self-play": SelfPlayAIHF(1.0, rounds=2),
+    "rounds": AIHF(Mirror(0.2), x_update=0.1, rounds=ROUNDS),
+}
+KILLED = [("rlhf", (2,)), *((name, (2, 4)) for name in PHASED)]
+
+
+@pytest.mark.parametrize(
+    ("name", "at"), [pytest.param(*k, marks=[pytest.mark.slow] * (len(k[1]) > 1)) for k in KILLED]
+)
+def test_a_run_killed_in_every_phase_resumes_bit_for_bit(name, at, tmp_path):
+    how = PHASED[name]
+    given = task(demonstrations=demonstrations(), preferences=population())
+    settings = {"steps": 4, "log_every": 2, "batch_size": 8, "reward": jnp.zeros((1, 3))}
+    whole, killed = align(given, how, **settings), []
+
+    def kill(step, state, row):
+        return step in at
+
+    for _ in range(len(whole.results) * len(at)):
+        found = align(given, how, **settings, checkpoint=tmp_path, callbacks=[kill])
+        assert found.results[-1].status.outcome is Outcome.STOPPED
+        killed.append((len(found.results), found.history["step"][-1]))
+    phases = range(1, len(whole.results) + 1)
+    assert killed == [(phase, step) for phase in phases for step in at]
+    ended = align(given, how, **settings, checkpoint=tmp_path)
+    assert [result.stats.steps for result in ended.results][:-1] == [0] * (len(phases) - 1)
+    assert ended.ended
+    for a, b in zip(jax.tree.leaves(whole[:2]), jax.tree.leaves(ended[:2]), strict=True):
+        assert jnp.array_equal(a, b)
+    for one, other in zip(whole.results, ended.results, strict=True):
+        for column in one.history.keys() - {"seconds"}:
+            np.testing.assert_array_equal(one.history[column], other.history[column])
+
+
+@pytest.mark.slow
+def test_another_first_phase_has_another_second(tmp_path):
+    """What followed another reward is not taken up."""
+    how, given = PHASED["rlhf"], task(preferences=population())
+    settings = {"reward": jnp.zeros((1, 3)), "log_every": 2}
+    align(given, how, steps=2, checkpoint=tmp_path, **settings)
+    longer = align(given, how, steps=4, checkpoint=tmp_path, **settings)
+    assert [result.stats.steps for result in longer.results] == [2, 4]
+    assert jnp.array_equal(longer.policy, align(given, how, steps=4, **settings).policy)
 
 
 @pytest.mark.slow

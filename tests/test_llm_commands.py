@@ -4,7 +4,9 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import signal
 
+import children
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -117,8 +119,40 @@ def test_a_resumed_run_ends_like_one_that_was_never_interrupted(folder, feedback
     assert max(abs(leaf).max() for leaf in jax.tree.leaves(whole.reward)) > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [Method.RLHF, Method.SPIN])
+def test_an_interrupted_phase_is_the_last(folder, feedback, tmp_path, monkeypatch, method):
+    """Ctrl-C in the first phase; the same call then ends as if nothing had happened."""
+    task = given(folder, feedback, method=method)
+    whole = session.train(task, None)
+
+    def press(step, *_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Watch, "__call__", press)
+    found = session.train(task, tmp_path / "run")
+    assert found.status.outcome is Outcome.INTERRUPTED
+    assert len(found.aligned.results) == 1
+    monkeypatch.undo()
+    again = session.train(task, tmp_path / "run")
+    assert again.aligned.results[0].stats.steps == 2
+    assert len(again.aligned.results) == len(whole.aligned.results)
+    for a, b in zip(jax.tree.leaves(whole[:2]), jax.tree.leaves(again[:2]), strict=True):
+        assert jnp.array_equal(a, b)
+
+
+def test_a_reward_that_goes_wrong_leaves_a_policy(folder, feedback):
+    """In the first phase of RLHF the policy is not among what is iterated."""
+    task = given(folder, feedback, method=Method.RLHF)
+    watch = Watch(task, lambda line: None)
+    state = dataclasses.make_dataclass("State", ["x", "y"])(task.reward, jnp.zeros(()))
+    assert not watch(2, state, {"KL": 0.0})
+    assert watch.good[2] is task.task.reference
+
+
 def test_only_the_adapter_is_trained_and_remembered(folder, feedback):
     task = given(folder, feedback, layers=1, rank=2, method=Method.DPO)
+    assert isinstance(task.policy, model.Remembered)
     found = session.train(task, None)
     assert len(found.policy["layers"]) == 1
     weights = decoder.size(CONFIG)
@@ -127,9 +161,88 @@ def test_only_the_adapter_is_trained_and_remembered(folder, feedback):
     assert held < weights / 2
     params = session.merged(task, found.policy).params
     first, last = (params["layers"][i]["up"]["kernel"] for i in (0, 1))
-    before = task.checkpoint.params["layers"]
+    before = decoder.unstack(task.checkpoint.params)["layers"]
     np.testing.assert_array_equal(first, before[0]["up"]["kernel"])
     assert bool((last != before[1]["up"]["kernel"]).any())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [Method.DPO, Method.AIHF])
+def test_prompts_are_remembered_where_it_pays(folder, feedback, method):
+    """A step with the memory draws the same words and moves the same way."""
+    found, policies = [], []
+    for memory in (2.0, 0.0):
+        task = given(folder, feedback, method=method, layers=1, rank=2, memory=memory)
+        policies.append(type(task.policy))
+        found.append(session.train(task, None))
+        assert len(session.answers(task, found[-1].policy, 2)) == 2
+    assert policies == [model.Remembered, model.Decoder]
+    assert found[0].history.keys() == found[1].history.keys()
+    for column in found[0].history.keys() - {"seconds"}:
+        a, b = (one.history[column] for one in found)
+        np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3)
+    for one in found:
+        moved = jax.tree.leaves(one.policy)
+        assert max(float(abs(leaf).max()) for leaf in moved) > 1e-3
+    for changes in ({"new": 9}, {"layers": 2}, {"rank": 0}):
+        asked = {"layers": 1, "method": Method.DPO} | changes
+        assert isinstance(given(folder, feedback, **asked).policy, model.Decoder)
+
+
+# --- on several devices --------------------------------------------------------------------
+
+
+def typed(*words):
+    """In a child: a command, as typed."""
+    found = run(app, list(words))
+    print(json.dumps([found.exit_code, found.output]))
+
+
+def typed_in_one_of_two(process, port, folder, *words):
+    """In each of two children."""
+    children.join(process, port)
+    found = run(app, list(words), catch_exceptions=False)
+    pathlib.Path(folder, f"told{process}").write_text(json.dumps([found.exit_code, found.output]))
+
+
+def in_one(words, tmp_path):
+    code, told = children.answer("test_llm_commands", "typed", *words, "--mesh", "4,2")
+    assert code == 0, told
+
+
+def in_two(words, tmp_path):
+    words = [*words, "--mesh", "2,2"]
+    both = children.launch("test_llm_commands", "typed_in_one_of_two", tmp_path, *words)
+    try:
+        children.wait_for(both, tmp_path)
+    finally:
+        children.end(both)
+    told = [json.loads((tmp_path / f"told{i}").read_text()) for i in range(2)]
+    assert [code for code, _ in told] == [0, 0], told
+    assert "finished" in told[0][1]
+    assert told[1][1] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("devices")
+@pytest.mark.parametrize(("rank", "on_devices"), [("0", in_one), ("8", in_two)])
+def test_a_mesh_writes_the_same_folder(folder, feedback, tmp_path, rank, on_devices):
+    words = ["align", "--model", str(folder), *feedback[0], *feedback[1], *QUICK, "--batch", "4"]
+    words += ["--rate", "0.001", "--rank", rank]
+    outs = one, many = tmp_path / "one", tmp_path / "many"
+    found = run(app, [*words, "--out", str(one)])
+    assert found.exit_code == 0, found.output
+    on_devices([*words, "--out", str(many)], tmp_path)
+    before, a, b = (checkpoint.load(at).params for at in (folder, one, many))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+    kernels = (p["layers"][0]["query"]["kernel"] for p in (before, a))
+    assert float(abs(next(kernels) - next(kernels)).max()) > 1e-4
+    histories = [json.loads((out / "history.json").read_text()) for out in outs]
+    for name in ("KL", "reward", "accuracy"):
+        np.testing.assert_allclose(histories[0][name], histories[1][name], atol=1e-4)
+    assert (many / "report.html").is_file()
+    assert not many.with_name("many.run").exists()
 
 
 # --- what goes wrong ---------------------------------------------------------------------------
@@ -146,6 +259,10 @@ def test_only_the_adapter_is_trained_and_remembered(folder, feedback):
         (["--model", "nowhere"], "nowhere has no tokenizer.json"),
         (["--layers", "9"], "9 layers are to be adapted; the model has 2"),
         (["--out", "no/such/place"], "there is no folder"),
+        (["--mesh", "two"], "--mesh is 'two'; two numbers are needed, such as 4,2"),
+        (["--mesh", "0,2"], "two numbers of at least 1"),
+        (["--mesh", "4,2"], "--batch is 2, which cannot be split over the 4 devices of --mesh 4,2"),
+        (["--mesh", "2,512"], "a mesh of 2 by 512 needs more than the"),
     ],
 )
 def test_a_wrong_use_is_refused_in_a_sentence(folder, feedback, tmp_path, changes, told):
@@ -154,6 +271,14 @@ def test_a_wrong_use_is_refused_in_a_sentence(folder, feedback, tmp_path, change
     assert found.exit_code == 1
     assert told in found.output
     assert "Traceback" not in found.output
+
+
+def test_few_rows_are_not_split_over_many_devices():
+    settings = Settings(batch=8, mesh=(4, 2))
+    session._check_rows("preferences", 4, settings)
+    session._check_rows("preferences", 9, settings)
+    with pytest.raises(ValueError, match="6 preferences to learn from are fewer than --batch 8"):
+        session._check_rows("preferences", 6, settings)
 
 
 def test_a_folder_of_somebody_else_is_left_alone(folder, feedback, tmp_path):
@@ -232,12 +357,19 @@ def test_remembered_prompts_change_nothing(time):
     np.testing.assert_allclose(
         eqx.filter_jit(slow[0].token_logprobs)(y, slow[1]), np.where(said, whole, 0)
     )
-    trunks = model.Trunk(spec), model.RememberedTrunk(spec, memory)
-    states = [
-        eqx.filter_jit(trunk)(params, one[1])
-        for trunk, one in zip(trunks, (slow, fast), strict=True)
-    ]
-    np.testing.assert_allclose(*(np.where(said[..., None], s, 0) for s in states), atol=1e-9)
+    resting = model.Trunk(spec), model.RememberedTrunk(spec, memory)
+    adapted = (model.Trunk(spec, params, adapter),
+               model.RememberedTrunk(spec, memory, decoder.stack(params), adapter))  # fmt: skip
+    for trunks, at in ((resting, params), (adapted, y)):
+        states = [
+            eqx.filter_jit(trunk)(at, one[1])
+            for trunk, one in zip(trunks, (slow, fast), strict=True)
+        ]
+        np.testing.assert_allclose(*(np.where(said[..., None], s, 0) for s in states), atol=1e-9)
+        once = model.known(trunks[1], at, fast[1])
+        np.testing.assert_allclose(eqx.filter_jit(trunks[1])(at, once), states[1], atol=1e-12)
+        a, b = (eqx.filter_jit(fast[0].logprob)(y, rows) for rows in (once, fast[1]))
+        np.testing.assert_allclose(a, b)
 
     @eqx.filter_jit
     def greedy(policy, asked):
@@ -250,10 +382,6 @@ def test_remembered_prompts_change_nothing(time):
     ]
     np.testing.assert_array_equal(likeliest[0].mask, likeliest[1].mask)
     np.testing.assert_array_equal(*(np.where(d.mask, d.tokens, 0) for d in likeliest))
-    known = model.known(trunks[1], params, fast[1])
-    np.testing.assert_allclose(known.prompts.states, states[1])
-    a, b = (eqx.filter_jit(fast[0].logprob)(y, rows) for rows in (known, fast[1]))
-    np.testing.assert_allclose(a, b)
 
 
 # --- the real model ----------------------------------------------------------------------------

@@ -7,22 +7,21 @@ import numpy as np
 import optax
 import pytest
 
-from bilevel.apps.llm import policy_step, tiny
-from bilevel.apps.llm.policy import Responses
+from bilevel.apps.llm import policy_step, ppo, tiny
+from bilevel.apps.llm.adaptive import Adaptive, divergence
+from bilevel.apps.llm.exact import ExactGradient, Mirror
+from bilevel.apps.llm.policy import AbstractPolicy, Responses
 from bilevel.apps.llm.policy_step import (
     GRPO,
-    PPO,
-    Critic,
-    ExactGradient,
     Fixed,
     Goal,
     LeaveOneOut,
     LowerStep,
-    Mirror,
     Moving,
     Prompts,
     SquaredAdvantage,
 )
+from bilevel.apps.llm.ppo import PPO, Critic
 from bilevel.updates import FromOptax
 
 S, A, BETA = 2, 4, 0.5
@@ -187,7 +186,7 @@ def naive_advantages(rewards, values, gamma, decay):
 
 def test_generalised_advantages():
     rewards, values = np.random.default_rng(0).normal(size=(2, 3, 5))
-    found = policy_step.generalised_advantages(jnp.asarray(rewards), jnp.asarray(values), 0.9, 0.8)
+    found = ppo.generalised_advantages(jnp.asarray(rewards), jnp.asarray(values), 0.9, 0.8)
     np.testing.assert_allclose(found, naive_advantages(rewards, values, 0.9, 0.8), rtol=1e-10)
 
 
@@ -217,7 +216,7 @@ def test_ppo_pays_at_the_last_token(goal):
 def test_whitening_looks_at_the_mask_only():
     mask = jnp.array([[True, True, False], [True, False, False]])
     values = jnp.array([[1.0, 2.0, 100.0], [6.0, -50.0, 70.0]])
-    found = policy_step.whitened(values, mask)
+    found = ppo.whitened(values, mask)
     expected = (np.array([1.0, 2.0, 6.0]) - 3) / np.std([1.0, 2.0, 6.0])
     np.testing.assert_allclose(found[mask], expected, rtol=1e-6)
     assert (found[~mask] == 0).all()
@@ -256,10 +255,59 @@ def test_minibatches_must_divide(goal):
         many(PPO(minibatches=3), goal, logits(1), logits(2), calls=1, each=1)
 
 
+# --- a divergence to hold ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [0.05, 0.6])
+def test_an_adaptive_divergence_settles_at_its_target(goal, target):
+    """From below and from above; there it is best for the β it has come to."""
+    x = logits(1)
+    lower = LowerStep(goal, Adaptive(Mirror(0.5), target))
+    start = tiny.kl(best(x, goal), POLICY.log_table(goal.reference))
+    assert abs(start - target) > 0.1
+
+    @eqx.filter_jit
+    def after(lower, calls):
+        def one(carry, key):
+            y, memory = carry
+            return lower(x, y, memory, Prompts(jnp.arange(S), key)), None
+
+        start = goal.reference, lower.init(x, goal.reference)
+        return jax.lax.scan(one, start, jax.random.split(jax.random.key(0), calls))[0]
+
+    y, memory = after(lower, 400)
+    found = tiny.kl(POLICY.log_table(y), POLICY.log_table(goal.reference))
+    np.testing.assert_allclose(found, target, rtol=1e-3)
+    beta = memory.own.beta
+    assert (beta > goal.beta) == (start > target)
+    expected = tiny.optimum(POLICY.log_table(goal.reference), x, beta)
+    np.testing.assert_allclose(POLICY.log_table(y), expected, atol=1e-3)
+
+
+class Opaque(AbstractPolicy):
+    """The same policy, not known to be enumerable."""
+
+    def token_logprobs(self, y, responses):
+        return POLICY.token_logprobs(y, responses)
+
+    def sample(self, y, prompts, key, *, temperature=1.0):
+        return POLICY.sample(y, prompts, key, temperature=temperature)
+
+
+def test_a_divergence_measured_on_responses_is_unbiased(goal):
+    y, prompts = logits(2), jnp.repeat(jnp.arange(S), 2000)
+    batch = Prompts(prompts, jax.random.key(0))
+    hidden = Goal(Opaque(), REWARD, goal.reference, BETA)
+    exact, drawn = (divergence(g, y, batch, 4) for g in (goal, hidden))
+    assert 0.1 < exact != drawn
+    np.testing.assert_allclose(drawn, exact, atol=0.05)
+
+
 def test_single_precision_stays(goal):
     x, y = (logits(i).astype(jnp.float32) for i in (1, 2))
     single = eqx.tree_at(lambda g: g.reference, goal, goal.reference.astype(jnp.float32))
-    for step in (Mirror(), ExactGradient(), LeaveOneOut(), PPO(), GRPO(), SquaredAdvantage()):
+    plain = Mirror(), ExactGradient(), LeaveOneOut(), PPO(), GRPO(), SquaredAdvantage()
+    for step in (*plain, Adaptive(LeaveOneOut(), 1.0)):
         lower = LowerStep(single, step)
         moved, _ = jax.eval_shape(
             lower, x, y, lower.init(x, y), Prompts(jnp.arange(S), jax.random.key(0))

@@ -5,8 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.apps.llm.policy import Responses
-from bilevel.apps.llm.reward import Ended, Head, last
+from bilevel.apps.llm import losses, tiny
+from bilevel.apps.llm.align import align
+from bilevel.apps.llm.baselines import RewardModel
+from bilevel.apps.llm.policy import Preferences, Responses
+from bilevel.apps.llm.policy_step import Hold
+from bilevel.apps.llm.reward import Ended, Head, judged, last
+from bilevel.apps.llm.reward_learning import problem
+from bilevel.apps.llm.task import Feedback, Task, Weights
+from bilevel.problem import Batch
 
 MASK = jnp.array([[True, True, False], [True, True, True], [False, False, False]])
 ROWS = Responses(jnp.zeros(3, int), jnp.array([[4, 7, 7], [7, 4, 5], [7, 7, 7]]), MASK)
@@ -62,3 +69,47 @@ def test_an_answer_without_an_end_gets_the_fixed_score():
     reward = Ended(lambda x, rows: jnp.full(3, x), 7)
     assert reward(5.0, ROWS).tolist() == [5, -1, -1]
     assert Ended(reward.reward, jnp.array([5, 7]), -2.0)(5.0, ROWS).tolist() == [5, 5, -2]
+
+
+# --- preferences after every token ------------------------------------------------------------
+
+
+def pairs():
+    others = ROWS._replace(tokens=jnp.array([[4, 5, 7], [7, 9, 2], [7, 7, 7]]))
+    return Preferences(*(Responses(*(leaf[:2] for leaf in rows[:3])) for rows in (ROWS, others)))
+
+
+def head_and_parameters():
+    head = Head(hidden, trunk=jnp.array(0.3))
+    return head, {"weight": jnp.array([[1.0], [0.4]]), "bias": jnp.array([0.5])}
+
+
+def test_preferences_after_every_token_are_learned():
+    """By the staged reward model and by the bilevel problem alike, and not as of the last token."""
+    head, x = head_and_parameters()
+    chosen, rejected = pairs()
+    margin = 0.3 * (np.asarray(chosen.tokens) - np.asarray(rejected.tokens))
+    each = [[margin[0, 1]], margin[1, 1:]]  # where they have parted, to the longer one's end
+    expected = np.mean([np.log1p(np.exp(-np.asarray(row))).mean() for row in each])
+    np.testing.assert_allclose(judged(head, x, pairs(), per_token=True), expected)
+    assert abs(judged(head, x, pairs()) - expected) > 1e-3
+    task = Task(tiny.bandit(1, 2), jnp.zeros((1, 2)), 1.0, head, preferences=pairs())
+    settings = {"steps": 1, "reward": x, "log_every": 1, "progress": False}
+    found = align(task, RewardModel(0.0, per_token=True), **settings)
+    np.testing.assert_allclose(found.history["upper"][-1], expected)
+    posed = problem(task, Hold(), weights=Weights(0.0, 1.0), per_token=True)
+    batch = Batch(Feedback(preferences=pairs()), None)
+    np.testing.assert_allclose(posed.upper(x, task.reference, batch.upper), expected)
+    slope = posed.hypergradient(x, task.reference, batch)
+    plain = jax.grad(
+        lambda x: losses.token_preference(*(head.tokens(x, r) for r in pairs()), pairs())
+    )
+    for a, b in zip(jax.tree.leaves(slope), jax.tree.leaves(plain(x)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_a_reward_of_whole_responses_has_no_tokens():
+    with pytest.raises(
+        TypeError, match=r"FreeRewards is a reward of whole responses.*reward\.Head"
+    ):
+        judged(tiny.FreeRewards(tiny.bandit(1, 2)), jnp.zeros((1, 2)), pairs(), per_token=True)

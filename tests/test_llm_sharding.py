@@ -5,12 +5,11 @@ One child process runs all comparisons, since JAX counts its devices once.
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+import aligned_cases
+import children
 import jax
 import jax.numpy as jnp
 import llm_cases
@@ -18,19 +17,14 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from benchmarks import billion
 from bilevel.apps.llm import checkpoint, decoder, lora, sampling, sharding
 from bilevel.apps.llm.config import Layers, llama
+from bilevel.apps.llm.model import Adapter, Everything
 
 pytestmark = pytest.mark.xdist_group("devices")  # one child for all
 DEVICES = 8
 MODEL = dataclasses.replace(llama(16, 8, 16, 2, 4, kv_heads=2), windows=(3, 3))
-
-PROGRAM = """
-import sys
-sys.path.insert(0, {tests!r})
-import conftest, test_llm_sharding
-test_llm_sharding.{call}
-"""
 
 
 # --- in the parent -------------------------------------------------------------------------
@@ -39,22 +33,7 @@ test_llm_sharding.{call}
 @pytest.fixture(scope="module", params=["scan", pytest.param("list", marks=pytest.mark.slow)])
 def told(request):
     """What the child found: stacked layers on 2 by 4 devices, or a list on 4 by 2."""
-    return child(f"main({request.param!r})")
-
-
-def child(call):
-    """The last line that a function of this file prints on eight devices."""
-    program = PROGRAM.format(tests=str(Path(__file__).parent), call=call)
-    flags = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    with tempfile.TemporaryFile("w+") as out:
-        code = subprocess.run(
-            [sys.executable, "-c", program], env=environment, stdout=out, timeout=1200
-        ).returncode
-        out.seek(0)
-        lines = out.read().splitlines()
-    assert code == 0
-    return json.loads(lines[-1])
+    return children.answer("test_llm_sharding", "main", request.param)
 
 
 @pytest.mark.parametrize("what", ["logprobs", "gradient", "product", "sampled"])
@@ -94,13 +73,36 @@ def test_leaves_are_split_by_name():
     assert stacked["layers"]["up"]["kernel"] == PartitionSpec(None, "data", "model")
 
 
+ALIGNED = {
+    "all, stacked": (Everything(), Layers.SCAN, (2, 4)),
+    "all, a list": (Everything(), Layers.LIST, (4, 2)),
+    "an adapter": (Adapter(rank=2), Layers.LIST, (4, 2)),
+}
+
+
 @pytest.mark.slow
-def test_a_billion_parameters_compile_for_eight_devices():
-    found = child("billion()")
-    print({name: f"{n / 2**30:.2f} Gi" for name, n in found.items()}, "a device")
-    assert found["parameters"] > 1.2e9
-    assert found["arguments"] < 1.01 * 2 * found["parameters"] / DEVICES
-    assert found["temporaries"] < 4 * 2**30
+@pytest.mark.parametrize("case", ALIGNED)
+def test_a_mesh_aligns_like_one_device(case):
+    found = children.answer("test_llm_sharding", "align", case)
+    for name in ("policy", "reward"):
+        assert found[name]["difference"] < 1e-9
+        assert found[name]["moved"] > 1e-3
+    assert found["said"]["difference"] == 0
+    split = found["parts"]
+    assert split["before"] == split["after"] == split["momentum"]
+    assert max(split["after"]) == (DEVICES if "all" in case else 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("step", "bytes_of_a_parameter", "gib"), [("training", 2, 4), ("aligning", 8, 9)]
+)
+def test_a_billion_parameters_compile_for_eight_devices(step, bytes_of_a_parameter, gib):
+    """An AIHF step holds policy, reference and two moments, in bfloat16 and split over all."""
+    found = billion.Plan(*children.answer("test_llm_sharding", "plan", step))
+    assert found.parameters > 1.2e9
+    assert found.arguments < 1.01 * bytes_of_a_parameter * found.parameters / DEVICES
+    assert found.temporaries < gib * 2**30
 
 
 # --- in the child --------------------------------------------------------------------------
@@ -111,39 +113,32 @@ def main(layers):
     print(json.dumps(found | {"placed": placed()}))
 
 
-def billion():
-    """A training step on 1.2 billion parameters, compiled for eight devices and not run."""
-    config = llama(128_256, 2048, 8192, 16, 32, kv_heads=8, tied=True)
-    mesh = sharding.make_mesh(4, 2)
-    how = decoder.How(remat=decoder.Remat.LAYERS, pin=sharding.activations(mesh))
-    shapes = decoder.abstract(config, layers=Layers.SCAN, dtype=jnp.bfloat16)
-    params = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        sharding.shardings(config, shapes, mesh),
-    )
-    tokens = jax.ShapeDtypeStruct((8, 1024), jnp.int32, sharding=sharding.rows(mesh))
+def plan(step):
+    """What `python -m benchmarks.billion` tells."""
+    print(json.dumps(getattr(billion, step)(billion.devices())))
 
-    def step(params, tokens):
-        def loss(params):
-            params = sharding.pin(config, params, mesh)
-            return -decoder.token_logprobs(config, params, tokens, how=how, chunk=128).mean()
 
-        gradient = jax.grad(loss)(params)
-        return jax.tree.map(lambda p, g: p - jnp.asarray(1e-3, p.dtype) * g, params, gradient)
+def align(case):
+    """One alignment on one device and on a mesh: how far apart they end, and how split."""
+    trained, layers, shape = ALIGNED[case]
+    mesh = sharding.make_mesh(*shape)
+    params = aligned_cases.made(layers)
+    one = aligned_cases.ended(trained, params)
+    many = aligned_cases.ended(trained, params, mesh)
+    start = many.start.policy, many.start.reward
 
-    compiled = jax.jit(step, donate_argnums=0).lower(params, tokens).compile()
-    memory = compiled.memory_analysis()
-    print(
-        json.dumps(
-            {
-                "parameters": decoder.size(config),
-                "arguments": memory.argument_size_in_bytes,
-                "temporaries": memory.temp_size_in_bytes,
-                "results": memory.output_size_in_bytes,
-            }
-        )
-    )
+    def apart(a, b):
+        pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        return max(float(np.abs(np.asarray(p, float) - np.asarray(q)).max()) for p, q in pairs)
+
+    names = ("policy", "reward", "said")
+    row = {name: {"difference": apart(getattr(one, name), getattr(many, name))} for name in names}
+    for name in names[:2]:
+        row[name]["moved"] = apart(getattr(many.start, name), getattr(many, name))
+    momentum = many.result.state.updates[1].own[0].trace
+    ends = {"before": start[0], "after": many.policy, "momentum": momentum}
+    row["parts"] = {when: [parts(x) for x in jax.tree.leaves(y)] for when, y in ends.items()}
+    print(json.dumps(row))
 
 
 def compare(data, model, layers):

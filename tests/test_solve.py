@@ -15,9 +15,11 @@ import numpy as np
 import pandas
 import pytest
 from cases import distance, made, same_bits
+from jax.tree_util import Partial
 
 import bilevel as bl
 from bilevel import problems
+from bilevel.driver.log import as_metric
 from bilevel.methods import SOBA
 
 CASE = problems.quad()
@@ -27,6 +29,17 @@ NOISY = problems.quad_noise()
 def solve(problem=CASE.problem, method=None, x0=CASE.x0, y0=CASE.y0, **settings):
     method = SOBA(0.01, 0.4, 0.4) if method is None else method
     return bl.solve(problem, method, x0, y0, **{"steps": 10, "progress": False, **settings})
+
+
+def test_what_a_metric_binds_is_an_argument_of_the_compiled_program():
+    """A model in a metric would be a constant in it otherwise, and cannot be on several hosts."""
+    weights = jnp.ones(3)
+    bound = as_metric(Partial(lambda w, x, y: w @ w, weights))
+    assert jax.tree.leaves(bound)[0] is weights
+    counted = Partial(lambda n, x, y: float(sum(range(n))), 4)  # a number that decides a loop
+    result = solve(steps=1, metrics={"weights": bound, "count": counted})
+    assert result.history["weights"][-1] == 3
+    assert result.history["count"][-1] == 6
 
 
 def test_steps_means_updates_and_history_is_ready_for_pandas():

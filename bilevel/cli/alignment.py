@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 from rich.console import Console
 
@@ -28,23 +29,24 @@ def run(model: Path, demos: Path | None, prefs: Path | None, out: Path, settings
     check_new(out)
     state = out.with_name(f"{out.name}.run")
     check_ours(state)
-    console = Console(soft_wrap=True, highlight=False)
+    first = jax.process_index() == 0  # where several processes run this, it alone tells and writes
+    console = Console(soft_wrap=True, highlight=False, quiet=not first)
     given = session.load(model, demos, prefs, settings)
     for told in _told(given):
         console.print(told, markup=False)
     before = session.answers(given, given.task.reference)
-    state.mkdir(exist_ok=True)
-    (state / MARK).touch()
+    if first:
+        state.mkdir(exist_ok=True)
+        (state / MARK).touch()
     found = session.train(given, state, told=lambda line: console.print(line, markup=False))
     if found.status.outcome is Outcome.INTERRUPTED:
-        saved = any(file.name != MARK for file in state.iterdir())
-        then = f"goes on from {state}" if saved else "starts anew"
-        console.print(f"Interrupted; the same command {then}.", markup=False)
+        console.print(f"Interrupted; the same command goes on from {state}.", markup=False)
         return False
     session.save(given, found, out)
     after = session.answers(given, found.policy)
-    write(given, found, before, after, out)
-    if found.status.ok:
+    if first:
+        write(given, found, before, after, out)
+    if first and found.status.ok:
         shutil.rmtree(state)  # ours, by its mark; the result is saved
     console.print(f"{found.status}\n{found.speed:,.0f} tokens/s.", markup=False)
     console.print(f"Checkpoint and report.html written to {out}", markup=False)

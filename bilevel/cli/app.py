@@ -116,6 +116,14 @@ HeldOut = Annotated[
 ]
 LogEvery = Annotated[int, typer.Option(help="Look and save every so many steps.", min=1)]
 Seed = Annotated[int, typer.Option(help="Decides split, order and draws.", min=0)]
+MeshOf = Annotated[
+    str | None,
+    typer.Option(
+        "--mesh",
+        metavar="DATA,MODEL",
+        help="Split rows over DATA, heads over MODEL and the weights over all of these devices.",
+    ),
+]
 
 
 @app.command()
@@ -141,14 +149,20 @@ def align(
     divergence: Annotated[
         float, typer.Option(help="Nats of KL from MODEL at which the run is ended.")
     ] = 100.0,
+    mesh: MeshOf = None,
     log_every: LogEvery = 10,
     seed: Seed = 0,
 ) -> None:
-    """Align a language model with demonstrations, preferences or both."""
+    """Align a language model with demonstrations, preferences or both.
+
+    A run that was interrupted goes on when the same command is given again. Where only the last
+    LAYERS are adapted and responses are short, what the others make of prompts is computed once.
+    """
     settings = {
         "steps": steps, "batch": batch, "samples": samples, "beta": beta, "rate": rate,
         "reward_rate": reward_rate, "rank": rank, "layers": layers, "length": length, "new": new,
-        "held_out": held_out, "divergence": divergence, "log_every": log_every, "seed": seed,
+        "held_out": held_out, "divergence": divergence, "mesh": mesh, "log_every": log_every,
+        "seed": seed,
     }  # fmt: skip
     _align("align", model, demos, prefs, out, method, settings)
 
@@ -165,13 +179,20 @@ def sft(
     layers: Adapted = None,
     length: Length = None,
     held_out: HeldOut = 0.1,
+    mesh: MeshOf = None,
     log_every: LogEvery = 10,
     seed: Seed = 0,
 ) -> None:
-    """Fine-tune a language model on demonstrations."""
+    """Fine-tune a language model on demonstrations.
+
+    Demonstrations are packed side by side into rows of LENGTH tokens (of the longest one when
+    absent), so that next to no padding is computed; they do not see each other. BATCH is how many
+    of them a step learns from, on average, and the loss their mean, each summed over its tokens.
+    With LAYERS and short responses the memory of the prompts (bilevel align) takes its place.
+    """
     settings = {
         "steps": steps, "batch": batch, "rate": rate, "rank": rank, "layers": layers,
-        "length": length, "held_out": held_out, "log_every": log_every, "seed": seed,
+        "length": length, "held_out": held_out, "mesh": mesh, "log_every": log_every, "seed": seed,
     }  # fmt: skip
     _align("sft", model, demos, None, out, "sft", settings)
 
@@ -209,6 +230,7 @@ def _align(name: str, model, demos, prefs, out: Path, method: str, settings: dic
         if method not in {one.value for one in Method}:
             known = ", ".join(one.value for one in Method)
             raise ValueError(f"--method is {method!r}; one of {known} is needed.")
+        settings["mesh"] = _mesh(settings["mesh"])
         asked = Settings(Method(method), **settings)
         went_well = command.run(model, demos, prefs, out, asked)
     except (ValueError, OSError, ImportError) as error:
@@ -218,6 +240,17 @@ def _align(name: str, model, demos, prefs, out: Path, method: str, settings: dic
     else:
         if not went_well:
             raise typer.Exit(2)
+
+
+def _mesh(typed: str | None) -> tuple[int, int] | None:
+    """`DATA,MODEL`, or `DATA` alone."""
+    if typed is None:
+        return None
+    parts = typed.split(",")
+    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"--mesh is {typed!r}; two numbers are needed, such as 4,2.")
+    rows, heads = (*map(int, parts), 1)[:2]
+    return rows, heads
 
 
 def _refuse(command: str, error: Exception) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
 from jax.tree_util import Partial
@@ -41,7 +42,7 @@ class Log:
 
     def __init__(self, gradients: float, metrics: Metrics | None, best: Best | None, state: State):
         self._gradients, self.best = gradients, best
-        self._metrics = {name: Partial(fn) for name, fn in (metrics or {}).items()}
+        self._metrics = {name: as_metric(fn) for name, fn in (metrics or {}).items()}
         self._before, self._began = 0.0, time.perf_counter()
         self.rows: list[Row] = []
         self.kept = None if best is None else Kept.nothing(state)
@@ -77,6 +78,12 @@ class Log:
     def history(self) -> dict[str, np.ndarray]:
         names = list(dict.fromkeys(name for row in reversed(self.rows) for name in row))
         return {name: np.array([row.get(name, np.nan) for row in self.rows]) for name in names}
+
+
+def as_metric(fn: Callable) -> Partial:
+    """The function as `jax.jit` takes it: what a `Partial` binds is an argument, not a constant."""
+    bound = isinstance(fn, Partial) and all(map(eqx.is_array, jax.tree.leaves(fn)))
+    return fn if bound else Partial(fn)  # pyright: ignore
 
 
 @jax.jit

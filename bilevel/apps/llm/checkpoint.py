@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import DTypeLike
 
+from bilevel import sharding
 from bilevel.apps.llm import config_json, decoder, names
 from bilevel.apps.llm.config import Config, Layers
 from bilevel.apps.llm.needs import needs
@@ -113,7 +114,8 @@ def save(
         ValueError: the parameters are not those of the configuration, or hold an adapter.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if any(sharding.any_process((taken,))):
         raise FileExistsError(f"{folder} exists and is not empty; give the name of a new folder.")
     config, params = checkpoint.config, checkpoint.params
     _check_params(config, params)
@@ -379,7 +381,10 @@ def _write_tensors(
     for i, shard in enumerate(shards):
         single = len(shards) == 1
         file = SINGLE if single else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        arrays = {tensor.name: _array(params, tensor, kind) for tensor in shard}
+        arrays = {}
+        for tensor in shard:
+            array = _array(params, tensor, kind)  # on all processes, since each holds a part
+            arrays |= {tensor.name: array} if writes else {}
         if writes:
             needs("safetensors.numpy").save_file(arrays, folder / file, metadata={"format": "pt"})
         written[file] = (list(arrays), sum(array.nbytes for array in arrays.values()))

@@ -29,6 +29,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree
 
+from bilevel import sharding
 from bilevel.apps.llm import attention as attentions
 from bilevel.apps.llm.attention import accurate
 from bilevel.apps.llm.config import Activation, Config, Layers, LinearScaling, Llama3Scaling
@@ -55,7 +56,8 @@ class How:
     Args:
         attention: a function of `bilevel.apps.llm.attention`.
         dtype: of activations; that of the embedding when absent.
-        pin: where activations `(batch, time, width)` lie, on a mesh.
+        pin: where activations `(batch, time, width)` lie, on a mesh; those whose rows do not divide
+            over it are left to the compiler.
     """
 
     attention: Callable = attentions.plain
@@ -76,14 +78,29 @@ def hidden(
     how: How = How(),
 ) -> Float[Array, "batch time width"]:
     """The residual stream after the last norm: what heads read. Padding holds finite noise."""
-    positions, mask = None, None
     if segments is None:
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-    else:
-        segments = segments.astype(jnp.int32)
-        tokens = jnp.where(segments > 0, tokens, 0)
-        positions = positions_of(segments)
-        mask = seen(segments)
+        return hidden_at(config, params, tokens, positions, None, how=how)
+    segments = segments.astype(jnp.int32)
+    tokens = jnp.where(segments > 0, tokens, 0)
+    return hidden_at(config, params, tokens, positions_of(segments), seen(segments), how=how)
+
+
+def hidden_at(
+    config: Config,
+    params: Params,
+    tokens: Tokens,
+    positions: Int[Array, "batch time"],
+    mask: Bool[Array, "batch time time"] | None,
+    *,
+    how: How = How(),
+) -> Float[Array, "batch time width"]:
+    """`hidden`, with who sees whom told, for rows that are more than sequences in succession.
+
+    Args:
+        positions: of each token in its sequence.
+        mask: true where a query (the first axis of time) sees a key; None for causal attention.
+    """
     x = embed(config, params, tokens, how=how)
     rotation = rotations(config, positions, x)
 
@@ -150,16 +167,16 @@ def over_vocabulary(
     """`fn(scores, *others)` at every position, with the scores of a chunk of positions at a time.
 
     For what is small for each token but reads the whole vocabulary: log-probabilities, entropies,
-    divergences. The scores are computed again for derivatives.
+    divergences. With several chunks the scores are computed again for derivatives.
 
     Args:
         x: from `hidden`.
         others: arrays `(batch, time, ...)` handed to `fn` beside the scores.
     """
-    apply = jax.checkpoint(lambda x, *others: fn(read_out(params, x), *others))
     batch, time = x.shape[:2]
-    if chunk is None or time <= chunk:
-        return apply(x, *others)
+    if chunk is None or time <= chunk:  # to keep the scores takes no more than to make them again
+        return fn(read_out(params, x), *others)
+    apply = jax.checkpoint(lambda x, *others: fn(read_out(params, x), *others))
     count = -(-time // chunk)
 
     def cut(leaf):  # -> (count, batch, chunk, ...)
@@ -288,8 +305,7 @@ def name_of(key) -> str | int:
 
 def embed(config: Config, params: Params, tokens: Tokens, *, how: How) -> Array:
     table = params["embed"]
-    x = table.astype(how.dtype or table.dtype)[tokens]
-    return x if how.pin is None else jax.lax.with_sharding_constraint(x, how.pin)
+    return _pinned(table.astype(how.dtype or table.dtype)[tokens], how)
 
 
 def read_out(params: Params, x: Float[Array, "batch time width"]) -> Array:
@@ -338,7 +354,13 @@ def block(
     else:
         x = x + a
         x = x + mlp(config, p, norm(config, p["mlp_norm"], x))
-    return (x if how.pin is None else jax.lax.with_sharding_constraint(x, how.pin)), kept
+    return _pinned(x, how), kept
+
+
+def _pinned(x: Array, how: How) -> Array:
+    if how.pin is None or x.shape[0] % sharding.row_parts((how.pin,)):
+        return x
+    return jax.lax.with_sharding_constraint(x, how.pin)
 
 
 def mlp(config: Config, p: Params, x: Array) -> Array:

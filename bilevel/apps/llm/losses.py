@@ -71,27 +71,32 @@ def preference(chosen: PerRow, rejected: PerRow, smoothing: ScalarLike = 0.0) ->
     Args:
         smoothing: share of labels taken to be the wrong way round.
     """
-    margin = chosen - rejected
-    wrong = jnp.asarray(smoothing, margin.dtype)
-    right = jax.nn.log_sigmoid(margin) * (1 - wrong)
-    return -(right + jax.nn.log_sigmoid(-margin) * wrong).mean()
+    return -_labels(chosen - rejected, smoothing).mean()
 
 
 def token_preference(
     chosen: Float[Array, "n time"],
     rejected: Float[Array, "n time"],
     pairs: tuple[Responses, Responses],
+    smoothing: ScalarLike = 0.0,
 ) -> Scalar:
     """Bradley and Terry's loss at every token from where two responses part to the longer's end.
 
     Args:
         chosen, rejected: a reward after every token.
         pairs: the two responses, padded alike.
+        smoothing: as in `preference`.
     """
-    margin = jax.nn.log_sigmoid(chosen - rejected)
-    counts = parted(*pairs).astype(margin.dtype)
-    each = (margin * counts).sum(axis=1) / jnp.maximum(counts.sum(axis=1), 1)
+    likely = _labels(chosen - rejected, smoothing)
+    counts = parted(*pairs).astype(likely.dtype)
+    each = (likely * counts).sum(axis=1) / jnp.maximum(counts.sum(axis=1), 1)
     return -each.mean()
+
+
+def _labels(margin: Array, smoothing: ScalarLike) -> Array:
+    """Log-likelihoods of labels, some of which are the wrong way round."""
+    wrong = jnp.asarray(smoothing, margin.dtype)
+    return jax.nn.log_sigmoid(margin) * (1 - wrong) + jax.nn.log_sigmoid(-margin) * wrong
 
 
 def parted(a: Responses, b: Responses) -> Bool[Array, "n time"]:

@@ -6,6 +6,8 @@ are short: what the frozen lower layers make of a prompt is computed once (`reme
 then the numbers of their rows, and a step costs the upper layers and the response alone.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,13 +15,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bilevel import trees
 from bilevel.apps.llm import data as files
-from bilevel.apps.llm import decoder, lora, sampling
+from bilevel.apps.llm import decoder, lora, sampling, sharding
 from bilevel.apps.llm.config import Config
 from bilevel.apps.llm.decoder import How
+from bilevel.apps.llm.packing import SideBySide
 from bilevel.apps.llm.policy import AbstractPolicy, Preferences, Responses
 from bilevel.apps.llm.sampling import Drawing
 from bilevel.typing import RandomKey
@@ -119,13 +123,37 @@ class Decoder(AbstractPolicy):
 
     def weights(self, y: PyTree) -> decoder.Params:
         """All parameters of the decoder."""
-        return self.trained.attach(self.config, _resting(self.params), y)
+        params = self.trained.attach(self.config, _resting(self.params), y)
+        return _in_place(self.config, params, self.how)
 
     def token_logprobs(self, y, responses):
-        params, (tokens, segments) = self.weights(y), joined(responses)
+        params, rows = self.weights(y), responses.prompts
+        if isinstance(rows, SideBySide):
+            x = decoder.hidden(self.config, params, rows.tokens, rows.segments, how=self.how)
+            return spoken(params, jnp.take_along_axis(x, rows.before[..., None], 1), responses)
+        tokens, segments = joined(responses)
         x = decoder.hidden(self.config, params, tokens, segments, how=self.how)
         x, _ = decoder.predecessors(x, segments)
         return spoken(params, x[:, -responses.tokens.shape[1] :], responses)
+
+    def logprobs(self, y, several):
+        """A prompt and its responses are one row, in which no response sees another."""
+        asked = several[0].prompts
+        if len(several) == 1 or isinstance(asked, SideBySide):
+            return [self.logprob(y, responses) for responses in several]
+        params = self.weights(y)
+        row = beside(asked, several)
+        x = decoder.hidden_at(self.config, params, *row, how=self.how)
+        start = asked.tokens.shape[1]
+        ends = np.cumsum([start, *(responses.tokens.shape[1] for responses in several)])
+        before = [  # the last token of the prompt, which is padded on the left, then its own
+            jnp.concatenate([x[:, start - 1 : start], x[:, begin : end - 1]], axis=1)
+            for begin, end in itertools.pairwise(ends)
+        ]
+        parts = (r.tokens for r in several), (r.mask for r in several)
+        every = Responses(asked, *(jnp.concatenate([*part], axis=1) for part in parts))
+        found = spoken(params, jnp.concatenate(before, axis=1), every)
+        return [part.sum(axis=1) for part in jnp.split(found, ends[1:-1] - start, axis=1)]
 
     def sample(self, y, prompts: Asked, key, *, temperature=1.0):
         params = jax.tree.map(jax.lax.stop_gradient, self.weights(y))
@@ -157,6 +185,7 @@ class Trunk(eqx.Module):
 
     def __call__(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
         params = self.trained.attach(self.config, _resting(self.params), trunk)
+        params = _in_place(self.config, params, self.how)
         tokens, segments = joined(responses)
         x = decoder.hidden(self.config, params, tokens, segments, how=self.how)
         return x[:, -responses.tokens.shape[1] :]
@@ -167,6 +196,23 @@ def joined(responses: Responses) -> tuple[Array, Array]:
     asked = responses.prompts
     tokens = jnp.concatenate([asked.tokens, responses.tokens.astype(asked.tokens.dtype)], axis=1)
     return tokens, jnp.concatenate([asked.mask, responses.mask], axis=1).astype(jnp.int32)
+
+
+def beside(
+    asked: Asked, several: Sequence[Responses]
+) -> tuple[Array, Int[Array, "n time"], Bool[Array, "n time time"]]:
+    """Prompts with several responses each as rows: tokens, positions, and who sees whom."""
+    masks = [asked.mask, *(responses.mask for responses in several)]
+    tokens = [asked.tokens, *(r.tokens.astype(asked.tokens.dtype) for r in several)]
+    said = asked.mask.sum(axis=1, keepdims=True, dtype=jnp.int32)
+    places = [jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1 for mask in masks]
+    positions = [places[0], *(said + place for place in places[1:])]
+    part = np.repeat(np.arange(len(masks)), [mask.shape[1] for mask in masks])
+    related = (part[None] == 0) | (part[:, None] == part[None])
+    mask = jnp.concatenate(masks, axis=1)
+    seen = jnp.asarray(related & np.tri(len(part), dtype=bool))[None] & mask[:, None]
+    tokens = jnp.where(mask, jnp.concatenate(tokens, axis=1), 0)
+    return tokens, jnp.maximum(jnp.concatenate(positions, axis=1), 0), seen
 
 
 def spoken(params: decoder.Params, x: Array, responses: Responses) -> Float[Array, "n time"]:
@@ -181,6 +227,12 @@ def spoken(params: decoder.Params, x: Array, responses: Responses) -> Float[Arra
 
 def _resting(params: PyTree) -> PyTree:
     return trees.map(jax.lax.stop_gradient, params)
+
+
+def _in_place(config: Config, params: decoder.Params, how: How) -> decoder.Params:
+    """On the mesh of the activations, split by name; so are their derivatives."""
+    mesh = None if how.pin is None else how.pin.mesh
+    return sharding.pin(config, params, mesh) if isinstance(mesh, Mesh) else params
 
 
 # --- with what rests computed once -----------------------------------------------------------
@@ -256,7 +308,7 @@ def memory_bytes(config: Config, prompts: Asked) -> int:
 
 
 def _upper(config, params, x, segments, below: int, reads: int, how: How):
-    """States at the last `reads` places, after the layers from `below` on.
+    """What heads read at the last `reads` places, from the states after the first `below` layers.
 
     The last layer answers at those places alone.
     """
@@ -281,7 +333,15 @@ def _upper(config, params, x, segments, below: int, reads: int, how: How):
         return how.attention(q, k, v, mask, None), None
 
     ends = tuple(r[:, -reads:] for r in rotation)
-    return decoder.block(config, p, x[:, -reads:], ends, attend_last, how=how)[0]
+    x, _ = decoder.block(config, p, x[:, -reads:], ends, attend_last, how=how)
+    return decoder.norm(config, params["norm"], x)
+
+
+def _after(memory: Memory, at, states, said) -> tuple[Array, Array]:
+    """Remembered prompts with the states and the mask of what follows, as rows of the decoder."""
+    before = jax.lax.stop_gradient(memory.states[at])
+    x = jnp.concatenate([before, states.astype(before.dtype)], axis=1)
+    return x, jnp.concatenate([memory.mask[at], said], axis=1).astype(jnp.int32)
 
 
 def _keys_values(config: Config, p, x, rotation):
@@ -302,11 +362,17 @@ def _beside(config, params, memory: Memory, at, tokens, said, below: int, how: H
     positions, seen = decoder.positions_of(segments), decoder.seen(segments)
     time = tokens.shape[1]
     x = decoder.embed(config, params, jnp.where(said, tokens, 0), how=how)
+    if not time:
+        return x
     here = positions[:, -time:]
     rotation = decoder.rotations(config, here, x)
 
-    def step(x, one):
-        p, keys, values, window = one
+    layers = decoder.stack(params)["layers"]
+    windows = [decoder.EVERYWHERE if w is None else w for w in config.windows]
+    each = layers, memory.keys, memory.values, jnp.asarray(windows, jnp.int32)
+
+    def step(x, layer):
+        p, keys, values, window = jax.tree.map(lambda leaf: leaf[layer], each)
 
         def attend(q, k, v):
             k = jnp.concatenate([keys[at].astype(k.dtype), k], axis=1)
@@ -316,10 +382,8 @@ def _beside(config, params, memory: Memory, at, tokens, said, below: int, how: H
 
         return decoder.block(config, p, x, rotation, attend, how=how)[0], None
 
-    layers = decoder.stack(params)["layers"]
-    windows = [decoder.EVERYWHERE if w is None else w for w in config.windows]
-    below_only = jax.tree.map(lambda leaf: leaf[:below], (layers, memory.keys, memory.values))
-    return jax.lax.scan(step, x, (*below_only, jnp.asarray(windows[:below], jnp.int32)))[0]
+    # By number: to scan over slices of them would copy all that rests.
+    return jax.lax.scan(step, x, jnp.arange(below))[0]
 
 
 class Remembered(AbstractPolicy):
@@ -350,15 +414,10 @@ class Remembered(AbstractPolicy):
         config, below = self.config, self.trained.below(self.config)
         at, time = numbers(responses.prompts), responses.tokens.shape[1]
         tokens, said = responses.tokens[:, :-1], responses.mask[:, :-1]
-        x, mask = jax.lax.stop_gradient(self.memory.states[at]), self.memory.mask[at]
-        if time > 1:
-            after = _beside(
-                config, _resting(self.params), self.memory, at, tokens, said, below, self.how
-            )
-            x = jnp.concatenate([x, after.astype(x.dtype)], axis=1)
-            mask = jnp.concatenate([mask, said], axis=1)
-        x = _upper(config, params, x, mask.astype(jnp.int32), below, time, self.how)
-        return decoder.norm(config, params["norm"], x)
+        resting = _resting(self.params)
+        after = _beside(config, resting, self.memory, at, tokens, said, below, self.how)
+        row = _after(self.memory, at, after, said)
+        return _upper(config, params, *row, below, time, self.how)
 
     def sample(self, y, prompts, key, *, temperature=1.0):
         params = jax.tree.map(
@@ -369,7 +428,8 @@ class Remembered(AbstractPolicy):
         plain = replace(self.drawing, top_k=None, top_p=None)
         said = Responses(prompts, jnp.zeros((n, new), jnp.int32), jnp.zeros((n, new), bool))
         done = jnp.zeros(n, bool)
-        for t, one in enumerate(jax.random.split(key, new)):
+        for t in range(new):
+            key, one = jax.random.split(key)  # as `sampling` does
             part = Responses(prompts, said.tokens[:, : t + 1], said.mask[:, : t + 1])
             x = self._predicting(params, part)[:, -1:]
             token, _ = sampling.draw(one, decoder.read_out(params, x)[:, 0], plain, temperature)
@@ -380,35 +440,43 @@ class Remembered(AbstractPolicy):
 
 
 class RememberedTrunk(eqx.Module):
-    """`Trunk` that rests, with prompts that are row numbers of a memory.
+    """`Trunk`, with prompts that are row numbers of a memory.
 
-    Its parameters are best stacked (`decoder.stack`), which makes a small program.
+    Attributes:
+        params, trained: where the head's trunk is an adapter of these; without, it is all
+            parameters, at rest, and best stacked (`decoder.stack`), which makes a small program.
     """
 
     config: Config = eqx.field(static=True)
     memory: Memory
+    params: Any = None
+    trained: Adapter | None = eqx.field(static=True, default=None)
     how: How = eqx.field(static=True, default=How())
 
     def __call__(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
-        if isinstance(responses.prompts, Known):
-            return responses.prompts.states
-        x = _beside(
-            self.config,
-            trunk,
-            self.memory,
-            responses.prompts,
-            responses.tokens,
-            responses.mask,
-            self.config.layers,
-            self.how,
-        )
-        return decoder.norm(self.config, trunk["norm"], x)
+        config, said = self.config, responses.mask
+        after = self.resting(trunk, responses)
+        if self.trained is None:
+            return decoder.norm(config, trunk["norm"], after)
+        params = self.trained.attach(config, _resting(self.params), trunk)
+        below, at = self.trained.below(config), numbers(responses.prompts)
+        row = _after(self.memory, at, after, said)
+        return _upper(config, params, *row, below, said.shape[1], self.how)
+
+    def resting(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
+        """What the layers that rest make of the tokens of responses."""
+        at, tokens, said, _ = responses
+        if isinstance(at, Known):
+            return jax.lax.stop_gradient(at.states)
+        config, params = self.config, _resting(trunk if self.trained is None else self.params)
+        below = config.layers if self.trained is None else self.trained.below(config)
+        return _beside(config, params, self.memory, at, tokens, said, below, self.how)
 
 
 def known(trunk: RememberedTrunk, params: PyTree, responses: Responses) -> Responses:
-    """The same responses, with their states computed once."""
+    """The same responses, with what rests computed once."""
     at = numbers(responses.prompts)
-    states = eqx.filter_jit(trunk)(params, responses._replace(prompts=at))
+    states = eqx.filter_jit(trunk.resting)(params, responses._replace(prompts=at))
     return responses._replace(prompts=Known(at, states))
 
 

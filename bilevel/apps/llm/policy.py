@@ -1,6 +1,7 @@
 """What alignment asks of a policy: log-probabilities of responses, and responses."""
 
 import abc
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -50,6 +51,10 @@ class AbstractPolicy(eqx.Module):
         """Log-probability of whole responses: the sum over their tokens, never the mean."""
         return self.token_logprobs(y, responses).sum(axis=1)
 
+    def logprobs(self, y: PyTree, several: Sequence[Responses]) -> list[Float[Array, " n"]]:
+        """`logprob` of several responses to the same prompts, which a policy may compute once."""
+        return [self.logprob(y, responses) for responses in several]
+
 
 def repeated(tree: PyTree, times: int) -> PyTree:
     """Every row `times` times in succession: row `i · times + j` is the j-th copy of row i."""
@@ -79,10 +84,12 @@ def _logprobs(policy, reference, responses, rows):
     if rows is None or rows >= size(responses):
         return policy.logprob(reference, responses)
 
-    def one(row):
-        return policy.logprob(reference, jax.tree.map(lambda leaf: leaf[None], row))[0]
+    def some(at):
+        return policy.logprob(reference, jax.tree.map(lambda leaf: leaf[at], responses))
 
-    return jax.lax.map(one, responses, batch_size=rows)
+    n = size(responses)
+    at = jnp.arange(-(-n // rows) * rows, dtype=jnp.int32) % n  # the last rows are filled up
+    return jax.lax.map(some, at.reshape(-1, rows)).reshape(-1)[:n]
 
 
 def log_ratio(policy: AbstractPolicy, y: PyTree, responses: Responses) -> Float[Array, " n"]:
@@ -91,13 +98,23 @@ def log_ratio(policy: AbstractPolicy, y: PyTree, responses: Responses) -> Float[
     Raises:
         ValueError: they do not carry it.
     """
-    if responses.reference is None:
+    return log_ratios(policy, y, [responses])[0]
+
+
+def log_ratios(
+    policy: AbstractPolicy, y: PyTree, several: Sequence[Responses]
+) -> list[Float[Array, " n"]]:
+    """`log_ratio` of several responses to the same prompts, such as a pair of `Preferences`."""
+    references = [responses.reference for responses in several if responses.reference is not None]
+    if len(references) < len(several):
         raise ValueError(
             "these responses carry no reference log-probabilities: make them with "
             "referred(policy, reference, responses)."
         )
-    logp = policy.logprob(y, responses)
-    return logp - jax.lax.stop_gradient(responses.reference).astype(logp.dtype)
+    return [
+        logp - jax.lax.stop_gradient(reference).astype(logp.dtype)
+        for logp, reference in zip(policy.logprobs(y, several), references, strict=True)
+    ]
 
 
 def generate(

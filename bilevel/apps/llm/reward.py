@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree, Scalar, ScalarLike
 
 from bilevel import trees
-from bilevel.apps.llm.policy import Responses, stopped
+from bilevel.apps.llm import losses
+from bilevel.apps.llm.policy import Preferences, Responses, stopped
 from bilevel.typing import RandomKey
 
 Reward = Callable[[PyTree, Responses], Float[Array, " n"]]  # reward(x, responses)
@@ -63,6 +64,32 @@ class Head(eqx.Module):
 
     def __call__(self, x: PyTree, responses: Responses) -> Float[Array, " n"]:
         return last(self.tokens(x, responses), responses.mask)
+
+
+def judged(
+    reward: Reward,
+    x: PyTree,
+    pairs: Preferences,
+    *,
+    per_token: bool = False,
+    smoothing: ScalarLike = 0.0,
+) -> Scalar:
+    """Bradley and Terry's loss of a reward, of whole responses or after every token.
+
+    Raises:
+        TypeError: `per_token`, of a reward that is not one of tokens.
+    """
+    if not per_token:
+        return losses.preference(reward(x, pairs.chosen), reward(x, pairs.rejected), smoothing)
+    after = getattr(reward, "tokens", None)
+    if after is None:
+        raise TypeError(
+            f"{type(reward).__name__} is a reward of whole responses; per_token needs a method "
+            "tokens(x, responses), a reward after every token, as reward.Head has."
+        )
+    return losses.token_preference(
+        after(x, pairs.chosen), after(x, pairs.rejected), pairs, smoothing
+    )
 
 
 # --- normalisation --------------------------------------------------------------------------

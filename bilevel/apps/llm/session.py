@@ -16,18 +16,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
+from bilevel import sharding as devices
 from bilevel.apps.llm import align as aligning
-from bilevel.apps.llm import baselines, checkpoint, model, sampling, tokenizer
+from bilevel.apps.llm import baselines, checkpoint, decoder, model, sampling, sharding, tokenizer
 from bilevel.apps.llm import data as files
-from bilevel.apps.llm.align import AbstractAlignment, Aligned, Task
+from bilevel.apps.llm.align import AbstractAlignment, Aligned
+from bilevel.apps.llm.config import Config
+from bilevel.apps.llm.decoder import How
+from bilevel.apps.llm.packing import packed
 from bilevel.apps.llm.policy import Preferences, Responses, log_ratio, referred
 from bilevel.apps.llm.policy_step import LeaveOneOut
 from bilevel.apps.llm.reward import Head
-from bilevel.driver import Checkpoint, Outcome, Status
+from bilevel.apps.llm.self_play import SPIN
+from bilevel.apps.llm.task import Task
+from bilevel.driver import Outcome, Status
 from bilevel.updates import FromOptax
+
+SHORT = 8  # tokens of a response for which prompts are remembered, at most
 
 
 class Method(enum.Enum):
@@ -69,6 +78,11 @@ class Settings:
         new: longest response to draw; that of the data when absent.
         held_out: share of the feedback to judge by.
         divergence: nats of KL at which the run is ended.
+        memory: GiB for what the layers that rest make of the prompts. Where it suffices, only the
+            last `layers` are adapted and responses are short, it is computed once, before; else, or
+            with 0, anew in every step.
+        mesh: devices that rows, and heads with the vocabulary, are split over; the weights over
+            both. One device when absent.
     """
 
     method: Method = Method.AIHF
@@ -84,6 +98,8 @@ class Settings:
     new: int | None = None
     held_out: float = 0.1
     divergence: float = 100.0
+    memory: float = 2.0
+    mesh: tuple[int, int] | None = None
     log_every: int = 10
     seed: int = 0
 
@@ -94,12 +110,15 @@ class Session(NamedTuple):
     checkpoint: checkpoint.Checkpoint
     tokenizer: tokenizer.Tokenizer
     settings: Settings
-    policy: model.Decoder
+    policy: model.Decoder | model.Remembered
+    asked: model.Asked  # all prompts; a policy that remembers reads the numbers of its rows
     task: Task
     reward: PyTree | None  # parameters to start from
     held: Preferences | None  # pairs to judge by
     shown: Responses | None  # demonstrations to judge by
+    rows: int  # of each kind of feedback, a step
     tokens: float  # of feedback and responses, a step
+    how: AbstractAlignment
 
 
 class Found(NamedTuple):
@@ -137,8 +156,45 @@ def load(folder: Path, demos: Path | None, prefs: Path | None, settings: Setting
         files.demonstrations(demos), text, file=demos, **how)  # fmt: skip
     pairs = [] if prefs is None else files.encode_pairs(
         files.preferences(prefs), text, file=prefs, **how)  # fmt: skip
-    loaded = checkpoint.load(folder, dtype=jnp.float32)
+    mesh = mesh_of(settings)
+    place = None if mesh is None else sharding.placer(about, mesh)
+    loaded = checkpoint.load(folder, dtype=jnp.float32, place=place)
     return prepare(loaded, text, rows, pairs, settings)
+
+
+def mesh_of(settings: Settings) -> Mesh | None:
+    """The devices to use, where they are several.
+
+    Raises:
+        ValueError: there are fewer, they do not share a batch equally, or a process has none.
+    """
+    processes, found = jax.process_count(), jax.device_count()
+    rows, heads = settings.mesh or (1, 1)
+    if min(rows, heads) < 1:
+        raise ValueError(f"--mesh is {rows},{heads}; two numbers of at least 1 are needed.")
+    if processes > 1 and rows * heads != found:
+        raise ValueError(
+            f"--mesh has {rows * heads} devices, and the {processes} processes have {found}. Take "
+            f"all of them, for example --mesh {found},1."
+        )
+    if rows * heads == 1:
+        return None
+    if settings.batch % rows:
+        raise ValueError(
+            f"--batch is {settings.batch}, which cannot be split over the {rows} devices of --mesh "
+            f"{rows},{heads}; a multiple of {rows} is needed."
+        )
+    return sharding.make_mesh(rows, heads)
+
+
+def _check_rows(kind: str, rows: int, settings: Settings) -> None:
+    """With fewer rows than a batch, a batch is all of them."""
+    parts = settings.mesh[0] if settings.mesh else 1
+    if rows < settings.batch and rows % parts:
+        raise ValueError(
+            f"{rows} {kind} to learn from are fewer than --batch {settings.batch}, and cannot be "
+            f"split over {parts} devices. Give more of them, a smaller --batch or another --mesh."
+        )
 
 
 def prepare(
@@ -151,50 +207,106 @@ def prepare(
     """Arrays, policy, reward and task."""
     rows, shown = _parted(rows, settings)
     pairs, held = _parted(pairs, settings)
+    mesh = mesh_of(settings)
+    _check_rows("demonstrations", len(rows), settings)
+    _check_rows("preferences", len(pairs), settings)
     every = [*rows, *shown, *(side for pair in (*pairs, *held) for side in pair)]
     longest = max(len(row.response) for row in every)
     new = settings.new or longest
-    prompt = max(len(row.prompt) for row in every)
+    distinct = {tuple(row.prompt): row for row in every}
+    number = {prompt: i for i, prompt in enumerate(distinct)}
+    table = model.asked(list(distinct.values()), pad_id=text.pad)
+    config, params, key = loaded.config, loaded.params, jax.random.key(settings.seed)
+    everything = settings.rank == 0
+    trained = model.Everything() if everything else model.Adapter(settings.rank, settings.layers)
+    reference = params if isinstance(trained, model.Everything) else trained.init(config, key)
+    drawing = sampling.Drawing(new=new, stop=text.stop)
+    memory, decoding = None, How()
+    if mesh is not None:
+        decoding = How(pin=sharding.activations(mesh))
+        reference = sharding.put(config, reference, mesh)
+    if (
+        mesh is None
+        and isinstance(trained, model.Adapter)
+        and _pays(trained, config, table, max(longest, new), settings)
+    ):
+        memory = model.remember(config, params, table, below=trained.below(config))
+        params = decoder.stack(params)  # in this order one program does for all layers that rest
+        loaded = replace(loaded, params=params)
+        policy = model.Remembered(config, params, memory, trained, drawing)
+    else:
+        policy = model.Decoder(config, None if everything else params, trained, drawing, decoding)
+    head, start = None, None
+    if settings.method.learns_reward:
+        trunk = model.Trunk(config, how=decoding)
+        if memory is not None:
+            trunk = model.RememberedTrunk(config, memory)
+        head = Head(trunk, params)
+        start = jax.tree.map(jnp.zeros_like, head.init(key, config.width))
+
+    def asked(some: list[files.Row]) -> PyTree:
+        at = jnp.asarray([number[tuple(row.prompt)] for row in some], jnp.int32)
+        return jax.tree.map(lambda leaf: leaf[at], table) if memory is None else at
+
+    def responses(some: list[files.Row]) -> Responses:
+        found = model.responses(some, asked(some), pad_id=text.pad, length=longest)
+        if head is None or not isinstance(head.hidden, model.RememberedTrunk):
+            return found
+        return model.known(head.hidden, params, found)
 
     def demonstrations(some: list[files.Row]) -> Responses | None:
-        if not some:
-            return None
-        asked = model.asked(some, pad_id=text.pad, length=prompt)
-        return model.responses(some, asked, pad_id=text.pad, length=longest)
+        return responses(some) if some else None
 
     def preferences(some: list[files.RowPair]) -> Preferences | None:
         if not some:
             return None
-        asked = model.asked([pair.chosen for pair in some], pad_id=text.pad, length=prompt)
-        return model.preferences(some, asked, pad_id=text.pad, length=longest)
+        return Preferences(*(responses([pair[side] for pair in some]) for side in (0, 1)))
 
-    config, params, key = loaded.config, loaded.params, jax.random.key(settings.seed)
-    everything = settings.rank == 0
-    trained = model.Everything() if everything else model.Adapter(settings.rank, settings.layers)
-    drawing = sampling.Drawing(new=new, stop=text.stop)
-    policy = model.Decoder(config, None if everything else params, trained, drawing)
-    reference = params if isinstance(trained, model.Everything) else trained.init(config, key)
-    head, start = None, None
+    how, batch, tokens = method(settings), settings.batch, 0
+    if isinstance(how, baselines.SFT) and memory is None:
+        length = settings.length or max(len(row.prompt) + len(row.response) for row in rows)
+        learned, per_row = packed(rows, length)
+        how = baselines.SFT(how.update, per_row)
+        parts = settings.mesh[0] if settings.mesh else 1
+        batch = parts * max(1, round(settings.batch / per_row / parts))
+        tokens = batch * length
+    else:
+        learned = demonstrations(rows)
+        kinds = bool(rows) + 2 * bool(pairs)
+        tokens = kinds * batch * (table.tokens.shape[1] + longest)
     if settings.method.learns_reward:
-        head = Head(model.Trunk(config), params)
-        start = jax.tree.map(jnp.zeros_like, head.init(key, config.width))
-    task = Task(policy, reference, settings.beta, head, demonstrations(rows), preferences(pairs))
-    size = settings.batch * prompt
-    kinds = (task.demonstrations is not None) + 2 * (task.preferences is not None)
-    tokens = kinds * settings.batch * (prompt + longest)
-    if settings.method.learns_reward:
-        tokens += settings.samples * (size + settings.batch * new)
+        tokens += settings.samples * batch * (table.tokens.shape[1] + new)
+    task = Task(
+        policy,
+        reference,
+        settings.beta,
+        head,
+        learned,
+        preferences(pairs),
+        asked(rows or [pair.chosen for pair in pairs]),
+    )
     return Session(
         loaded,
         text,
         settings,
         policy,
-        task,
-        start,
-        preferences(held),
-        demonstrations(shown),
+        table,
+        # What is not split is copied to every device.
+        devices.settle(task, mesh),
+        devices.settle(start, mesh),
+        devices.settle(preferences(held), mesh),
+        devices.settle(demonstrations(shown), mesh),
+        batch,
         float(tokens),
+        how,
     )
+
+
+def _pays(trained: model.Adapter, config: Config, asked: model.Asked, longest: int, settings):
+    """Whether prompts are to be remembered: drawing t tokens then takes t passes."""
+    if not trained.below(config) or longest > min(SHORT, asked.tokens.shape[1]):
+        return False
+    return model.memory_bytes(config, asked) <= settings.memory * 2**30
 
 
 def _parted(rows, settings: Settings):
@@ -221,7 +333,7 @@ def method(settings: Settings) -> AbstractAlignment:
         case Method.IPO:
             return baselines.IPO(settings.beta, False, update, rows=rows)
         case Method.SPIN:
-            return baselines.SPIN(update, rows=rows)
+            return SPIN(update, rows=rows)
         case Method.SFT:
             return baselines.SFT(update)
 
@@ -290,22 +402,30 @@ class Watch:
 
     def __init__(self, given: Session, told: Callable[[str], Any]):
         self._settings, self._tokens, self._told = given.settings, given.tokens, told
+        self._start = given.task.reference
         self._before, self._spread = (0, time.perf_counter()), 0.0
-        self._reward_first = given.settings.method in (Method.IRL, Method.AIHF)
         self.good: tuple[int, PyTree, PyTree] | None = None
         self.why: str | None = None
 
     def __call__(self, step: int, state: Any, row: Any) -> bool:
         self.why = self._wrong(row)
         now = time.perf_counter()
-        speed = (step - self._before[0]) * self._tokens / (now - self._before[1])
+        before = self._before[0] if self._before[0] < step else 0  # a phase counts anew
+        speed = (step - before) * self._tokens / (now - self._before[1])
         self._before = step, now
         names = ("reward", "KL", "accuracy", "loss")
         told = ", ".join(f"{name} {row[name]:.3g}" for name in names if name in row)
         self._told(f"step {step}: {told}, {speed:,.0f} tokens/s")
         if self.why is None:
-            self.good = step, state.x, state.y
+            self.good = step, *self._both(state)
         return self.why is not None
+
+    def _both(self, state) -> tuple[PyTree, PyTree]:
+        """Reward and policy; where a single level is minimised, x is the one that moves."""
+        if not self._settings.method.learns_reward:
+            return None, state.x
+        alone = jax.tree.structure(state.y) != jax.tree.structure(self._start)
+        return state.x, self._start if alone else state.y
 
     def _wrong(self, row) -> str | None:
         if not row["KL"] <= self._settings.divergence:
@@ -338,20 +458,17 @@ def train(
     try:
         aligned = aligning.align(
             given.task,
-            method(settings),
+            given.how,
             steps=steps,
             reward=given.reward,
             key=jax.random.key(settings.seed),
-            batch_size=settings.batch,
+            batch_size=given.rows,
             prompts=settings.batch,
             metrics=metrics(given),
             log_every=settings.log_every,
             callbacks=(watch,),
             progress=False,
-            # Methods with several phases keep no state of the first beside that of the second.
-            checkpoint=None
-            if folder is None or settings.method in (Method.RLHF, Method.SPIN)
-            else Checkpoint(folder),
+            checkpoint=folder,
         )
     except Exception as error:
         if not out_of_memory(error):
@@ -363,11 +480,11 @@ def train(
         kept = "the model as it was given"
         x, y = given.reward, given.task.reference
         if watch.good is not None:
-            step, *both = watch.good
-            x, y = both if settings.method.learns_reward else (None, both[0])
+            step, x, y = watch.good
             kept = f"the model of step {step}"
         status = Status(Outcome.DIVERGED, f"{watch.why} Kept: {kept}.")
-    speed = result.stats.steps * given.tokens / (time.perf_counter() - start)
+    made = sum(result.stats.steps for result in aligned.results)
+    speed = made * given.tokens / (time.perf_counter() - start)
     return Found(y, x, result.history, status, aligned, speed)
 
 
@@ -396,12 +513,20 @@ def answers(given: Session, policy: PyTree, count: int = 6) -> list[tuple[str, s
     rows = given.shown or (given.held and given.held.chosen)
     asked = given.task.asked() if rows is None else rows.prompts
     asked = jax.tree.map(lambda leaf: leaf[:count], asked)
+    if not isinstance(asked, model.Asked):
+        at = model.numbers(asked)
+        asked = jax.tree.map(lambda leaf: leaf[at], given.asked)
     drawing = replace(given.policy.drawing, temperature=0.0)
     config = given.checkpoint.config
     said = model.generate(
-        config, merged(given, policy).params, *asked, key=jax.random.key(0), drawing=drawing
+        config,
+        merged(given, policy).params,
+        *asked,
+        key=jax.random.key(0),
+        drawing=drawing,
+        how=given.policy.how,
     )
-    tokens, response = np.asarray(said.tokens), np.asarray(said.response)
+    tokens, response = map(checkpoint.fetch, (said.tokens, said.response))
     prompts, mask = np.asarray(asked.tokens), np.asarray(asked.mask)
     return [
         (given.tokenizer.decode(p[m]), given.tokenizer.decode(t[r]))
