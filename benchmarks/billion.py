@@ -18,13 +18,14 @@ from benchmarks import harness
 from benchmarks.harness import Row
 from bilevel.apps.llm import decoder, sharding
 from bilevel.apps.llm.config import Layers, llama
-from bilevel.apps.llm.model import Asked, Decoder, Everything, Trunk
+from bilevel.apps.llm.model import Asked, Decoder, Trunk
 from bilevel.apps.llm.policy import Preferences, Responses
 from bilevel.apps.llm.policy_step import LeaveOneOut, LowerStep, Prompts
 from bilevel.apps.llm.reward import Head
 from bilevel.apps.llm.reward_learning import problem
 from bilevel.apps.llm.sampling import Drawing
 from bilevel.apps.llm.task import Feedback, Task, Weights
+from bilevel.apps.llm.trainable import Everything
 from bilevel.problem import Batch
 from bilevel.updates import FromOptax
 

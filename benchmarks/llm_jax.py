@@ -19,7 +19,7 @@ import optax
 
 from benchmarks import turns
 from benchmarks.llm_steps import BETA, FILES, RATE, Shapes, drawn
-from bilevel.apps.llm import baselines, checkpoint, decoder, model, reward_learning
+from bilevel.apps.llm import baselines, checkpoint, decoder, model, reward_learning, trainable
 from bilevel.apps.llm.config import llama
 from bilevel.apps.llm.policy import Preferences, Responses, referred
 from bilevel.apps.llm.policy_step import LeaveOneOut
@@ -49,7 +49,7 @@ class Ours:
         for name, params in zip(FILES, (self.params, other), strict=True):
             checkpoint.save(checkpoint.new(self.config, params), folder / name)
         self.policy = model.Decoder(
-            self.config, None, model.Everything(), Drawing(new=shapes.answer)
+            self.config, None, trainable.Everything(), Drawing(new=shapes.answer)
         )
         rows = {name: responses(*arrays) for name, arrays in drawn(shapes).items()}
         pairs = (referred(self.policy, other, rows[side]) for side in ("chosen", "rejected"))
@@ -74,20 +74,18 @@ class Ours:
         posed = baselines.single(loss)
         if self.state is None:
             self.state = self.method.init(posed, self.params, jnp.zeros(()))
-            self.params = None  # the state holds a copy
         self.state = jax.block_until_ready(advance(posed, self.method, Batch(feedback), self.state))
 
     def round(self) -> None:
         """One step of AIHF: a policy step on drawn responses, and the reward's hypergradient."""
         if not hasattr(self, "feed"):
-            y = self.state.x if self.params is None else self.params
-            head = Head(model.Trunk(self.config), y)
+            head = Head(model.Trunk(self.config), self.params)
             few = jax.tree.map(lambda leaf: leaf[: len(leaf) // 2], self.rows["SFT"])
-            given = Task(self.policy, y, BETA, head, few)
+            given = Task(self.policy, self.params, BETA, head, few)
             self.goal = reward_learning.problem(given, LeaveOneOut(UPDATE, samples=2), decay=1e-3)
             x = jax.tree.map(jnp.zeros_like, head.init(jax.random.key(2), self.config.width))
             self.feed = data(given).feed(jax.random.key(3), self.method.draws(self.goal))
-            self.pair = self.method.init(self.goal, x, y)
+            self.pair = self.method.init(self.goal, x, self.params)
         self.pair = jax.block_until_ready(
             advance(self.goal, self.method, self.feed.batch(self.pair.k), self.pair)
         )

@@ -10,8 +10,10 @@ as those that the policy learns from.
 """
 
 import argparse
+import contextlib
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -86,29 +88,41 @@ def agreed(ours: turns.Side, theirs: turns.Side, case: str) -> dict[str, float]:
     return found
 
 
+@contextlib.contextmanager
+def prepared(shapes: Shapes) -> Iterator[str]:
+    """A folder in which the sides find what to compute."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "shapes.json").write_text(json.dumps(asdict(shapes)))
+        yield folder
+
+
 def steps(size: str, shapes: Shapes, repeats: int, cases=CASES, told=print) -> list[Row]:
-    """Both sides, in turn; the round last, alone with SFT."""
+    """Both sides, in turn."""
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "shapes.json").write_text(json.dumps(asdict(shapes)))
-        with (
-            turns.Side("benchmarks.llm_jax", name) as ours,
-            turns.Side("benchmarks.llm_torch", name) as theirs,
-        ):
-            gaps = {case: agreed(ours, theirs, case) for case in cases}
-            for case in cases:
-                asked = {"ours": (ours, case)}
-                asked |= {other: (theirs, f"{other}, {case}") for other in OTHERS}
-                times = taken(asked, repeats, told)
-                for other in OTHERS:
-                    rows.append(against(size, case, shapes, times, other, gaps[case][other]))
-                    told(table(rows[-1:]).splitlines()[-1])
-        with turns.Side("benchmarks.llm_jax", name) as ours:
-            times = taken({"round": (ours, "round"), "SFT": (ours, "SFT")}, repeats, told)
-            what = f"{size}: a bilevel round against SFT on as many rows"
-            rows.append(compare(what, times["round"], times["SFT"], scale=1, unit="s"))
+    with (
+        prepared(shapes) as folder,
+        turns.Side("benchmarks.llm_jax", folder) as ours,
+        turns.Side("benchmarks.llm_torch", folder) as theirs,
+    ):
+        gaps = {case: agreed(ours, theirs, case) for case in cases}
+        for case in cases:
+            asked = {"ours": (ours, case)}
+            asked |= {other: (theirs, f"{other}, {case}") for other in OTHERS}
+            times = taken(asked, repeats, told)
+            for other in OTHERS:
+                rows.append(against(size, case, shapes, times, other, gaps[case][other]))
+                told(table(rows[-1:]).splitlines()[-1])
     return rows
+
+
+def price(size: str, shapes: Shapes, repeats: int, told=print) -> Row:
+    """A bilevel round against SFT, by ours alone."""
+    with prepared(shapes) as folder, turns.Side("benchmarks.llm_jax", folder) as ours:
+        times = taken({"round": (ours, "round"), "SFT": (ours, "SFT")}, repeats, told)
+    what = f"{size}: a bilevel round against SFT on as many rows"
+    row = compare(what, times["round"], times["SFT"], scale=1, unit="s")
+    told(table([row]).splitlines()[-1])
+    return row
 
 
 def taken(asked: dict[str, tuple[turns.Side, str]], repeats: int, told) -> dict[str, list[float]]:
@@ -145,7 +159,9 @@ def main() -> None:
     turns.pin()
     rows = []
     for size in given.sizes:
-        rows += steps(size, Shapes(SIZES[size]), given.repeats, given.cases)
+        shapes = Shapes(SIZES[size])
+        rows += steps(size, shapes, given.repeats, given.cases)
+        rows.append(price(size, shapes, given.repeats))
         if not given.no_keep:
             print(f"kept in {keep('llm_steps', rows)}", flush=True)
     print(f"\n{table(rows)}")

@@ -13,12 +13,13 @@ from jaxtyping import PyTree
 from bilevel.apps.llm import decoder, model, sharding
 from bilevel.apps.llm.align import AIHF, Start, align
 from bilevel.apps.llm.config import Layers, llama
-from bilevel.apps.llm.model import Adapter, Asked, Everything
+from bilevel.apps.llm.model import Asked
 from bilevel.apps.llm.policy import Preferences, Responses, generate
 from bilevel.apps.llm.policy_step import LeaveOneOut
 from bilevel.apps.llm.reward import Head
 from bilevel.apps.llm.sampling import Drawing
 from bilevel.apps.llm.task import Task
+from bilevel.apps.llm.trainable import Adapter, Everything
 from bilevel.driver import Result
 from bilevel.updates import FromOptax
 

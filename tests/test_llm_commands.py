@@ -15,10 +15,20 @@ import pytest
 from test_llm_tokenizer import write as write_tokenizer
 from typer.testing import CliRunner
 
-from bilevel.apps.llm import checkpoint, config, decoder, model, session
+from bilevel.apps.llm import (
+    checkpoint,
+    config,
+    decoder,
+    model,
+    prepared,
+    remembered,
+    session,
+    trainable,
+)
 from bilevel.apps.llm.policy import Responses
 from bilevel.apps.llm.sampling import Drawing
-from bilevel.apps.llm.session import Method, Settings, Watch
+from bilevel.apps.llm.session import Method, Settings
+from bilevel.apps.llm.watching import Watch
 from bilevel.cli.app import app
 from bilevel.driver import Outcome
 
@@ -152,7 +162,7 @@ def test_a_reward_that_goes_wrong_leaves_a_policy(folder, feedback):
 
 def test_only_the_adapter_is_trained_and_remembered(folder, feedback):
     task = given(folder, feedback, layers=1, rank=2, method=Method.DPO)
-    assert isinstance(task.policy, model.Remembered)
+    assert isinstance(task.policy, remembered.Remembered)
     found = session.train(task, None)
     assert len(found.policy["layers"]) == 1
     weights = decoder.size(CONFIG)
@@ -176,7 +186,7 @@ def test_prompts_are_remembered_where_it_pays(folder, feedback, method):
         policies.append(type(task.policy))
         found.append(session.train(task, None))
         assert len(session.answers(task, found[-1].policy, 2)) == 2
-    assert policies == [model.Remembered, model.Decoder]
+    assert policies == [remembered.Remembered, model.Decoder]
     assert found[0].history.keys() == found[1].history.keys()
     for column in found[0].history.keys() - {"seconds"}:
         a, b = (one.history[column] for one in found)
@@ -275,10 +285,10 @@ def test_a_wrong_use_is_refused_in_a_sentence(folder, feedback, tmp_path, change
 
 def test_few_rows_are_not_split_over_many_devices():
     settings = Settings(batch=8, mesh=(4, 2))
-    session._check_rows("preferences", 4, settings)
-    session._check_rows("preferences", 9, settings)
+    prepared.check_rows("preferences", 4, settings)
+    prepared.check_rows("preferences", 9, settings)
     with pytest.raises(ValueError, match="6 preferences to learn from are fewer than --batch 8"):
-        session._check_rows("preferences", 6, settings)
+        prepared.check_rows("preferences", 6, settings)
 
 
 def test_a_folder_of_somebody_else_is_left_alone(folder, feedback, tmp_path):
@@ -329,7 +339,7 @@ def test_out_of_memory_says_what_to_lower(folder, feedback, monkeypatch):
 def test_remembered_prompts_change_nothing(time):
     spec = config.llama(50, 16, 32, 3, 4, kv_heads=2, tied=True)
     params = decoder.init(spec, jax.random.key(0), dtype=jnp.float64, deviation=0.3)
-    adapter = model.Adapter(rank=2, layers=2)
+    adapter = trainable.Adapter(rank=2, layers=2)
     y = adapter.init(spec, jax.random.key(1))
     y = jax.tree.map(lambda leaf: 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), y)
     rng = np.random.default_rng(0)
@@ -337,11 +347,11 @@ def test_remembered_prompts_change_nothing(time):
     asked = model.Asked(rng.integers(0, 50, (5, 7)).astype(np.int32), mask)
     said = np.arange(time)[None] < np.array([3, 1, 2, 3, 3])[:, None]
     words = jnp.asarray(rng.integers(0, 50, (5, time)), jnp.int32)
-    memory = model.remember(spec, params, asked, below=1, rows=2)
+    memory = remembered.remember(spec, params, asked, below=1, rows=2)
     slow, fast = (
         (model.Decoder(spec, params, adapter),
          Responses(jax.tree.map(jnp.asarray, asked), words, jnp.asarray(said))),
-        (model.Remembered(spec, params, memory, adapter),
+        (remembered.Remembered(spec, params, memory, adapter),
          Responses(jnp.arange(5), words, jnp.asarray(said))),
     )  # fmt: skip
 
@@ -357,16 +367,19 @@ def test_remembered_prompts_change_nothing(time):
     np.testing.assert_allclose(
         eqx.filter_jit(slow[0].token_logprobs)(y, slow[1]), np.where(said, whole, 0)
     )
-    resting = model.Trunk(spec), model.RememberedTrunk(spec, memory)
-    adapted = (model.Trunk(spec, params, adapter),
-               model.RememberedTrunk(spec, memory, decoder.stack(params), adapter))  # fmt: skip
+    resting = model.Trunk(spec), remembered.RememberedTrunk(spec, memory)
+    stacked = decoder.stack(params)
+    adapted = (
+        model.Trunk(spec, params, adapter),
+        remembered.RememberedTrunk(spec, memory, stacked, adapter),
+    )
     for trunks, at in ((resting, params), (adapted, y)):
         states = [
             eqx.filter_jit(trunk)(at, one[1])
             for trunk, one in zip(trunks, (slow, fast), strict=True)
         ]
         np.testing.assert_allclose(*(np.where(said[..., None], s, 0) for s in states), atol=1e-9)
-        once = model.known(trunks[1], at, fast[1])
+        once = remembered.known(trunks[1], at, fast[1])
         np.testing.assert_allclose(eqx.filter_jit(trunks[1])(at, once), states[1], atol=1e-12)
         a, b = (eqx.filter_jit(fast[0].logprob)(y, rows) for rows in (once, fast[1]))
         np.testing.assert_allclose(a, b)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.apps.llm import baselines, config, decoder, model, packing
+from bilevel.apps.llm import baselines, config, decoder, model, packing, trainable
 from bilevel.apps.llm.align import align
 from bilevel.apps.llm.data import Row
 from bilevel.apps.llm.task import Feedback, Task
@@ -31,7 +31,7 @@ def y():
     )
 
 
-POLICY = model.Decoder(CONFIG, None, model.Everything())
+POLICY = model.Decoder(CONFIG, None, trainable.Everything())
 
 
 def test_packed_rows_have_the_loss_and_slope_of_padded_ones(y):

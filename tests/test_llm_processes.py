@@ -12,7 +12,7 @@ import pytest
 
 from bilevel.apps.llm import checkpoint, sharding
 from bilevel.apps.llm.config import Layers
-from bilevel.apps.llm.model import Everything
+from bilevel.apps.llm.trainable import Everything
 
 pytest.importorskip("safetensors")
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec
 from benchmarks import billion
 from bilevel.apps.llm import checkpoint, decoder, lora, sampling, sharding
 from bilevel.apps.llm.config import Layers, llama
-from bilevel.apps.llm.model import Adapter, Everything
+from bilevel.apps.llm.trainable import Adapter, Everything
 
 pytestmark = pytest.mark.xdist_group("devices")  # one child for all
 DEVICES = 8

@@ -11,10 +11,10 @@ from rich.console import Console
 from bilevel import report
 from bilevel.apps.llm import session
 from bilevel.apps.llm.session import Found, Session, Settings
+from bilevel.apps.llm.watching import SHOWN
 from bilevel.driver import Outcome
 
 MARK = ".bilevel-align"  # in the folder of a run's state
-SHOWN = ("reward", "KL", "accuracy", "loss")
 
 
 def run(model: Path, demos: Path | None, prefs: Path | None, out: Path, settings: Settings) -> bool:

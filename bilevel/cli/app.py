@@ -142,6 +142,9 @@ def align(
     rate: Rate = 1e-4,
     reward_rate: Annotated[float, typer.Option(help="Step size of the reward.", min=0.0)] = 1e-3,
     rank: Rank = 8,
+    reward_rank: Annotated[
+        int, typer.Option(help="Of the reward's own adapter; 0 leaves a linear head.", min=0)
+    ] = 8,
     layers: Adapted = None,
     length: Length = None,
     new: Annotated[int | None, typer.Option(help="Longest response to draw.", min=1)] = None,
@@ -160,9 +163,9 @@ def align(
     """
     settings = {
         "steps": steps, "batch": batch, "samples": samples, "beta": beta, "rate": rate,
-        "reward_rate": reward_rate, "rank": rank, "layers": layers, "length": length, "new": new,
-        "held_out": held_out, "divergence": divergence, "mesh": mesh, "log_every": log_every,
-        "seed": seed,
+        "reward_rate": reward_rate, "rank": rank, "reward_rank": reward_rank, "layers": layers,
+        "length": length, "new": new, "held_out": held_out, "divergence": divergence,
+        "mesh": mesh, "log_every": log_every, "seed": seed,
     }  # fmt: skip
     _align("align", model, demos, prefs, out, method, settings)
 

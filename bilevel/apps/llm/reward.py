@@ -49,7 +49,8 @@ class Head(eqx.Module):
         """
         if (trunk is None) == (self.trunk is None):
             raise ValueError("give the start of a trunk to be learned, or Head(trunk=...), frozen.")
-        weight = jax.random.normal(key, (d, heads)) / (d + 1) ** 0.5
+        kind = None if trunk is None else trees.widest(trunk)
+        weight = jax.random.normal(key, (d, heads), kind) / (d + 1) ** 0.5
         head = {"weight": weight, "bias": jnp.zeros(heads, weight.dtype)}
         return head if trunk is None else {"trunk": trunk, **head}
 

@@ -152,7 +152,7 @@ def generate_at(
                 for old, new in zip(state.samples, (token, live, live, logprob, drawn), strict=True)
             )
         )
-        done = state.done | _among(token, drawing.stop)
+        done = state.done | among(token, drawing.stop)
         scores, cache = _extend(config, params, samples, state.cache, at, how)
         return _State(state.t + 1, key, scores, done, samples, cache)
 
@@ -235,7 +235,7 @@ def _extend(config, params, samples: Samples, cache, at, how: How):
     return decoder.read_out(params, decoder.norm(config, params["norm"], x))[:, 0], cache
 
 
-def _among(token: Int[Array, " batch"], ids: tuple[int, ...]) -> Bool[Array, " batch"]:
+def among(token: Int[Array, " batch"], ids: tuple[int, ...]) -> Bool[Array, " batch"]:
     if not ids:
         return jnp.zeros(token.shape, bool)
     return (token[:, None] == jnp.asarray(ids, token.dtype)[None]).any(-1)
