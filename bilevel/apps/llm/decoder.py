@@ -314,7 +314,8 @@ def read_out(params: Params, x: Float[Array, "batch time width"]) -> Array:
         kernel, into = params["head"]["kernel"].astype(x.dtype), "wv"
     else:
         kernel, into = params["embed"].astype(x.dtype), "vw"
-    return jnp.einsum(f"btw,{into}->btv", x, kernel, preferred_element_type=accurate(x))
+    scores = jnp.einsum(f"nw,{into}->nv", _rows(x), kernel, preferred_element_type=accurate(x))
+    return scores.reshape(*x.shape[:-1], -1)
 
 
 def through(config: Config, layers, x: Array, layer: Callable, *, how: How) -> tuple[Array, Any]:
@@ -380,10 +381,18 @@ ACTIVATIONS = {
 
 def project(p: Params, x: Array) -> Array:
     """`x W + b`, and `+ (x A) B` where an adapter is attached (`lora.attach`)."""
-    y = x @ p["kernel"].astype(x.dtype)
+    rows = _rows(x)
+    y = rows @ p["kernel"].astype(x.dtype)
     if "a" in p:
-        y = y + (x @ p["a"].astype(x.dtype)) @ p["b"].astype(x.dtype)
-    return y + _row(p["bias"], y) if "bias" in p else y
+        y = y + (rows @ p["a"].astype(x.dtype)) @ p["b"].astype(x.dtype)
+    y = y + _row(p["bias"], y) if "bias" in p else y
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def _rows(x: Array) -> Array:
+    """Batch and time as one axis: a kernel's gradient is then a plain product, which XLA computes
+    up to a fifth faster on a CPU than a sum over two."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def norm(config: Config, p: Params, x: Array) -> Array:
