@@ -29,7 +29,7 @@ from bilevel import report
 from bilevel.apps.llm import checkpoint, decoder, gguf_file, model, remembered, tokenizer, trainable
 from bilevel.apps.llm import data as files
 from bilevel.apps.llm.align import AIHF, AbstractAlignment, align
-from bilevel.apps.llm.baselines import DPO, SFT
+from bilevel.apps.llm.baselines import DPO, SFT, RewardModel
 from bilevel.apps.llm.policy import Preferences, Responses
 from bilevel.apps.llm.policy_step import LeaveOneOut
 from bilevel.apps.llm.reward import Head
@@ -45,17 +45,18 @@ SHOWN, COMPARED = slice(0, 60), slice(60, 240)
 HELD = slice(240, 360)
 ADAPTER = trainable.Adapter(rank=8, layers=1)  # of the policy, and one of the reward
 BATCH, SAMPLES = 8, 4
-RATE, WARM = 1e-3, 30  # Adam's; steps of SFT before each of the three
+RATE, REWARD_RATE = 1e-3, 2e-4  # Adam's
+WARM, FIT = 30, 200  # steps of SFT before each of the three, and of the reward alone before AIHF
 # A batch of responses is drawn and judged in every step of AIHF; the others make more, smaller
 # steps in as long.
-STEPS = {"SFT": 1600, "SFT, then DPO": 1100, "SFT, then AIHF": 160}
+STEPS = {"SFT": 1600, "SFT, then DPO": 1100, "SFT, then AIHF": 110}
 BETA = {"SFT": 1.0, "SFT, then DPO": 1.0, "SFT, then AIHF": 4.0}
 READING = (
     "Answer: share of held-out statements to which the likeliest next token, of all 49152, is the "
     "extravert's answer. Preference: share for which that answer is likelier than the other. "
     "Reward: share for which the learned reward prefers it. Seconds: of the whole run, with "
     "compilation. One seed; the standard error of a share over 120 statements is up to 0.05. β and "
-    "step sizes of AIHF and β of DPO were chosen on statements of two other personas."
+    "step sizes of AIHF were chosen on statements of two other personas."
 )
 
 
@@ -163,7 +164,9 @@ def ways() -> dict[str, AbstractAlignment]:
     return {
         "SFT": SFT(adam),
         "SFT, then DPO": DPO(adam),
-        "SFT, then AIHF": AIHF(LeaveOneOut(adam, samples=SAMPLES), adam, decay=1e-3),
+        "SFT, then AIHF": AIHF(
+            LeaveOneOut(adam, samples=SAMPLES), FromOptax(optax.adam, REWARD_RATE), decay=1e-3
+        ),
     }
 
 
@@ -185,16 +188,13 @@ def run(given: World, told: Callable[[str], object] = print):
     add("SFT, the start", warm.policy, None, time.perf_counter() - begin)
     for name, how in ways().items():
         begin, reached = time.perf_counter(), (warm.policy, jnp.asarray(BETA[name]))
-        found = align(
-            eqx.tree_at(lambda t: (t.reference, t.beta), task, reached),
-            how,
-            steps=STEPS[name],
-            reward=given.reward,
-            batch_size=BATCH,
-            prompts=BATCH,
-            log_every=20,
-            progress=False,
-        )
+        after = eqx.tree_at(lambda t: (t.reference, t.beta), task, reached)
+        options = {"batch_size": BATCH, "prompts": BATCH, "log_every": 10, "progress": False}
+        reward = given.reward
+        if isinstance(how, AIHF):  # a reward that is wrong at first would be followed at first
+            fit = RewardModel(FromOptax(optax.adam, RATE), decay=1e-3)
+            reward = align(after, fit, steps=FIT, reward=reward, **options).reward
+        found = align(after, how, steps=STEPS[name], reward=reward, **options)
         add(name, found.policy, found.reward, time.perf_counter() - begin)
         results[name] = found.results[-1]
     return lines, words, results

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from speed import first
 
 from bilevel import hypergrad, linear, lower, oracles, problems, sets, trees
 from bilevel.lower import Duals, kkt
@@ -293,7 +294,7 @@ def local(seed):
 adjoint = jax.jit(hypergrad.kkt, static_argnames="weighted")
 
 
-@pytest.mark.parametrize("seed", [0, 2, 3, 4])
+@pytest.mark.parametrize("seed", first([0, 2, 3, 4]))
 def test_the_forms_of_the_hypergradient_agree(seed):
     at = local(seed)
     assert 0 < at.on.sum() < len(at.on)
@@ -310,7 +311,9 @@ def test_the_forms_of_the_hypergradient_agree(seed):
     np.testing.assert_allclose(masked.sc_margin, np.maximum(at.lam, -at.h).min(), rtol=1e-9)
 
 
-@pytest.mark.parametrize("solver", [SQP, lower.ToTolerance(1e-13)], ids=["KKT", "fixed point"])
+@pytest.mark.parametrize(
+    "solver", first([SQP, lower.ToTolerance(1e-13)]), ids=["KKT", "fixed point"]
+)
 def test_argmin_has_the_jacobian_of_the_active_set(solver):
     at = local(0)
 
@@ -398,6 +401,7 @@ def test_argmin_and_its_derivatives_through_a_lower_set(name, second):
     np.testing.assert_allclose(jax.jit(jax.hessian(value))(X), bend, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_argmin_with_a_bound_that_is_differentiated():
     """Also where losses and bounds close over what is differentiated."""
 

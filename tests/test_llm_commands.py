@@ -116,6 +116,7 @@ def test_every_method_runs_by_its_name(folder, feedback, method):
     assert (found.reward is not None) == method.learns_reward
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_like_one_that_was_never_interrupted(folder, feedback, tmp_path):
     task = given(folder, feedback)
     whole = session.train(task, None)
