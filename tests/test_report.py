@@ -67,6 +67,17 @@ def test_a_comparison_is_one_valid_page_that_loads_nothing():
     assert bl.__version__ in page
 
 
+def test_runs_whose_oracle_calls_are_not_counted_are_drawn_over_steps():
+    run = solved(0.1)
+    given = run._replace(history=run.history | {"gradients": 0 * run.history["gradients"]})
+    counted, uncounted = (report.render("T", report.of({"a": r}), "") for r in (run, given))
+    assert "oracle calls" in counted
+    assert "updates of the upper variable" not in counted
+    assert "oracle calls" not in uncounted
+    assert "updates of the upper variable" in uncounted
+    checked(uncounted)
+
+
 def test_colors_follow_the_theme_of_the_page():
     page = report.render("Run", report.of({"SOBA": solved()}))
     assert "stroke: var(--series-1)" in page

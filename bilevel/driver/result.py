@@ -102,7 +102,7 @@ def advice(outcome: Outcome, method: Any, step: int, row: Mapping[str, float]) -
     words = {"upper": "upper loss", "lower_grad_norm": "lower gradient"}
     where = ", ".join(f"{told} {row[name]:.3g}" for name, told in words.items() if name in row)
     return {
-        Outcome.FINISHED: f"all steps made ({where}); the certificate says what was reached.",
+        Outcome.FINISHED: f"all steps made ({where}).",
         Outcome.CONVERGED: "the certificate's stationarity is below tol.",
         Outcome.STOPPED: f"a callback stopped the run at step {step}.",
         Outcome.DIVERGED: (

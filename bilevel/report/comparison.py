@@ -72,7 +72,8 @@ def _table(
     measures: Mapping[str, Mapping[str, float]],
 ) -> Table:
     """A row a run, then a row for each thing to compare with."""
-    costs = ("steps", "oracle calls", "running [s]", "compiling [s]", "steps/s")
+    counted = ("oracle calls",) if _counted(results) else ()
+    costs = ("steps", *counted, "running [s]", "compiling [s]", "steps/s")
     heads = ("run", *columns, *measures, *costs, "ended")
     rows = []
     for name, result in results.items():
@@ -83,7 +84,7 @@ def _table(
                 *(_last(result, column) for column in columns),
                 *(float(numbers.get(name, np.nan)) for numbers in measures.values()),
                 result.stats.steps,
-                _last(result, "gradients"),
+                *(_last(result, "gradients") for _ in counted),
                 running,
                 clocks[name].compiling,
                 result.stats.steps / running if running > 0 else float("nan"),
@@ -105,10 +106,11 @@ def _curves(
     columns: Sequence[str],
     lines: Mapping[str, Mapping[str, float]],
 ) -> Figure | Text:
+    right = "gradients" if _counted(results) else "step"
     runs = {
         name: Run(
             result.history,
-            (clocks[name].running, result.history["gradients"]),
+            (clocks[name].running, result.history[right]),
             broke_off=not result.status.ok,
         )
         for name, result in results.items()
@@ -117,14 +119,24 @@ def _curves(
     if not runs or not columns:
         return Text("No history was kept.")
     broken = any(run.broke_off for run in runs.values())
-    abscissae = ("seconds of running", "oracle calls (gradients)")
-    figure = curves(runs, columns, abscissae, lines)
+    axes = {"gradients": "oracle calls (gradients)", "step": "steps"}
+    told = {
+        "gradients": "gradient evaluations, a Hessian or cross product counted as two",
+        "step": "updates of the upper variable",
+    }
+    figure = curves(runs, columns, ("seconds of running", axes[right]), lines)
     return Figure(
         figure,
         "Left: against wall time without compilation, which the table shows apart. Right: against "
-        "gradient evaluations, a Hessian or cross product counted as two. The start, before the "
-        "first step, may lie outside." + " A cross marks a run that broke off." * broken,
+        f"{told[right]}. The start, before the first step, may lie outside."
+        + " A cross marks a run that broke off."
+        * broken,
     )
+
+
+def _counted(results: Mapping[str, Result]) -> bool:
+    """Whether oracle calls are known: with a hypergradient of the user's own they are not."""
+    return any(_last(result, "gradients") > 0 for result in results.values())
 
 
 def _endings(results: Mapping[str, Result]) -> Table:
