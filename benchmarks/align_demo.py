@@ -49,8 +49,9 @@ RATE, REWARD_RATE = 1e-3, 2e-4  # Adam's
 WARM, FIT = 30, 200  # steps of SFT before each of the three, and of the reward alone before AIHF
 # A batch of responses is drawn and judged in every step of AIHF; the others make more, smaller
 # steps in as long.
-STEPS = {"SFT": 1600, "SFT, then DPO": 1100, "SFT, then AIHF": 110}
+STEPS = {"SFT": 1400, "SFT, then DPO": 1300, "SFT, then AIHF": 190}
 BETA = {"SFT": 1.0, "SFT, then DPO": 1.0, "SFT, then AIHF": 4.0}
+FORMATS = dict.fromkeys(("answer", "preference", "reward"), ".3f") | {"seconds": ".0f"}
 READING = (
     "Answer: share of held-out statements to which the likeliest next token, of all 49152, is the "
     "extravert's answer. Preference: share for which that answer is likelier than the other. "
@@ -228,7 +229,7 @@ def page(given: World, lines, words, results, out: Path) -> None:
     ]
     sections = [
         report.Section("In short", [
-            report.Table(Found._fields, lines, formats={"seconds": ".0f"}), report.Text(READING),
+            report.Table(Found._fields, lines, formats=FORMATS), report.Text(READING),
         ]),
         report.Section("Answers before and after", [
             report.Table(("statement", "an extravert's answer", "as it came", last), answers),

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import turns
-from benchmarks.harness import Row, compare, keep, table
+from benchmarks.harness import RESULTS, Row, compare, keep, table
 
 FILES = "model", "reference"  # folders of the two checkpoints
 RATE, BETA = 1e-5, 0.1
@@ -147,6 +147,26 @@ def against(size: str, case: str, shapes: Shapes, times, other: str, gap: float)
         reference=shapes.tokens / row.reference,
         note=f"{1 / row.ratio:.2f} times as fast; losses differ by {gap:.0e}",
     )
+
+
+def readme() -> str:
+    """What the README shows of the last run."""
+    kept = json.loads((RESULTS / "llm_steps.json").read_text())["rows"]
+    ratio = {row["what"]: row["ratio"] for row in kept}
+    lines = [
+        "| 124 M parameters, one core | as fast as transformers | as fast as trl |",
+        "|---|---|---|",
+    ]
+    for case in CASES:
+        ratios = [ratio[f"124 M, {case}: ours against {other}"] for other in OTHERS]
+        lines.append(f"| {case} | " + " | ".join(f"{1 / r:.2f} times" for r in ratios) + " |")
+    price = ratio["124 M: a bilevel round against SFT on as many rows"]
+    told = (
+        "Tokens a second of a training step that has the same losses and AdamW on both sides; half "
+        "of a row is its prompt, but in the last line. A step of AIHF, which draws and judges "
+        f"responses, too, costs {price:.1f} times a step of SFT on as many rows."
+    )
+    return "\n".join(lines) + f"\n\n{told}"
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import align_demo, alignment, counterexamples, drifting, problems, rates
+from benchmarks import align_demo, alignment, counterexamples, drifting, llm_steps, problems, rates
 from bilevel import report
 from bilevel.apps import cleaning
 from docs import choosing, textbook
@@ -273,6 +273,7 @@ PAGES = {
 def main() -> None:
     text = filled(README.read_text(), "methods", methods_table())
     text = filled(text, "align", align_demo.readme())
+    text = filled(text, "llm-bench", llm_steps.readme())
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())
     README.write_text(text)
