@@ -84,9 +84,9 @@ def of_round(config: Config, plan: Plan, preferences: bool) -> float:
     """A step of IRL, or with preferences of AIHF.
 
     The policy's: responses are drawn, their log-probabilities taken by policy and reference, their
-    rewards, and the derivative. The reward's, whose trunk rests: one response is drawn to every
-    demonstration, and rewards of both; of chosen and rejected, too. The loss that is reported takes
-    the demonstrations' log-probabilities.
+    rewards, and the derivative. The reward's, an adapter, whose derivative costs one pass more: one
+    response is drawn to every demonstration, and rewards of both; of chosen and rejected, too. The
+    loss that is reported takes the demonstrations' log-probabilities.
     """
     length, many = plan.prompt + plan.answer, plan.batch * plan.samples
 
@@ -97,7 +97,7 @@ def of_round(config: Config, plan: Plan, preferences: bool) -> float:
         return forward(config, rows, length, 0)
 
     policy = (1 + 1 + 1 + 3) * spoken(many) + judged(many)
-    reward = spoken(plan.batch) + (2 + 2 * preferences) * judged(plan.batch)
+    reward = spoken(plan.batch) + 2 * (2 + 2 * preferences) * judged(plan.batch)
     return policy + reward + spoken(plan.batch)
 
 

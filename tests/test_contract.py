@@ -49,10 +49,18 @@ def every_method(test=None, *, but=(), rest_slow=False):
     return decorate if test is None else decorate(test)
 
 
+def late(row, name, slow):
+    """The problems of a method that are left to `make test-all`."""
+    return slow if name in FEW and not row.heavy else ALIKE
+
+
 def pairs(names, slow=(), but=()):
-    """Methods with the problems they handle; `but` as in `every_method`."""
+    """Methods with the problems they handle; `but` as in `every_method`.
+
+    slow: problems left to `make test-all`; of all methods but a few, `ALIKE`.
+    """
     rows = [
-        pytest.param(name, problem, marks=marks(name, problem in (ALIKE if row.heavy else slow)))
+        pytest.param(name, problem, marks=marks(name, problem in late(row, name, slow)))
         for name, row in METHODS.items()
         if not any(getattr(row, kind) for kind in but)
         for problem in sorted(names)
@@ -65,7 +73,7 @@ SOLVED = {"quad", "boxed", "nested", "blocks", "scalar", "shifted", "minmax"}  #
 # Left to `make test-all`: what another problem shows as well, and what is a small variation.
 RARE = {"scalar", "shifted", "minmax"}
 REST = RARE | {"boxed", "blocks", "curv", "ridge"}
-ALIKE = REST - {"boxed"} | {"nested"}  # for methods that take long to compile
+ALIKE = REST - {"boxed"} | {"nested"}
 
 
 def with_x_step(method, step_size: float):
@@ -133,7 +141,7 @@ def test_two_halves_equal_one_run(name, problem):
     assert same_bits(whole, again)
 
 
-@every_method
+@every_method(rest_slow=True)
 @pytest.mark.parametrize("steps", [None, pytest.param(50, marks=pytest.mark.slow)])
 def test_theory_gives_usable_steps(name, steps):
     """Finite after a few steps on samples, decaying or for a horizon, and never the defaults."""
@@ -286,7 +294,7 @@ def test_run_is_differentiable(name, derivative):
     np.testing.assert_allclose(derivative(last_value)(0.1), slope, rtol=1e-5)
 
 
-@every_method(but=("line_search", "normalised"))
+@every_method(but=("line_search", "normalised"), rest_slow=True)
 def test_divergence_ends_in_a_status(name):
     case = problems.quad()
     method = made(name, case, speed=1e4)
@@ -303,7 +311,7 @@ def test_divergence_ends_in_a_status(name):
     assert result.stats.steps < 5000
 
 
-@every_method(but=("line_search",))
+@every_method(but=("line_search",), rest_slow=True)
 def test_price_of_a_step_is_what_it_calls(name):
     case = problems.quad()
     method = made(name, case)

@@ -12,12 +12,13 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import METHODS, Scales
+from cases import FEW, METHODS, Scales
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import bilevel as bl
@@ -35,22 +36,36 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
 import conftest, test_devices
-test_devices.main({samples!r})
+test_devices.main({run!r})
 """
 
 
-@pytest.fixture(scope="module", params=["batches", pytest.param("whole", marks=pytest.mark.slow)])
-def samples(request):
-    """Mini-batches, or all rows at every step: a child each."""
-    return request.param
+class Run(NamedTuple):
+    """What one child compares: methods, with mini-batches or all rows at every step."""
+
+    samples: str
+    names: frozenset[str]
+    checks: bool = False
 
 
-@pytest.fixture(scope="module")
-def told(samples):
+RUNS = {
+    "a few": Run("batches", frozenset(FEW), checks=True),
+    "the others": Run("batches", frozenset(METHODS) - FEW),
+    "whole data": Run("whole", frozenset(METHODS)),
+}
+CASES = [
+    pytest.param(run, name, marks=[] if run == "a few" else [pytest.mark.slow])
+    for run, compared in RUNS.items()
+    for name in sorted(compared.names)
+]
+
+
+@functools.cache
+def told(run):
     """What the child printed: a line for each method and for each check."""
     flags = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    program = PROGRAM.format(tests=str(Path(__file__).parent), samples=samples)
+    program = PROGRAM.format(tests=str(Path(__file__).parent), run=run)
     with tempfile.TemporaryFile("w+") as out:
         command = [sys.executable, "-c", program]
         code = subprocess.run(command, env=environment, stdout=out, timeout=1200).returncode
@@ -60,17 +75,17 @@ def told(samples):
     return {line["name"]: line for line in lines}
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_mesh_gives_the_result_of_one_device(told, name, samples):
-    row = told[f"{name} {samples}"]
+@pytest.mark.parametrize(("run", "name"), CASES)
+def test_a_mesh_gives_the_result_of_one_device(run, name):
+    row = told(run)[name]
     assert "error" not in row, row["error"]
     assert row["distance"] < TOLERANCE
     assert row["moved"] > 1e-6  # from the start: equal because nothing moved proves nothing
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_what_is_shaped_like_y_is_split(told, name, samples):
-    row = told[f"{name} {samples}"]
+@pytest.mark.parametrize(("run", "name"), CASES)
+def test_what_is_shaped_like_y_is_split(run, name):
+    row = told(run)[name]
     assert "error" not in row, row["error"]
     assert row["y_split"] == row["y_leaves"]
 
@@ -89,17 +104,19 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("check_name", CHECKS)
 
 
-def test_check(told, check_name):
-    assert "error" not in told[check_name], told[check_name]["error"]
+def test_check(check_name):
+    row = told("a few")[check_name]
+    assert "error" not in row, row["error"]
 
 
 # --- in the child --------------------------------------------------------------------------
 
 
-def main(samples):
-    for name in METHODS:
-        tell(f"{name} {samples}", functools.partial(compare, name, samples))
-    for name, fn in CHECKS.items():
+def main(run):
+    compared = RUNS[run]
+    for name in sorted(compared.names):
+        tell(name, functools.partial(compare, name, compared.samples))
+    for name, fn in CHECKS.items() if compared.checks else ():
         tell(name, fn)
 
 

@@ -300,6 +300,7 @@ STEP = ExactGradient(FromOptax(optax.adam, 3e-3), 5)
 X_UPDATE = FromOptax(optax.adam, 0.05)
 
 
+@pytest.mark.slow
 def test_a_small_language_model_is_aligned(world):
     """A piece of the benchmark: the single loop reaches nearly the optimum, and beats logistic."""
     linear = tb2(world, IRL(STEP, x_update=X_UPDATE, decay=1e-3), 120, log_every=60)

@@ -47,8 +47,8 @@ def test_flops_of_a_round():
     spoken, judged = (gpu.forward(CONFIG, 1, 10, reads) for reads in (4, 0))
     irl, aihf = (gpu.of_round(CONFIG, plan, prefs) for prefs in (False, True))
     # 6 rows of the policy: drawn, old, reference, derivative (3), reward; 3 of the demonstrations.
-    assert irl == pytest.approx(6 * (6 * spoken + judged) + 3 * (2 * spoken + 2 * judged))
-    assert aihf - irl == pytest.approx(3 * 2 * judged)
+    assert irl == pytest.approx(6 * (6 * spoken + judged) + 3 * (2 * spoken + 4 * judged))
+    assert aihf - irl == pytest.approx(3 * 4 * judged)
 
 
 def test_peaks_by_the_name_of_the_device():

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from speed import first
 from test_llm_tokenizer import write as write_tokenizer
 from typer.testing import CliRunner
 
@@ -67,12 +68,15 @@ def given(folder, feedback, **changes) -> session.Session:
 # --- from files to a folder ------------------------------------------------------------------
 
 
-def test_aligning_ends_in_a_folder_that_chats(folder, feedback, tmp_path):
+@pytest.mark.parametrize("method", first(["dpo", "aihf"]))
+def test_aligning_ends_in_a_folder_that_chats(folder, feedback, tmp_path, method):
     out = tmp_path / "aligned"
     typed = ["align", "--model", str(folder), "--out", str(out), *feedback[0], *feedback[1]]
+    typed += ["--method", method]
     found = run(app, [*typed, *QUICK, "--rate", "0.01"])
     assert found.exit_code == 0, found.output
-    for word in ("aihf", "step 4: reward ", "KL ", "accuracy ", "tokens/s", "finished"):
+    learned = ("reward ", "reward accuracy ") if method == "aihf" else ()
+    for word in (method, "step 4: ", "KL ", "accuracy ", "tokens/s", "finished", *learned):
         assert word in found.output
     page = (out / "report.html").read_text()
     assert "before" in page
@@ -302,6 +306,7 @@ def test_a_folder_of_somebody_else_is_left_alone(folder, feedback, tmp_path):
     assert theirs.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_divergence_ends_in_a_status_with_advice_and_the_last_good_model(folder, feedback):
     wild = {"steps": 8, "rate": 3.0, "divergence": 1.0, "layers": 1, "rank": 2}
     task = given(folder, feedback, method=Method.DPO, **wild)
@@ -336,7 +341,8 @@ def test_out_of_memory_says_what_to_lower(folder, feedback, monkeypatch):
 # --- what rests is computed once --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("time", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("time", [1, 3])
 def test_remembered_prompts_change_nothing(time):
     spec = config.llama(50, 16, 32, 3, 4, kv_heads=2, tied=True)
     params = decoder.init(spec, jax.random.key(0), dtype=jnp.float64, deviation=0.3)

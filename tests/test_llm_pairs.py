@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from speed import first
 
 from bilevel.apps.llm import baselines, config, decoder, model, trainable
 from bilevel.apps.llm.policy import Preferences, Responses, log_ratio, log_ratios, referred
@@ -31,7 +32,7 @@ def pairs() -> Preferences:
 
 @pytest.mark.parametrize(
     ("shape", "layers"),
-    [(CONFIG, config.Layers.LIST), (NEAR, config.Layers.SCAN)],
+    first([(CONFIG, config.Layers.LIST), (NEAR, config.Layers.SCAN)]),
     ids=["list", "windows, stacked"],
 )
 def test_log_probabilities_and_slopes_are_those_of_each_alone(shape, layers):
@@ -68,6 +69,7 @@ def test_a_prompt_is_computed_once():
     assert not seen[:, 5:10, 10:].any()
 
 
+@pytest.mark.slow
 def test_losses_of_pairs_are_those_of_the_ratios():
     policy = model.Decoder(CONFIG, None, trainable.Everything())
     y, other = (

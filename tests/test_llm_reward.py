@@ -84,6 +84,7 @@ def head_and_parameters():
     return head, {"weight": jnp.array([[1.0], [0.4]]), "bias": jnp.array([0.5])}
 
 
+@pytest.mark.slow
 def test_preferences_after_every_token_are_learned():
     """By the staged reward model and by the bilevel problem alike, and not as of the last token."""
     head, x = head_and_parameters()

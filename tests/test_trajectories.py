@@ -313,20 +313,11 @@ STOCHASTIC = {  # method, steps, batch, mean of ‖∇l‖² over the last tenth
 }
 
 
-LONG = {
-    "ALSET 0.1",
-    "MA-SOBA",
-    "FSLA",
-    "BO-REP",
-    "F2SA penalty 100",
-    "F3SA",
-    "SUSTAIN",
-    "STABLE",
-}
+SHORT = {"SOBA", "BSA", "AmIGO"}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in STOCHASTIC]
+    "name", [pytest.param(n, marks=() if n in SHORT else pytest.mark.slow) for n in STOCHASTIC]
 )
 def test_level_under_noise(name):
     """24 seeds by vmap; the mean within a factor of five of the recorded one.
