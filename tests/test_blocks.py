@@ -232,7 +232,7 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("name", first(BY_HAND, 2))
+@pytest.mark.parametrize("name", first(BY_HAND))
 def test_steps_on_two_of_four_blocks_are_those_of_the_formulas(name):
     method, by_hand = BY_HAND[name]
     case, steps = problems.blocks_noise(), 25

@@ -201,7 +201,7 @@ def test_bfloat16_is_kept(name):
     assert {leaf.dtype for leaf in jax.tree.leaves((new.x, new.y))} == {jnp.dtype(jnp.bfloat16)}
 
 
-@every_method
+@every_method(rest_slow=True)
 def test_one_trace_for_many_steps_and_for_a_new_step_size(name):
     traces = collections.Counter()
     case = problems.quad()

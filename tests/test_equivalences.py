@@ -214,7 +214,7 @@ def test_limit_points_of_a_fixed_penalty(order, penalty, distance):
         np.testing.assert_allclose(x, tabled[order, penalty], atol=2e-12)
 
 
-@pytest.mark.parametrize("order", [3, 4])
+@pytest.mark.parametrize("order", first([4, 3]))
 def test_f2ba_at_rest_moves_along_the_difference_of_values(order):
     case = problems.curv()
     settled = state_after(methods.F2BA(0.0, 0.3, 50.0, 20, order), case, 40)

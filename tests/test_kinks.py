@@ -198,6 +198,7 @@ def test_dsigd_gives_up_a_search_and_stays():
     assert np.array_equal(info["backtracks"], [2, 2])
 
 
+@pytest.mark.slow
 def test_sigd_in_a_box():
     case, q = problems.box14(), jnp.array([1e-3, -5e-4])
     start = [3.0, -2.0]

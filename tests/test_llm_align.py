@@ -369,6 +369,7 @@ def test_following_is_better_than_batches_and_those_than_standing_still():
     assert drifting.in_order(drifting.found())
 
 
+@pytest.mark.slow
 def test_stored_rounds_replay_earlier_pairs(monkeypatch):
     """From the third round on, all earlier rounds but the first."""
     from bilevel.apps.llm import align as module

@@ -228,6 +228,7 @@ def test_contrasts():
     np.testing.assert_allclose(losses.Logistic()(demonstrated, own, weights, 0.5), expected)
 
 
+@pytest.mark.slow
 def test_ipo_per_token_divides_by_the_length():
     network = tiny.PrefixNetwork(2, 2, 1)
     policy, reference = tiny.Enumerated(network, 2, 2, 1), network.init(jax.random.key(0), 4)

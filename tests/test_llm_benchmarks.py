@@ -111,6 +111,7 @@ def test_long_sequences_are_left_out():
         gpu.fitting([long, short], plan, 2)
 
 
+@pytest.mark.slow
 def test_the_first_layers_alone():
     params = decoder.init(CONFIG, jax.random.key(0), layers=config.Layers.SCAN)
     one = gpu.first(checkpoint.new(CONFIG, params), 1)

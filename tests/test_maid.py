@@ -214,6 +214,7 @@ def test_published_rules_work_without_constants():
     assert run.norms[-1] < 1e-3 * run.norms[0]
 
 
+@pytest.mark.slow
 def test_another_lower_solver():
     case = problems.curv()
     run = path(MAID(lower_solver=lower.ToTolerance()), case, 40)

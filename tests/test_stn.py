@@ -251,6 +251,7 @@ def test_exact_response_gives_the_hypergradient_of_curv():
     assert dict(calls) == {"upper_grad": 1}
 
 
+@pytest.mark.slow
 def test_error_is_linear_in_the_errors_of_the_response():
     case = problems.curv()
     phi, exact = exact_model(case, case.x0), case.gradient(case.x0)

@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 from cases import flat
+from speed import first
 
 import bilevel as bl
 from bilevel import methods, problems, updates
@@ -12,7 +13,7 @@ from bilevel.schedules import Cosine, Polynomial
 
 
 @pytest.mark.parametrize(
-    ("method", "rows"), [(methods.SOBA, "quad_noise"), (methods.StocBiO, "ridge_rows")]
+    ("method", "rows"), first([(methods.SOBA, "quad_noise"), (methods.StocBiO, "ridge_rows")])
 )
 def test_a_tuned_method_solves(method, rows):
     case = problems.ALL[rows]()
