@@ -4,6 +4,7 @@ The devices are eight of the host's, so the memory is what XLA plans for a proce
 GPUs fuses more and needs less. `python -m benchmarks.billion`
 """
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -133,6 +134,18 @@ def _planned(step: Callable, donated: tuple[int, ...], *arguments: Any) -> Plan:
 
 
 CASES = {"training step": training, "AIHF step": aligning}
+
+
+def readme() -> str:
+    """What the README shows of the last run."""
+    kept = json.loads((harness.RESULTS / "billion.json").read_text())["rows"]
+    found = {row["what"]: row["ours"] for row in kept}
+    arguments, temporaries = found["AIHF step: arguments"], found["AIHF step: temporaries"]
+    return (
+        f"`python -m benchmarks.billion` compiles a step of AIHF on all {found['parameters']:.2f} "
+        f"billion parameters for eight devices: {arguments:.1f} GiB of each for the arguments and "
+        f"{temporaries:.1f} GiB while it runs."
+    )
 
 
 def measure() -> list[Row]:

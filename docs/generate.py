@@ -11,7 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import align_demo, alignment, counterexamples, drifting, llm_steps, problems, rates
+from benchmarks import (
+    align_demo,
+    alignment,
+    billion,
+    counterexamples,
+    drifting,
+    llm_steps,
+    problems,
+    rates,
+)
 from bilevel import report
 from bilevel.apps import cleaning
 from docs import choosing, textbook
@@ -270,10 +279,13 @@ PAGES = {
 }
 
 
+KEPT = {"align": align_demo, "billion": billion, "llm-bench": llm_steps}  # parts of the README
+
+
 def main() -> None:
     text = filled(README.read_text(), "methods", methods_table())
-    text = filled(text, "align", align_demo.readme())
-    text = filled(text, "llm-bench", llm_steps.readme())
+    for name, part in KEPT.items():
+        text = filled(text, name, part.readme())
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())
     README.write_text(text)

@@ -1,7 +1,7 @@
 """Sections for one run or several side by side."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -100,17 +100,33 @@ def _table(
     return Table(heads, rows, formats, _colors(results), aside=references)
 
 
+class Abscissa(NamedTuple):
+    """What learning curves are drawn over, beside the seconds."""
+
+    column: str  # of the history
+    label: str
+    told: str  # below the figure
+
+
+CALLS = Abscissa(
+    "gradients",
+    "oracle calls (gradients)",
+    "gradient evaluations, a Hessian or cross product counted as two",
+)
+STEPS = Abscissa("step", "steps", "updates of the upper variable")
+
+
 def _curves(
     results: Mapping[str, Result],
     clocks: Mapping[str, Clock],
     columns: Sequence[str],
     lines: Mapping[str, Mapping[str, float]],
 ) -> Figure | Text:
-    right = "gradients" if _counted(results) else "step"
+    right = CALLS if _counted(results) else STEPS
     runs = {
         name: Run(
             result.history,
-            (clocks[name].running, result.history[right]),
+            (clocks[name].running, result.history[right.column]),
             broke_off=not result.status.ok,
         )
         for name, result in results.items()
@@ -119,19 +135,12 @@ def _curves(
     if not runs or not columns:
         return Text("No history was kept.")
     broken = any(run.broke_off for run in runs.values())
-    axes = {"gradients": "oracle calls (gradients)", "step": "steps"}
-    told = {
-        "gradients": "gradient evaluations, a Hessian or cross product counted as two",
-        "step": "updates of the upper variable",
-    }
-    figure = curves(runs, columns, ("seconds of running", axes[right]), lines)
-    return Figure(
-        figure,
+    figure = curves(runs, columns, ("seconds of running", right.label), lines)
+    told = (
         "Left: against wall time without compilation, which the table shows apart. Right: against "
-        f"{told[right]}. The start, before the first step, may lie outside."
-        + " A cross marks a run that broke off."
-        * broken,
+        f"{right.told}. The start, before the first step, may lie outside."
     )
+    return Figure(figure, told + " A cross marks a run that broke off." * broken)
 
 
 def _counted(results: Mapping[str, Result]) -> bool:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
-from bilevel.apps.llm.policy import Preferences, log_ratio, referred
+from bilevel.apps.llm.policy import Preferences, log_ratios, referred
 from bilevel.apps.llm.prepared import Session
 
 SHOWN = ("reward", "KL", "accuracy", "reward accuracy", "loss")
@@ -61,7 +61,8 @@ def _reward_accuracy(reward, pairs, x, y):
 
 
 def _accuracy(policy, pairs, x, y):
-    return (log_ratio(policy, y, pairs.chosen) > log_ratio(policy, y, pairs.rejected)).mean()
+    chosen, rejected = log_ratios(policy, y, pairs)
+    return (chosen > rejected).mean()
 
 
 def _loss(policy, shown, x, y):
