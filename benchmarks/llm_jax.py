@@ -19,6 +19,7 @@ import optax
 
 from benchmarks import turns
 from benchmarks.llm_steps import BETA, FILES, RATE, Shapes, drawn
+from bilevel import host
 from bilevel.apps.llm import baselines, checkpoint, decoder, model, reward_learning, trainable
 from bilevel.apps.llm.config import llama
 from bilevel.apps.llm.policy import Preferences, Responses, referred
@@ -29,8 +30,6 @@ from bilevel.apps.llm.task import Feedback, Task, data
 from bilevel.methods import TTSA
 from bilevel.problem import Batch
 from bilevel.updates import FromOptax
-
-UPDATE = FromOptax(optax.adamw, RATE, weight_decay=0.01)
 
 
 def responses(prompts: np.ndarray, said: np.ndarray) -> Responses:
@@ -61,7 +60,8 @@ class Ours:
             "SFT, no prompts": (sft, Feedback(rows["SFT, no prompts"])),
             "DPO": (dpo, Feedback(preferences=Preferences(*pairs))),
         }
-        self.method = TTSA(UPDATE)
+        self.update = FromOptax(optax.adamw, RATE, weight_decay=0.01)
+        self.method = TTSA(self.update)
         self.state: Any = None
 
     def loss(self, name: str) -> float:
@@ -82,7 +82,9 @@ class Ours:
             head = Head(model.Trunk(self.config), self.params)
             few = jax.tree.map(lambda leaf: leaf[: len(leaf) // 2], self.rows["SFT"])
             given = Task(self.policy, self.params, BETA, head, few)
-            self.goal = reward_learning.problem(given, LeaveOneOut(UPDATE, samples=2), decay=1e-3)
+            self.goal = reward_learning.problem(
+                given, LeaveOneOut(self.update, samples=2), decay=1e-3
+            )
             x = jax.tree.map(jnp.zeros_like, head.init(jax.random.key(2), self.config.width))
             self.feed = data(given).feed(jax.random.key(3), self.method.draws(self.goal))
             self.pair = self.method.init(self.goal, x, self.params)
@@ -104,6 +106,7 @@ def advance(posed, method: TTSA, batch: Batch, state):
 
 def main() -> None:
     out, folder = turns.quiet(), Path(sys.argv[1])
+    host.keep_memory()  # as our commands do
     ours = Ours(folder, Shapes(**json.loads((folder / "shapes.json").read_text())))
     cases: dict[str, Callable[[], Any]] = {"round": ours.round}
     for name in ours.posed:

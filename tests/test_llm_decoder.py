@@ -129,6 +129,36 @@ def test_what_comes_later_changes_nothing(params):
 # --- log-probabilities ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("layers", Layers)
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_last_places_alone_are_as_in_the_whole_row(layers, padded, params):
+    """Values and derivatives, where a layer sees all before it and where a window bounds it."""
+    params = decoder.stack(params) if layers is Layers.SCAN else params
+    tokens, since = jnp.asarray(tokens_of(2)), 5
+    segments = jnp.asarray(np.arange(9) >= [[0], [2], [4]]) if padded else None
+
+    def whole(params):
+        return decoder.hidden(SMALL, params, tokens, segments)[:, since:]
+
+    def part(params):
+        return decoder.hidden(SMALL, params, tokens, segments, since=since)
+
+    def slopes(states):
+        return jax.jit(jax.grad(lambda params: jnp.sin(states(params)).sum()))(params)
+
+    np.testing.assert_allclose(part(params), whole(params), atol=1e-5)
+    close = functools.partial(np.testing.assert_allclose, atol=2e-5, rtol=1e-4)
+    jax.tree.map(close, slopes(part), slopes(whole))
+
+
+def test_the_last_layer_computes_those_places_alone(params):
+    def cost(since):
+        asked = jax.jit(functools.partial(decoder.hidden, SMALL, since=since))
+        return asked.lower(params, jnp.asarray(tokens_of(2))).compile().cost_analysis()["flops"]
+
+    assert cost(8) < 0.8 * cost(0)
+
+
 def test_token_logprobs_are_those_of_the_logits(params):
     tokens = jnp.asarray(tokens_of(1))
     scores = jax.nn.log_softmax(logits(SMALL, params, tokens))

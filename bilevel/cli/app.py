@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bilevel import host
+
 app = typer.Typer(
     name="bilevel",
     help="Bilevel optimization in JAX.",
@@ -22,6 +24,7 @@ app.add_typer(bench, name="bench")
 
 def main() -> None:
     """The entry point."""
+    host.keep_memory()
     app()
 
 

@@ -21,6 +21,7 @@ not looked at.
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -75,15 +76,21 @@ def hidden(
     tokens: Tokens,
     segments: Segments | None = None,
     *,
+    since: int = 0,
     how: How = How(),
-) -> Float[Array, "batch time width"]:
-    """The residual stream after the last norm: what heads read. Padding holds finite noise."""
+) -> Float[Array, "batch time-since width"]:
+    """The residual stream after the last norm: what heads read. Padding holds finite noise.
+
+    Args:
+        since: the first place whose state is wanted. Of those before it the last layer computes
+            keys and values alone, where layers are a list.
+    """
     if segments is None:
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-        return hidden_at(config, params, tokens, positions, None, how=how)
+        return hidden_at(config, params, tokens, positions, None, since=since, how=how)
     segments = segments.astype(jnp.int32)
-    tokens = jnp.where(segments > 0, tokens, 0)
-    return hidden_at(config, params, tokens, positions_of(segments), seen(segments), how=how)
+    tokens, positions = jnp.where(segments > 0, tokens, 0), positions_of(segments)
+    return hidden_at(config, params, tokens, positions, seen(segments), since=since, how=how)
 
 
 def hidden_at(
@@ -93,28 +100,30 @@ def hidden_at(
     positions: Int[Array, "batch time"],
     mask: Bool[Array, "batch time time"] | None,
     *,
+    since: int = 0,
     how: How = How(),
-) -> Float[Array, "batch time width"]:
+) -> Float[Array, "batch time-since width"]:
     """`hidden`, with who sees whom told, for rows that are more than sequences in succession.
 
     Args:
         positions: of each token in its sequence.
         mask: true where a query (the first axis of time) sees a key; None for causal attention.
     """
-    x = embed(config, params, tokens, how=how)
+    x, time = embed(config, params, tokens, how=how), tokens.shape[1]
     rotation = rotations(config, positions, x)
 
-    def layer(p, x, window):
+    def layer(p, x, window, since=0):
         def attend(q, k, v):
-            if not isinstance(window, Array):
+            if not since and not isinstance(window, Array):
                 return how.attention(q, k, v, *within(mask, positions, window)), None
-            whole = attentions.causal(tokens.shape[1]) if mask is None else mask
-            return how.attention(q, k, v, whole & near(positions, positions, window), None), None
+            whole = attentions.causal(time) if mask is None else mask
+            back = near(positions[:, since:], positions, EVERYWHERE if window is None else window)
+            return how.attention(q, k, v, whole[:, since:] & back, None), None
 
-        return block(config, p, x, rotation, attend, how=how)
+        return block(config, p, x, rotation, attend, since=since, how=how)
 
-    x, _ = through(config, params["layers"], x, layer, how=how)
-    return norm(config, params["norm"], x)
+    x, _ = through(config, params["layers"], x, layer, partial(layer, since=since), how=how)
+    return norm(config, params["norm"], x[:, since - time :])
 
 
 def logits(
@@ -318,13 +327,19 @@ def read_out(params: Params, x: Float[Array, "batch time width"]) -> Array:
     return scores.reshape(*x.shape[:-1], -1)
 
 
-def through(config: Config, layers, x: Array, layer: Callable, *, how: How) -> tuple[Array, Any]:
-    """All layers: `layer(p, x, window) -> (x, kept)`; what was kept, a list or stacked."""
+def through(
+    config: Config, layers, x: Array, layer: Callable, last: Callable | None = None, *, how: How
+) -> tuple[Array, Any]:
+    """All layers: `layer(p, x, window) -> (x, kept)`; what was kept, a list or stacked.
+
+    Args:
+        last: takes the place of `layer` for the last one of a list.
+    """
     if not isinstance(layers, dict):
-        kept = []
-        for p, window in zip(layers, config.windows, strict=True):
-            x, one = _remat(lambda p, x, w=window: layer(p, x, w), how.remat)(p, x)
-            kept.append(one)
+        kept, every = [], [layer] * (len(layers) - 1) + [last or layer]
+        for one, p, window in zip(every, layers, config.windows, strict=True):
+            x, own = _remat(lambda p, x, one=one, w=window: one(p, x, w), how.remat)(p, x)
+            kept.append(own)
         return x, kept
     if len(set(config.windows)) == 1:
         window = config.windows[0]
@@ -336,11 +351,16 @@ def through(config: Config, layers, x: Array, layer: Callable, *, how: How) -> t
 
 
 def block(
-    config: Config, p: Params, x: Array, rotation, attend: Callable, *, how: How
+    config: Config, p: Params, x: Array, rotation, attend: Callable, *, since: int = 0, how: How
 ) -> tuple[Array, Any]:
-    """One layer; `attend(q, k, v)` returns the mixed values and what is to be kept of them."""
+    """One layer; `attend(q, k, v)` returns the mixed values and what is to be kept of them.
+
+    Args:
+        since: the first place that is asked for; those before it only answer.
+    """
     a = norm(config, p["attention_norm"], x)
-    q = _heads(project(p["query"], a), config.head_dim)
+    x = x[:, since:]
+    q = _heads(project(p["query"], a[:, since:]), config.head_dim)
     k = _heads(project(p["key"], a), config.head_dim)
     v = _heads(project(p["value"], a), config.head_dim)
     if config.qk_norm:
@@ -348,7 +368,8 @@ def block(
             _rms(q, p["query_norm"]["scale"], config.norm_eps),
             _rms(k, p["key_norm"]["scale"], config.norm_eps),
         )
-    mixed, kept = attend(rotate(q, rotation), rotate(k, rotation), v)
+    asked = jax.tree.map(lambda turn: turn[:, since:], rotation)
+    mixed, kept = attend(rotate(q, asked), rotate(k, rotation), v)
     a = project(p["output"], mixed.reshape(*mixed.shape[:2], -1))
     if config.parallel:
         x = x + a + mlp(config, p, norm(config, p["mlp_norm"], x))

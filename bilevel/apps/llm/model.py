@@ -60,10 +60,9 @@ class Decoder(AbstractPolicy):
         if isinstance(rows, SideBySide):
             x = decoder.hidden(self.config, params, rows.tokens, rows.segments, how=self.how)
             return spoken(params, jnp.take_along_axis(x, rows.before[..., None], 1), responses)
-        tokens, segments = joined(responses)
-        x = decoder.hidden(self.config, params, tokens, segments, how=self.how)
-        x, _ = decoder.predecessors(x, segments)
-        return spoken(params, x[:, -responses.tokens.shape[1] :], responses)
+        row, start = joined(responses), rows.tokens.shape[1]
+        x = decoder.hidden(self.config, params, *row, since=start - 1, how=self.how)
+        return spoken(params, x[:, :-1], responses)
 
     def logprobs(self, y, several):
         """A prompt and its responses are one row, in which no response sees another."""
@@ -72,17 +71,18 @@ class Decoder(AbstractPolicy):
             return [self.logprob(y, responses) for responses in several]
         params = self.weights(y)
         row = beside(asked, several)
-        x = decoder.hidden_at(self.config, params, *row, how=self.how)
-        start = asked.tokens.shape[1]
-        ends = np.cumsum([start, *(responses.tokens.shape[1] for responses in several)])
+        x = decoder.hidden_at(
+            self.config, params, *row, since=asked.tokens.shape[1] - 1, how=self.how
+        )
+        ends = np.cumsum([1, *(responses.tokens.shape[1] for responses in several)])
         before = [  # the last token of the prompt, which is padded on the left, then its own
-            jnp.concatenate([x[:, start - 1 : start], x[:, begin : end - 1]], axis=1)
+            jnp.concatenate([x[:, :1], x[:, begin : end - 1]], axis=1)
             for begin, end in itertools.pairwise(ends)
         ]
         parts = (r.tokens for r in several), (r.mask for r in several)
         every = Responses(asked, *(jnp.concatenate([*part], axis=1) for part in parts))
         found = spoken(params, jnp.concatenate(before, axis=1), every)
-        return [part.sum(axis=1) for part in jnp.split(found, ends[1:-1] - start, axis=1)]
+        return [part.sum(axis=1) for part in jnp.split(found, ends[1:-1] - 1, axis=1)]
 
     def sample(self, y, prompts: Asked, key, *, temperature=1.0):
         params = jax.tree.map(jax.lax.stop_gradient, self.weights(y))
@@ -115,9 +115,8 @@ class Trunk(eqx.Module):
     def __call__(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
         params = self.trained.attach(self.config, stopped(self.params), trunk)
         params = _in_place(self.config, params, self.how)
-        tokens, segments = joined(responses)
-        x = decoder.hidden(self.config, params, tokens, segments, how=self.how)
-        return x[:, -responses.tokens.shape[1] :]
+        since = responses.prompts.tokens.shape[1]
+        return decoder.hidden(self.config, params, *joined(responses), since=since, how=self.how)
 
 
 def joined(responses: Responses) -> tuple[Array, Array]:
