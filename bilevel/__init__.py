@@ -11,6 +11,9 @@ from bilevel import (
     estimators as estimators,
 )
 from bilevel import (
+    host as host,
+)
+from bilevel import (
     hypergrad as hypergrad,
 )
 from bilevel import (

@@ -49,18 +49,20 @@ def every_method(test=None, *, but=(), rest_slow=False):
     return decorate if test is None else decorate(test)
 
 
-def late(row, name, slow):
+def late(row, name, slow, rest_slow):
     """The problems of a method that are left to `make test-all`."""
-    return slow if name in FEW and not row.heavy else ALIKE
+    if name in FEW and not row.heavy:
+        return slow
+    return DECLARED if rest_slow else ALIKE
 
 
-def pairs(names, slow=(), but=()):
-    """Methods with the problems they handle; `but` as in `every_method`.
+def pairs(names, slow=(), but=(), rest_slow=False):
+    """Methods with the problems they handle; the rest as in `every_method`.
 
     slow: problems left to `make test-all`; of all methods but a few, `ALIKE`.
     """
     rows = [
-        pytest.param(name, problem, marks=marks(name, problem in late(row, name, slow)))
+        pytest.param(name, problem, marks=marks(name, problem in late(row, name, slow, rest_slow)))
         for name, row in METHODS.items()
         if not any(getattr(row, kind) for kind in but)
         for problem in sorted(names)
@@ -73,7 +75,7 @@ SOLVED = {"quad", "boxed", "nested", "blocks", "scalar", "shifted", "minmax"}  #
 # Left to `make test-all`: what another problem shows as well, and what is a small variation.
 RARE = {"scalar", "shifted", "minmax"}
 REST = RARE | {"boxed", "blocks", "curv", "ridge"}
-ALIKE = REST - {"boxed"} | {"nested"}
+ALIKE = REST | {"nested"}
 
 
 def with_x_step(method, step_size: float):
@@ -158,7 +160,7 @@ def test_theory_gives_usable_steps(name, steps):
     assert repr(method) != repr(kind())
 
 
-@every_method
+@every_method(rest_slow=True)
 @pytest.mark.parametrize(
     ("rows", "order"),
     [
@@ -220,7 +222,7 @@ def test_one_trace_for_many_steps_and_for_a_new_step_size(name):
     assert traces["lower"] == once
 
 
-@pairs(["quad", "nested"], slow=["quad"])
+@pairs(["quad", "nested"], slow=["quad"], rest_slow=True)
 def test_a_step_may_donate_its_state(name, problem):
     case = PROBLEMS[problem]()
     method = made(name, case)

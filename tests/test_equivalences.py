@@ -316,13 +316,16 @@ def tracked_after(method, case, steps, data=None):
 @pytest.mark.parametrize("problem", ["quad", "curv", "nested"])
 @pytest.mark.parametrize(
     "method",
-    [
-        lambda *steps: methods.SABA(*steps),
-        lambda *steps: methods.SRBA(*steps, period=1, restart=1),
-        lambda *steps: methods.SRBA(*steps, period=7, restart=3),
-        lambda *steps: methods.SRBA(*steps, period=1000),
-    ],
-    ids=["SABA", "SRBA 1", "SRBA 7", "SRBA 1000"],
+    first(
+        [
+            lambda *steps: methods.SABA(*steps),
+            lambda *steps: methods.SRBA(*steps, period=7, restart=3),
+            lambda *steps: methods.SRBA(*steps, period=1, restart=1),
+            lambda *steps: methods.SRBA(*steps, period=1000),
+        ],
+        2,
+    ),
+    ids=["SABA", "SRBA 7", "SRBA 1", "SRBA 1000"],
 )
 def test_variance_reduction_without_noise_is_soba(problem, method):
     case, steps = problems.ALL[problem](), (0.01, 0.2, 0.2)

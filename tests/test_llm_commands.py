@@ -165,6 +165,7 @@ def test_a_reward_that_goes_wrong_leaves_a_policy(folder, feedback):
     assert watch.good[2] is task.task.reference
 
 
+@pytest.mark.slow
 def test_only_the_adapter_is_trained_and_remembered(folder, feedback):
     task = given(folder, feedback, layers=1, rank=2, method=Method.DPO)
     assert isinstance(task.policy, remembered.Remembered)
