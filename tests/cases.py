@@ -223,7 +223,7 @@ METHODS: dict[str, Row] = {
 }
 
 
-FEW = {"SOBA", "TTSA", "SABA", "SRBA", "F3SA", "SVRB", "BSVRBv2"}  # one of each family
+FEW = {"SOBA", "TTSA", "SABA", "F3SA", "SVRB"}  # one of each family
 
 
 def made(name: str, case: Case, speed: float = 1.0) -> methods.AbstractMethod:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from cases import METHODS, distance, flat, same_bits
 from constrained_cases import CONSTRAINED
+from speed import first
 
 import bilevel as bl
 from bilevel import oracles
@@ -52,7 +53,7 @@ def test_the_answer_is_found(name):
 
 
 @every
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", first([jnp.float64, jnp.float32]))
 def test_structure_shapes_and_dtypes_are_kept(name, dtype):
     case = CONSTRAINED[name].case()
     method = CONSTRAINED[name].method(1.0)

@@ -9,7 +9,7 @@ PACKAGE = Path(bilevel.__file__).parent
 
 # Lower layers first; a module may import its own folder and any layer above it in this list.
 LAYERS = [
-    ("trees", "typing", "sharding", "_version"),
+    ("trees", "typing", "sharding", "host", "_version"),
     ("sets",),
     ("problem",),
     ("oracles",),

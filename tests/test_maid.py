@@ -120,7 +120,7 @@ def test_recorded_trajectory():
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n in ("quad", "ridge") else pytest.mark.slow) for n in FREE],
+    [pytest.param(n, marks=() if n == "quad" else pytest.mark.slow) for n in FREE],
 )
 def test_untuned_descent_is_certain_and_reaches_the_solution(name):
     case = case_of(name)

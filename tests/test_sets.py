@@ -56,8 +56,17 @@ SETS = {
 }
 
 
+LATER = {"free", "ball", "large simplex", "affine", "equalities only", "one true member"}
+
+
 @needs_qpax
-@pytest.mark.parametrize("make", SETS.values(), ids=SETS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=[pytest.mark.slow] if name in LATER else [])
+        for name, make in SETS.items()
+    ],
+)
 class TestEveryProjection:
     def test_lands_inside_and_stays(self, make):
         y, rng = make(), np.random.default_rng(0)
