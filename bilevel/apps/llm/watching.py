@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
-from bilevel.apps.llm.policy import Preferences, log_ratios, referred
+from bilevel.apps.llm.policy import Preferences, log_ratio, referred
 from bilevel.apps.llm.prepared import Session
 
 SHOWN = ("reward", "KL", "accuracy", "reward accuracy", "loss")
@@ -61,8 +61,8 @@ def _reward_accuracy(reward, pairs, x, y):
 
 
 def _accuracy(policy, pairs, x, y):
-    chosen, rejected = log_ratios(policy, y, pairs)
-    return (chosen > rejected).mean()
+    # One by one, as the reference was taken: at the start all ratios are then 0, not rounding.
+    return (log_ratio(policy, y, pairs.chosen) > log_ratio(policy, y, pairs.rejected)).mean()
 
 
 def _loss(policy, shown, x, y):
