@@ -10,9 +10,10 @@ import jax
 import pytest
 
 # Most programs of one method are another's too: compile each once, for both workers, the processes
-# that tests start, and the next run. (Two writing one at the same time do no harm: a torn file is
-# noticed, and compiled again.)
-PROGRAMS = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "programs"
+# that tests start, and the next run, of this clone or another. (Two writing one at the same time do
+# no harm: a torn file is noticed, and compiled again.)
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+PROGRAMS = CACHE / "bilevel" / "test-programs"
 KEPT = {
     "jax_compilation_cache_dir": str(PROGRAMS),
     "jax_persistent_cache_min_compile_time_secs": 0.0,
