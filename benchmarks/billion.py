@@ -17,16 +17,16 @@ from jax.sharding import Mesh
 
 from benchmarks import harness
 from benchmarks.harness import Row
-from bilevel.apps.llm import decoder, sharding
-from bilevel.apps.llm.config import Layers, llama
-from bilevel.apps.llm.model import Asked, Decoder, Trunk
-from bilevel.apps.llm.policy import Preferences, Responses
-from bilevel.apps.llm.policy_step import LeaveOneOut, LowerStep, Prompts
-from bilevel.apps.llm.reward import Head
-from bilevel.apps.llm.reward_learning import problem
-from bilevel.apps.llm.sampling import Drawing
-from bilevel.apps.llm.task import Feedback, Task, Weights
-from bilevel.apps.llm.trainable import Everything
+from bilevel.apps.llm.methods.reward_learning import problem
+from bilevel.apps.llm.methods.task import Feedback, Task, Weights
+from bilevel.apps.llm.models import decoder, parameters, sharding, transformer
+from bilevel.apps.llm.models.config import Layers, llama
+from bilevel.apps.llm.models.sampling import Drawing
+from bilevel.apps.llm.models.trainable import FullFineTune
+from bilevel.apps.llm.policies.model import Decoder, PromptBatch, Trunk
+from bilevel.apps.llm.policies.policy import Preferences, Responses
+from bilevel.apps.llm.policy_steps.policy_step import LeaveOneOut, LowerStep, Prompts
+from bilevel.apps.llm.rewards.reward import Head
 from bilevel.problem import Batch
 from bilevel.updates import FromOptax
 
@@ -49,8 +49,10 @@ def devices() -> Mesh:
     return sharding.make_mesh(*SHAPE)
 
 
-def how(mesh: Mesh) -> decoder.How:
-    return decoder.How(remat=decoder.Remat.LAYERS, pin=sharding.activations(mesh))
+def how(mesh: Mesh) -> transformer.ComputeOptions:
+    return transformer.ComputeOptions(
+        remat=transformer.Remat.LAYERS, pin=sharding.activations(mesh)
+    )
 
 
 def training(mesh: Mesh) -> Plan:
@@ -58,7 +60,7 @@ def training(mesh: Mesh) -> Plan:
 
     def step(params, tokens):
         def loss(params):
-            params = sharding.pin(CONFIG, params, mesh)
+            params = sharding.constrain(CONFIG, params, mesh)
             found = decoder.token_logprobs(CONFIG, params, tokens, how=how(mesh), chunk=128)
             return -found.mean()
 
@@ -78,7 +80,7 @@ def aligning(mesh: Mesh) -> Plan:
     step = LeaveOneOut(FromOptax(optax.adam, 1e-6), samples=2)
 
     def posed(params):
-        policy = Decoder(CONFIG, None, Everything(), Drawing(new=NEW, stop=(1,)), how(mesh))
+        policy = Decoder(CONFIG, None, FullFineTune(), Drawing(new=NEW, stop=(1,)), how(mesh))
         head = Head(Trunk(CONFIG, how=how(mesh)), params)
         found = problem(Task(policy, params, 0.1, head), step, weights=Weights(0.5, 0.5))
         assert isinstance(found.lower_step, LowerStep)
@@ -90,7 +92,7 @@ def aligning(mesh: Mesh) -> Plan:
         y, memory = moves(x, y, memory, prompts)
         down = slope(x, y, Batch(feedback, prompts))
         x = jax.tree.map(lambda x, h: x - jnp.asarray(1e-3, x.dtype) * h, x, down)
-        return (x, *sharding.pin(CONFIG, (y, memory), mesh))
+        return (x, *sharding.constrain(CONFIG, (y, memory), mesh))
 
     params = _params(mesh)
     x = {"weight": jax.ShapeDtypeStruct((CONFIG.width, 1), jnp.float32),
@@ -100,7 +102,7 @@ def aligning(mesh: Mesh) -> Plan:
     def rows(width, dtype) -> Any:
         return jax.ShapeDtypeStruct((ROWS, width), dtype, sharding=sharding.rows(mesh))
 
-    asked = Asked(rows(PROMPT, jnp.int32), rows(PROMPT, bool))
+    asked = PromptBatch(rows(PROMPT, jnp.int32), rows(PROMPT, bool))
     said = Responses(asked, rows(NEW, jnp.int32), rows(NEW, bool))
     prompts = Prompts(asked, jax.eval_shape(lambda: jax.random.key(0)))
     feedback = Feedback(said, Preferences(said, said))
@@ -108,7 +110,7 @@ def aligning(mesh: Mesh) -> Plan:
 
 
 def _params(mesh: Mesh) -> Any:
-    return _placed(decoder.abstract(CONFIG, layers=Layers.SCAN, dtype=jnp.bfloat16), mesh)
+    return _placed(parameters.abstract(CONFIG, layers=Layers.SCAN, dtype=jnp.bfloat16), mesh)
 
 
 def _placed(shapes: Any, mesh: Mesh) -> Any:
@@ -125,7 +127,7 @@ def _planned(step: Callable, donated: tuple[int, ...], *arguments: Any) -> Plan:
     memory = compiled.memory_analysis()
     assert memory is not None
     return Plan(
-        decoder.size(CONFIG),
+        parameters.size(CONFIG),
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
         memory.output_size_in_bytes,
@@ -149,7 +151,7 @@ def readme() -> str:
 
 
 def measure() -> list[Row]:
-    rows = [Row("parameters", decoder.size(CONFIG) / 1e9, unit="billion")]
+    rows = [Row("parameters", parameters.size(CONFIG) / 1e9, unit="billion")]
     for name, case in CASES.items():
         plan = case(devices())
         for part in ("arguments", "temporaries", "results"):

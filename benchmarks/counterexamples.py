@@ -21,7 +21,7 @@ import bilevel as bl
 from benchmarks.harness import RESULTS, machine
 from bilevel import methods, problems, schedules
 from bilevel.methods import AbstractMethod
-from bilevel.methods.base import Below
+from bilevel.methods.base import LowerAssumption
 from bilevel.problem import Batch
 from bilevel.problems import Case
 from bilevel.problems.branches import FOLD_JUMP
@@ -175,7 +175,7 @@ class Entry(NamedTuple):
         return ""
 
     def ridge(self, task: Task) -> float:
-        wanted = type(self.method).below is Below.STRONGLY_CONVEX and not self.linear
+        wanted = type(self.method).below is LowerAssumption.STRONGLY_CONVEX and not self.linear
         return RIDGE if task.linear and wanted else 0.0
 
 
@@ -444,7 +444,7 @@ def told(rows: list[Reached], task: Task) -> str:
 
 def refusals(task: Task) -> list[str]:
     """Methods with an entry that do not take the problem."""
-    names = {e.name for e in entries() if e.method.lacking(task.case.problem)}
+    names = {e.name for e in entries() if e.method.unsupported(task.case.problem)}
     return sorted(names)
 
 
@@ -479,7 +479,7 @@ def main() -> None:
     for task in tasks().values():
         print(f"\n{task.name}: {task.title.lower()}, from x = {task.x0}", flush=True)
         for entry in entries():
-            if entry.method.lacking(task.case.problem):
+            if entry.method.unsupported(task.case.problem):
                 continue
             rows.append(reached(task, entry))
             print("  " + " | ".join(cells(rows[-1], task)), flush=True)

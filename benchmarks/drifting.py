@@ -18,12 +18,13 @@ from jaxtyping import Array, Float
 
 import bilevel as bl
 from benchmarks.harness import RESULTS, machine
-from bilevel.apps.llm import tiny
-from bilevel.apps.llm.exact import Mirror
-from bilevel.apps.llm.policy import Preferences
-from bilevel.apps.llm.policy_step import Prompts
-from bilevel.apps.llm.reward_learning import problem
-from bilevel.apps.llm.task import Feedback, Task, Weights, data
+from bilevel.apps.llm.methods.reward_learning import problem
+from bilevel.apps.llm.methods.task import Feedback, Task, Weights, data
+from bilevel.apps.llm.policies import enumerated as tiny
+from bilevel.apps.llm.policies import tables
+from bilevel.apps.llm.policies.policy import Preferences
+from bilevel.apps.llm.policy_steps.exact import Mirror
+from bilevel.apps.llm.policy_steps.policy_step import Prompts
 from bilevel.methods import TTSA
 from bilevel.problem import Batch
 from bilevel.updates import AbstractUpdate, as_update
@@ -52,8 +53,8 @@ def task(preferences: Preferences | None = None) -> Task:
 def regret(utilities: Utilities, y: Array) -> Array:
     """Of a policy, by the utilities of the moment."""
     reference, log_p = (POLICY.log_table(z) for z in (jnp.zeros_like(y), y))
-    best = tiny.optimum(reference, utilities, BETA)
-    high, value = (tiny.objective(p, reference, utilities, BETA) for p in (best, log_p))
+    best = tables.optimum(reference, utilities, BETA)
+    high, value = (tables.objective(p, reference, utilities, BETA) for p in (best, log_p))
     return high - value
 
 
@@ -101,7 +102,7 @@ def single_loop(
         (state, utilities), (t, key) = carry, at
         drawing, wandering = jax.random.split(key)
         pair = compared(utilities, state.y, drawing)
-        prompts = bl.Same(Prompts(jnp.zeros(1, int), drawing))
+        prompts = bl.RepeatedBatch(Prompts(jnp.zeros(1, int), drawing))
         new, _ = method.step(asked, state, Batch(Feedback(preferences=pair), prompts))
         if frozen is not None:
             new = new._replace(x=jnp.where(t < frozen, new.x, state.x))

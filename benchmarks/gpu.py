@@ -28,11 +28,15 @@ import jax.numpy as jnp
 
 from benchmarks.align_demo import imported
 from benchmarks.harness import Row, keep, table
-from bilevel.apps.llm import align, checkpoint, decoder, session, tokenizer
-from bilevel.apps.llm import data as files
-from bilevel.apps.llm.config import Config, Layers
-from bilevel.apps.llm.decoder import How, Remat
-from bilevel.apps.llm.session import Method, Session, Settings
+from bilevel.apps.llm.data import encode
+from bilevel.apps.llm.data import jsonl as files
+from bilevel.apps.llm.hub import checkpoint, tokenizer
+from bilevel.apps.llm.methods import align
+from bilevel.apps.llm.models import parameters
+from bilevel.apps.llm.models.config import Config, Layers
+from bilevel.apps.llm.models.transformer import ComputeOptions, Remat
+from bilevel.apps.llm.run import session
+from bilevel.apps.llm.run.session import Method, Session, Settings
 
 ROOT = Path(__file__).parent.parent
 TARGET = 480.0  # seconds
@@ -70,7 +74,7 @@ SMALL = Plan(64, 56, 1, 2, layers=1, sequences=8, steps=3, every=1)
 def forward(config: Config, rows: int, length: int, reads: int) -> float:
     """Of one pass over rows, with the scores of the vocabulary at `reads` places of each."""
     attended = 2 * config.heads * config.head_dim * length  # scores, and what they weigh
-    kernels = decoder.size(config) - config.vocab_size * config.width * (2 - config.tied)
+    kernels = parameters.size(config) - config.vocab_size * config.width * (2 - config.tied)
     token = 2 * (kernels + config.layers * attended)
     return float(rows * (length * token + reads * 2 * config.vocab_size * config.width))
 
@@ -147,10 +151,10 @@ def dialogues(file: Path) -> Iterator[files.Pair]:
 def fitting(rows: list, plan: Plan, count: int) -> list:
     """The first ones that are not too long: rows, or pairs of them."""
 
-    def fits(row: files.Row) -> bool:
+    def fits(row: encode.Row) -> bool:
         return len(row.prompt) <= plan.prompt and len(row.response) <= plan.answer
 
-    found = [one for one in rows if all(map(fits, [one] if isinstance(one, files.Row) else one))]
+    found = [one for one in rows if all(map(fits, [one] if isinstance(one, encode.Row) else one))]
     if len(found) < count:
         raise ValueError(f"{len(found)} of {len(rows)} sequences are short enough; {count} needed.")
     return found[:count]
@@ -161,10 +165,10 @@ def learnt(folder: Path, text: tokenizer.Tokenizer, plan: Plan):
     how = {"context": 10**6, "end": True}
     math, talk = folder / "gsm8k" / "train.jsonl", folder / "hh" / "test.jsonl.gz"
     shown = fitting(
-        files.encode(list(solutions(math)), text, file=math, **how),
+        encode.encode(list(solutions(math)), text, file=math, **how),
         plan, plan.sequences)  # fmt: skip
     pairs = fitting(
-        files.encode_pairs(list(dialogues(talk)), text, file=talk, **how), plan, plan.sequences
+        encode.encode_pairs(list(dialogues(talk)), text, file=talk, **how), plan, plan.sequences
     )
     half = plan.sequences // 2
     return shown, [pair.chosen for pair in pairs[:half]], pairs[half:]
@@ -185,7 +189,7 @@ def first(loaded: checkpoint.Checkpoint, layers: int | None) -> checkpoint.Check
 
 def in_bfloat16(given: Session) -> Session:
     """Activations of policy and reward; a layer keeps its input alone for derivatives."""
-    how = How(dtype=jnp.bfloat16, remat=Remat.LAYERS)
+    how = ComputeOptions(dtype=jnp.bfloat16, remat=Remat.LAYERS)
     policy, head = replace(given.policy, how=how), given.task.reward
     if head is not None:
         head = replace(head, hidden=replace(head.hidden, how=how))

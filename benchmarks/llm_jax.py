@@ -20,20 +20,23 @@ import optax
 from benchmarks import turns
 from benchmarks.llm_steps import BETA, FILES, RATE, Shapes, drawn
 from bilevel import host
-from bilevel.apps.llm import baselines, checkpoint, decoder, model, reward_learning, trainable
-from bilevel.apps.llm.config import llama
-from bilevel.apps.llm.policy import Preferences, Responses, referred
-from bilevel.apps.llm.policy_step import LeaveOneOut
-from bilevel.apps.llm.reward import Head
-from bilevel.apps.llm.sampling import Drawing
-from bilevel.apps.llm.task import Feedback, Task, data
+from bilevel.apps.llm.hub import checkpoint
+from bilevel.apps.llm.methods import direct, reward_learning, sft, single_level
+from bilevel.apps.llm.methods.task import Feedback, Task, data
+from bilevel.apps.llm.models import parameters, trainable
+from bilevel.apps.llm.models.config import llama
+from bilevel.apps.llm.models.sampling import Drawing
+from bilevel.apps.llm.policies import model
+from bilevel.apps.llm.policies.policy import Preferences, Responses, referred
+from bilevel.apps.llm.policy_steps.policy_step import LeaveOneOut
+from bilevel.apps.llm.rewards.reward import Head
 from bilevel.methods import TTSA
 from bilevel.problem import Batch
 from bilevel.updates import FromOptax
 
 
 def responses(prompts: np.ndarray, said: np.ndarray) -> Responses:
-    asked = model.Asked(jnp.asarray(prompts), jnp.ones(prompts.shape, bool))
+    asked = model.PromptBatch(jnp.asarray(prompts), jnp.ones(prompts.shape, bool))
     return Responses(asked, jnp.asarray(said), jnp.ones(said.shape, bool))
 
 
@@ -42,22 +45,22 @@ class Ours:
 
     def __init__(self, folder: Path, shapes: Shapes):
         self.shapes, self.config = shapes, llama(**shapes.model, tied=True)
-        make = jax.jit(functools.partial(decoder.init, self.config))
+        make = jax.jit(functools.partial(parameters.init, self.config))
         self.params = make(jax.random.key(0))
         other = make(jax.random.key(1))
         for name, params in zip(FILES, (self.params, other), strict=True):
             checkpoint.save(checkpoint.new(self.config, params), folder / name)
         self.policy = model.Decoder(
-            self.config, None, trainable.Everything(), Drawing(new=shapes.answer)
+            self.config, None, trainable.FullFineTune(), Drawing(new=shapes.answer)
         )
         rows = {name: responses(*arrays) for name, arrays in drawn(shapes).items()}
         pairs = (referred(self.policy, other, rows[side]) for side in ("chosen", "rejected"))
-        sft, dpo = baselines._Likelihood(self.policy), baselines.Direct(
+        likelihood, dpo = sft.Likelihood(self.policy), direct.Direct(
             self.policy, jnp.asarray(BETA), jnp.asarray(0.0))  # fmt: skip
         self.rows = rows
         self.posed = {
-            "SFT": (sft, Feedback(rows["SFT"])),
-            "SFT, no prompts": (sft, Feedback(rows["SFT, no prompts"])),
+            "SFT": (likelihood, Feedback(rows["SFT"])),
+            "SFT, no prompts": (likelihood, Feedback(rows["SFT, no prompts"])),
             "DPO": (dpo, Feedback(preferences=Preferences(*pairs))),
         }
         self.update = FromOptax(optax.adamw, RATE, weight_decay=0.01)
@@ -71,7 +74,7 @@ class Ours:
 
     def step(self, name: str) -> None:
         loss, feedback = self.posed[name]
-        posed = baselines.single(loss)
+        posed = single_level.single(loss)
         if self.state is None:
             self.state = self.method.init(posed, self.params, jnp.zeros(()))
         self.state = jax.block_until_ready(advance(posed, self.method, Batch(feedback), self.state))

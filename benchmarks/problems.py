@@ -33,18 +33,18 @@ from benchmarks.harness import RESULTS, machine
 from bilevel import certificates, lower, methods, trees
 from bilevel.apps import cleaning
 from bilevel.data import Data
-from bilevel.driver.tune import gentle, multiplied
-from bilevel.loops import Growth
 from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem
+from bilevel.schedules import PolynomialCount
+from bilevel.selection.tune import gentle, multiplied
 
 X_FACTORS = tuple(0.1 * 5.0**i for i in range(6))  # 0.1 to 312
 LOWER_FACTORS = (0.3, 1.0)
 SEEDS = 3
 LOOKS = 12  # at a run, at budgets that grow by the same factor
 FIRST_LOOK = 1e-3  # of the budget
-LAPS = 5  # of a race; the worst of its last two looks counts, so a growing oscillation loses
+CHECKS = 5  # of a race; the worst of its last two looks counts, so a growing oscillation loses
 SHORT = 10  # most lower steps and terms of a series in one step, as in the public benchmark
 MOST_ENTRIES = 200  # of y, for methods that hold matrices with a row for each
 REACHED = 0.05  # of the gap between the start and the best of all methods
@@ -128,7 +128,7 @@ class Entrant(NamedTuple):
     def costs(self, steps: int) -> np.ndarray:
         """Gradients after 1, 2, ..., `steps` steps."""
         each = np.full(steps, self.price)
-        if isinstance(growth := getattr(self.method, "lower_steps", None), Growth):
+        if isinstance(growth := getattr(self.method, "lower_steps", None), PolynomialCount):
             taken = np.ceil((np.arange(steps) + 1.0) ** growth.power - 1e-4)
             each += self.rows.lower * (np.minimum(taken, growth.most) - 1)
         return np.cumsum(each)
@@ -268,13 +268,13 @@ def race(
     """
     if not hasattr(entrant.method, "x_update"):
         return None
-    lanes = _heat(entrant, task, budget, x_factors, lower_factors)
+    lanes = run_trials(entrant, task, budget, x_factors, lower_factors)
     best = min(lanes, key=lambda lane: lane.score)
     if len(x_factors) > 1 and best.x_factor in (x_factors[0], x_factors[-1]):
         ratio = x_factors[1] / x_factors[0]
         ratio = 1 / ratio if best.x_factor == x_factors[0] else ratio
         beyond = tuple(best.x_factor * ratio**i for i in range(1, len(x_factors) + 1))
-        lanes += _heat(entrant, task, budget, beyond, lower_factors)
+        lanes += run_trials(entrant, task, budget, beyond, lower_factors)
         best = min(lanes, key=lambda lane: lane.score)
     beside = [lane for lane in lanes if lane.lower_factor == best.lower_factor]
     larger = [lane for lane in beside if lane.x_factor > best.x_factor]
@@ -284,13 +284,13 @@ def race(
     return best._replace(x_factor=best.x_factor / 2)
 
 
-def _heat(entrant, task, budget, x_factors, lower_factors) -> list[Winner]:
+def run_trials(entrant, task, budget, x_factors, lower_factors) -> list[Winner]:
     """All settings of a grid; one that diverges scores infinity."""
     lanes = np.array([(p, q) for p in x_factors for q in lower_factors])
     key = jax.random.key(0)
     feed = entrant.data(task).feed(key, entrant.method.draws(task.problem))
     state = entrant.method.init(task.problem, task.x0, task.y0, key=key)
-    laps = min(LAPS, entrant.steps(budget))
+    laps = min(CHECKS, entrant.steps(budget))
     steps = -(-entrant.steps(budget) // laps)
     given = task.problem, entrant.method, feed, state
     points = _late_points(*given, jnp.asarray(lanes), steps, laps)

@@ -4,63 +4,25 @@
 blocks they are made of stand in the namespaces below.
 """
 
-from bilevel import (
-    certificates as certificates,
-)
-from bilevel import (
-    estimators as estimators,
-)
-from bilevel import (
-    host as host,
-)
-from bilevel import (
-    hypergrad as hypergrad,
-)
-from bilevel import (
-    linear as linear,
-)
-from bilevel import (
-    lower as lower,
-)
-from bilevel import (
-    methods as methods,
-)
-from bilevel import (
-    oracles as oracles,
-)
-from bilevel import (
-    responses as responses,
-)
-from bilevel import (
-    schedules as schedules,
-)
-from bilevel import (
-    sets as sets,
-)
-from bilevel import (
-    sharding as sharding,
-)
-from bilevel import (
-    trees as trees,
-)
-from bilevel import (
-    updates as updates,
-)
+from bilevel import certificates as certificates
+from bilevel import estimators as estimators
+from bilevel import host as host
+from bilevel import hypergrad as hypergrad
+from bilevel import linear as linear
+from bilevel import lower as lower
+from bilevel import methods as methods
+from bilevel import oracles as oracles
+from bilevel import schedules as schedules
+from bilevel import sets as sets
+from bilevel import sharding as sharding
+from bilevel import trees as trees
+from bilevel import updates as updates
 from bilevel._version import __version__
 from bilevel.data import Data
-from bilevel.driver import (
-    Best,
-    Checkpoint,
-    Outcome,
-    Result,
-    SolveError,
-    Status,
-    Tuned,
-    run,
-    solve,
-    tune,
-)
-from bilevel.problem import Batch, Draws, Problem, Same, Stacked
+from bilevel.driver import Best, Checkpoint, Outcome, Result, SolveError, Status, run
+from bilevel.lower import responses as responses
+from bilevel.problem import Batch, Draws, Problem, RepeatedBatch, Stacked
+from bilevel.selection import Tuned, solve, tune
 
 __all__ = [
     "Batch",
@@ -70,8 +32,8 @@ __all__ = [
     "Draws",
     "Outcome",
     "Problem",
+    "RepeatedBatch",
     "Result",
-    "Same",
     "SolveError",
     "Stacked",
     "Status",

@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from bilevel import trees
-from bilevel.problem import Problem, Same, Samples
+from bilevel.problem import Problem, RepeatedBatch, Samples
 
 
 def upper_value(problem: Problem, x, y, batch) -> Scalar:
@@ -81,7 +81,7 @@ def hessian(problem: Problem, x, y, samples: Samples) -> Callable[..., PyTree]:
 
     With one batch for every i the gradient is linearised once and only the product repeats.
     """
-    if not isinstance(samples, Same):
+    if not isinstance(samples, RepeatedBatch):
         return lambda v, i=0: hvp(problem, x, y, v, samples[i])
     gradient = jax.grad(problem.lower, argnums=1)
     _, linear = jax.linearize(lambda y: gradient(x, y, samples.batch), y)

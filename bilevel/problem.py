@@ -228,14 +228,14 @@ class Samples(eqx.Module):
 
     def skip(self, n: int | Int[Array, ""]) -> "Samples":
         """The samples from the n-th on; n may be traced."""
-        return Later(self, n)
+        return OffsetSamples(self, n)
 
     def stack(self, n: int) -> PyTree:
         """The first n batches on a leading axis."""
         return jax.vmap(self.__getitem__)(jnp.arange(n))
 
 
-class Later(Samples):
+class OffsetSamples(Samples):
     samples: Samples
     n: int | Int[Array, ""]
 
@@ -243,7 +243,7 @@ class Later(Samples):
         return self.samples[self.n + i]
 
 
-class Same(Samples):
+class RepeatedBatch(Samples):
     """One batch that stands for every draw: full-batch data, or none at all."""
 
     batch: Any
@@ -269,16 +269,16 @@ def as_samples(batches: Any, n: int) -> Samples:
     if isinstance(batches, Samples):
         return batches
     if batches is None or n == 1:
-        return Same(batches)
+        return RepeatedBatch(batches)
     if {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)} != {(n,)}:
         raise ValueError(
             f"one step uses {n} batches of a level: stack them on a leading axis of length {n}, or "
-            "pass bl.Same(batch) to use one for all."
+            "pass bl.RepeatedBatch(batch) to use one for all."
         )
     return Stacked(batches)
 
 
-class Paired(Samples):
+class ZippedSamples(Samples):
     """Draw i of both levels."""
 
     upper: Samples
@@ -291,6 +291,6 @@ class Paired(Samples):
 def as_batches(batch: Batch, draws: Draws) -> Samples:
     """Read both halves of a `Batch`: draw i is the `Batch` of the levels' i-th draws."""
     upper, lower = as_samples(batch.upper, draws.upper), as_samples(batch.lower, draws.lower)
-    if isinstance(upper, Same) and isinstance(lower, Same):
-        return Same(Batch(upper.batch, lower.batch))
-    return Paired(upper, lower)
+    if isinstance(upper, RepeatedBatch) and isinstance(lower, RepeatedBatch):
+        return RepeatedBatch(Batch(upper.batch, lower.batch))
+    return ZippedSamples(upper, lower)

@@ -1,6 +1,7 @@
 """Numbers that change with the step: each is a pytree, called with the step number k = 0, 1, …"""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -172,3 +173,30 @@ def first_one(schedule: AbstractSchedule, k: Count) -> Scalar:
     """The schedule, but 1 at k = 0: an average's first term is taken whole."""
     value = schedule(k)
     return jnp.where(k == 0, jnp.ones_like(value), value)
+
+
+@dataclasses.dataclass(frozen=True)
+class PolynomialCount:
+    """`⌈(k + 1)^power⌉` lower steps at upper step k, and never more than `most`.
+
+    Fixed when compiled, like any number of steps. The loop has a length known at run time only:
+    it cannot be differentiated in reverse mode.
+    """
+
+    power: float
+    most: int = 100
+
+    def __call__(self, k: Count) -> Int[Array, ""]:
+        grown = (jnp.asarray(k).astype(jnp.float32) + 1) ** self.power
+        whole = jnp.ceil(grown - 1e-4).astype(jnp.int32)  # 9^½ is 3, not 3.0000002
+        return jnp.minimum(whole, self.most)
+
+
+def steps_at(steps: "int | PolynomialCount", k: Count) -> "int | Int[Array, '']":
+    """How many lower steps upper step k takes; a Python number where that is fixed."""
+    return steps if isinstance(steps, int) else steps(k)
+
+
+def most_steps(steps: "int | PolynomialCount") -> int:
+    """The largest number of lower steps a step can take."""
+    return steps if isinstance(steps, int) else steps.most

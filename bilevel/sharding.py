@@ -50,7 +50,7 @@ def mesh_of(tree: PyTree) -> Mesh | None:
     return next((_mesh(place) for place in places if place is not None), None)
 
 
-def by_compiler(tree: PyTree) -> PyTree:
+def with_auto_axes(tree: PyTree) -> PyTree:
     """The same arrays, with all placement left to the compiler, in shardings written its way.
 
     `jax.make_mesh` makes Explicit axes, over which every ambiguous product would have to say where
@@ -67,7 +67,7 @@ def by_compiler(tree: PyTree) -> PyTree:
     return jax.tree.map(place, tree)
 
 
-def settle(tree: PyTree, mesh: Mesh | None, beside: PyTree = None) -> PyTree:
+def replicate_on(tree: PyTree, mesh: Mesh | None, beside: PyTree = None) -> PyTree:
     """Every leaf on the mesh: what is there stays; the rest is copied to every device.
 
     A leaf shaped like one of `beside`, or a stack of such, is split as that one is: a momentum or
@@ -92,16 +92,16 @@ def settle(tree: PyTree, mesh: Mesh | None, beside: PyTree = None) -> PyTree:
                 spec = PartitionSpec(*[None] * stacked, *split)
         return _put(leaf, NamedSharding(_auto(mesh), spec))
 
-    return jax.tree.map(place, by_compiler(tree))
+    return jax.tree.map(place, with_auto_axes(tree))
 
 
-def places(tree: PyTree) -> tuple[NamedSharding | None, ...] | None:
+def shardings_of(tree: PyTree) -> tuple[NamedSharding | None, ...] | None:
     """Where the leaves lie, as a static argument of compiled code; `None` without a mesh."""
     found = tuple(map(_on_mesh, jax.tree.leaves(tree)))
     return found if any(found) else None
 
 
-def pin(tree: PyTree, places: tuple[NamedSharding | None, ...] | None) -> PyTree:
+def constrain(tree: PyTree, places: tuple[NamedSharding | None, ...] | None) -> PyTree:
     """In compiled code: leaves in the places that `places` told."""
     if places is None:
         return tree
@@ -111,10 +111,10 @@ def pin(tree: PyTree, places: tuple[NamedSharding | None, ...] | None) -> PyTree
     return jax.tree.unflatten(treedef, pinned)
 
 
-def pin_everywhere(leaf: Array, places: tuple[NamedSharding | None, ...] | None) -> Array:
+def constrain_everywhere(leaf: Array, places: tuple[NamedSharding | None, ...] | None) -> Array:
     """In compiled code: a copy on every device that `places` told, which every process can read."""
     mesh = next((s.mesh for s in places or () if s is not None), None)
-    return pin(leaf, mesh and (NamedSharding(mesh, PartitionSpec()),))
+    return constrain(leaf, mesh and (NamedSharding(mesh, PartitionSpec()),))
 
 
 def rows(tree: PyTree) -> tuple[NamedSharding, ...] | None:
@@ -139,7 +139,7 @@ def leading(place: NamedSharding) -> NamedSharding:
     return NamedSharding(place.mesh, PartitionSpec(*place.spec[:1]))
 
 
-def apart(place: NamedSharding) -> NamedSharding:
+def with_device_axis(place: NamedSharding) -> NamedSharding:
     """The place of rows on two axes: which device, and where on it."""
     first, *rest = place.spec
     spec = PartitionSpec(first, None, *rest)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from bilevel import Problem
-from bilevel.methods import AbstractMethod, Below, all_methods
+from bilevel.methods import AbstractMethod, LowerAssumption, all_methods
 from bilevel.problem import Structure
 
 START = (
@@ -29,11 +29,11 @@ SETS = {
     Structure.LOWER_STEP: "the lower step is no gradient step (`Problem(lower_step=...)`)",
 }
 LOSSES = {
-    Below.STRONGLY_CONVEX: "strongly convex in y: one minimiser, which moves smoothly with x",
-    Below.CONVEX: "convex in y, perhaps with many minimisers",
-    Below.DOMINATED: "not convex, but without bad stationary points: gradient-dominated "
+    LowerAssumption.STRONGLY_CONVEX: "strongly convex in y: one minimiser, smooth in x",
+    LowerAssumption.CONVEX: "convex in y, perhaps with many minimisers",
+    LowerAssumption.DOMINATED: "not convex, but without bad stationary points: gradient-dominated "
     "(Polyak-Łojasiewicz)",
-    Below.NONCONVEX: "nonconvex in y",
+    LowerAssumption.NONCONVEX: "nonconvex in y",
 }
 PRODUCTS = ("hvp", "cross", "cross_transposed")
 MATRICES = ("dense_hessian", "dense_cross")
@@ -46,7 +46,7 @@ def page(generated: str) -> str:
     parts += _table(
         "What is constrained?",
         "declared",
-        {words: [m for m in every if kind in m.handles] for kind, words in SETS.items()},
+        {words: [m for m in every if kind in m.supports] for kind, words in SETS.items()},
     )
     parts += _table(
         "What is the lower loss like?",

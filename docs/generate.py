@@ -24,9 +24,11 @@ from benchmarks import (
 from bilevel import report
 from bilevel.apps import cleaning
 from docs import choosing, textbook
+from docs.layers import layers_table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
 GENERATED = "<!-- Written by `python -m docs.generate` from the classes and the kept results. -->"
 READING = (
@@ -264,7 +266,7 @@ def filled(text: str, name: str, content: str) -> str:
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
     new, found = re.subn(pattern, lambda m: f"{m[1]}{content}\n{m[2]}", text, flags=re.DOTALL)
     if found != 1:
-        raise ValueError(f"the README has {found} places for {name}; one is needed.")
+        raise ValueError(f"the text has {found} places for {name}; one is needed.")
     return new
 
 
@@ -289,6 +291,7 @@ def main() -> None:
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())
     README.write_text(text)
+    CONTRIBUTING.write_text(filled(CONTRIBUTING.read_text(), "layers", layers_table()))
     for name, page in PAGES.items():
         (ROOT / "docs" / f"{name}.md").write_text(page())
 

@@ -10,16 +10,17 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from bilevel.apps.llm import decoder, model, sharding
-from bilevel.apps.llm.align import AIHF, Start, align
-from bilevel.apps.llm.config import Layers, llama
-from bilevel.apps.llm.model import Asked
-from bilevel.apps.llm.policy import Preferences, Responses, generate
-from bilevel.apps.llm.policy_step import LeaveOneOut
-from bilevel.apps.llm.reward import Head
-from bilevel.apps.llm.sampling import Drawing
-from bilevel.apps.llm.task import Task
-from bilevel.apps.llm.trainable import Adapter, Everything
+from bilevel.apps.llm.methods.align import AIHF, Start, align
+from bilevel.apps.llm.methods.task import Task
+from bilevel.apps.llm.models import parameters, sharding, transformer
+from bilevel.apps.llm.models.config import Layers, llama
+from bilevel.apps.llm.models.sampling import Drawing
+from bilevel.apps.llm.models.trainable import Adapter, FullFineTune
+from bilevel.apps.llm.policies import model
+from bilevel.apps.llm.policies.model import PromptBatch
+from bilevel.apps.llm.policies.policy import Preferences, Responses, generate
+from bilevel.apps.llm.policy_steps.policy_step import LeaveOneOut
+from bilevel.apps.llm.rewards.reward import Head
 from bilevel.driver import Result
 from bilevel.updates import FromOptax
 
@@ -37,8 +38,10 @@ class Ended(NamedTuple):
     result: Result
 
 
-def made(layers: Layers) -> decoder.Params:
-    return decoder.init(CONFIG, jax.random.key(0), layers=layers, dtype=jnp.float64, deviation=0.5)
+def made(layers: Layers) -> parameters.Params:
+    return parameters.init(
+        CONFIG, jax.random.key(0), layers=layers, dtype=jnp.float64, deviation=0.5
+    )
 
 
 def feedback() -> tuple[Responses, Preferences]:
@@ -49,7 +52,7 @@ def feedback() -> tuple[Responses, Preferences]:
         return jnp.asarray(random.integers(0, CONFIG.vocab_size, (ROWS, time)), jnp.int32)
 
     start = random.integers(0, PROMPT, (ROWS, 1))
-    asked = Asked(tokens(PROMPT), jnp.asarray(np.arange(PROMPT)[None] >= start))
+    asked = PromptBatch(tokens(PROMPT), jnp.asarray(np.arange(PROMPT)[None] >= start))
 
     def responses():
         said = np.arange(NEW)[None] < random.integers(1, NEW + 1, (ROWS, 1))
@@ -59,8 +62,8 @@ def feedback() -> tuple[Responses, Preferences]:
 
 
 def ended(
-    trained: Adapter | Everything,
-    params: decoder.Params,
+    trained: Adapter | FullFineTune,
+    params: parameters.Params,
     mesh: Mesh | None = None,
     steps: int = 2,
     **options: Any,
@@ -71,8 +74,8 @@ def ended(
     is learned like all of the policy.
     """
     place: Callable = (lambda tree: tree) if mesh is None else _placed(mesh)
-    how = decoder.How(pin=None if mesh is None else sharding.activations(mesh))
-    whole = isinstance(trained, Everything)
+    how = transformer.ComputeOptions(pin=None if mesh is None else sharding.activations(mesh))
+    whole = isinstance(trained, FullFineTune)
     params = place(params)
     reference = params if whole else place(trained.init(CONFIG, jax.random.key(1)))
     policy = model.Decoder(

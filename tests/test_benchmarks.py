@@ -11,9 +11,9 @@ from scipy.optimize import minimize
 
 from benchmarks import flights, pictures, problems
 from bilevel import lower, methods
-from bilevel.loops import Growth
 from bilevel.oracles import Price
 from bilevel.problem import Batch
+from bilevel.schedules import PolynomialCount
 
 BUDGET = 60_000.0
 
@@ -73,7 +73,7 @@ def test_every_method_is_raced_and_run(found):
 def test_the_race_goes_on_beyond_its_grid():
     task = small()
     entered = problems.entrant(methods.SOBA, task, problems.constants(task))
-    winner = problems.race(entered, task, BUDGET, (1e-4, 1e-2), (1.0,))
+    winner = problems.trials(entered, task, BUDGET, (1e-4, 1e-2), (1.0,))
     assert winner is not None
     assert winner.x_factor > 0.1
 
@@ -115,7 +115,7 @@ def test_gradients_until_the_target():
 def test_prices_are_of_single_rows():
     price = Price(upper_grad=1, upper_value=2, lower_grad=3, hvp=1, dense_hessian=1)
     assert problems.gradients(price, Batch(10, 100), 7) == 10 * 2 + 100 * (3 + 2 + 14)
-    growing = methods.BA(lower_steps=Growth(1 / 2))
+    growing = methods.BA(lower_steps=PolynomialCount(1 / 2))
     entered = problems.Entrant(growing, problems.full, 1000.0, Batch(40, 40))
     state = growing.init(small().problem, jnp.zeros(3), jnp.zeros(3))._replace(k=5)
     more = (1 + 2 + 2 + 2 + 3) - 5  # lower steps beyond the first of each of five steps

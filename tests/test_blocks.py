@@ -12,8 +12,8 @@ from speed import first
 import bilevel as bl
 from bilevel import oracles, problems
 from bilevel.estimators import STORM
-from bilevel.loops import blocks
 from bilevel.methods import RSVRB, SOBA, SVRB, BSVRBv1, BSVRBv2
+from bilevel.methods.blocks import blocks
 from bilevel.problem import Batch, Draws
 from bilevel.schedules import Polynomial
 

@@ -66,7 +66,7 @@ def pairs(names, slow=(), but=(), rest_slow=False):
         for name, row in METHODS.items()
         if not any(getattr(row, kind) for kind in but)
         for problem in sorted(names)
-        if not getattr(bl.methods, name).lacking(DECLARED[problem])
+        if not getattr(bl.methods, name).unsupported(DECLARED[problem])
     ]
     return pytest.mark.parametrize(("name", "problem"), rows)
 

@@ -9,7 +9,7 @@ import pytest
 
 import bilevel as bl
 from bilevel import problems
-from bilevel.problem import Batch, Draws, Later, Same, Stacked, as_samples
+from bilevel.problem import Batch, Draws, Later, RepeatedBatch, Stacked, as_samples
 
 ROWS = np.arange(10.0)
 KEY = jax.random.key(0)
@@ -186,7 +186,7 @@ def test_handles():
     np.testing.assert_array_equal(stacked.skip(1)[1], [4.0, 5.0])
     assert isinstance(stacked.skip(1), Later)
     assert as_samples(None, 4)[2] is None
-    assert isinstance(as_samples(None, 4).skip(2), Same)
+    assert isinstance(as_samples(None, 4).skip(2), RepeatedBatch)
 
 
 BAD = {
@@ -240,9 +240,9 @@ def test_a_plain_batch_for_several_draws_is_refused():
     case = problems.quad_noise()
     method = bl.methods.StocBiO()
     state = method.init(case.problem, case.x0, case.y0)
-    with pytest.raises(ValueError, match=r"uses 21 batches.*bl\.Same"):
+    with pytest.raises(ValueError, match=r"uses 21 batches.*bl\.RepeatedBatch"):
         method.step(case.problem, state, Batch(*case.data))
-    method.step(case.problem, state, Batch(case.data[0], Same(case.data[1])))
+    method.step(case.problem, state, Batch(case.data[0], RepeatedBatch(case.data[1])))
 
 
 def test_run_refuses_what_solve_refuses():

@@ -251,7 +251,7 @@ def data_alone_on_a_mesh_will_do():
 @check
 def every_chunk_is_the_same_program():
     """A state that comes back in other places would compile the loop again."""
-    from bilevel.driver.solve import _advance
+    from bilevel.driver.chunks import _advance
 
     mesh, (x0, y0) = row_mesh(), starts()
     before = _advance._cache_size()

@@ -13,7 +13,10 @@ import pytest
 from speed import first
 
 import bilevel as bl
-from bilevel import hypergrad, linear, loops, lower, methods, oracles, problems, schedules, updates
+from bilevel import hypergrad, linear, lower, methods, oracles, problems, schedules, updates
+from bilevel.methods.penalty.barrier_multiplier import barrier_multiplier
+from bilevel.methods.variance_reduced.sampled import Point, Sampled
+from bilevel.schedules import PolynomialCount
 
 SLOW = pytest.mark.slow
 
@@ -86,11 +89,11 @@ def test_vrbo_without_noise_has_exact_directions(problem, period, lower_steps):
     """Every move of x and of y is followed, the first from x_k to x_{k+1} included."""
     case, series = problems.ALL[problem](), linear.Neumann(19, 0.3)
     method = methods.VRBO(0.02, 0.3, series, lower_steps, period, restart=1)
-    exact = loops.Sampled(case.problem, series)
+    exact = Sampled(case.problem, series)
     for steps in (1, 2, 7):
         state = state_after(method, case, steps)
         sample = exact.samples(bl.Batch(), 1, None)[0]
-        expected = exact(loops.Point(state.x, state.y), sample)
+        expected = exact(Point(state.x, state.y), sample)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12),
             state.directions,
@@ -251,7 +254,7 @@ def test_the_direction_of_bome_decreases_the_gap_at_the_rate_asked_for(decrease,
 
 def test_the_multiplier_of_bome_where_the_gap_is_flat():
     f, flat = (jnp.ones(2), jnp.ones(3)), (jnp.zeros(2), jnp.full(3, 1e-170))
-    assert loops.barrier_multiplier(f, flat, jnp.array(0.5)) == 0
+    assert barrier_multiplier(f, flat, jnp.array(0.5)) == 0
     case = problems.scalar()  # z = y = y* and no force on y
     method = methods.BOME(0.1, 0.1)
     state, info = method.step(
@@ -441,7 +444,7 @@ def test_stocbio_is_alset_with_the_mean_series(problem):
     [
         lambda s: methods.ALSET(0.05, 0.3, s, 1),
         lambda s: methods.BSA(0.05, 0.3, s, 1),
-        lambda s: methods.BSA(0.05, 0.3, s, loops.Growth(0.0)),
+        lambda s: methods.BSA(0.05, 0.3, s, PolynomialCount(0.0)),
     ],
     ids=["ALSET(1)", "BSA(1)", "BSA growing not at all"],
 )

@@ -168,7 +168,7 @@ def test_the_mean_over_several_samples():
     found = estimators.mean_over(lambda row: estimand(PATH[1], row), samples, 4)
     close(found, estimand(PATH[1], None))
     counted = []
-    estimators.mean_over(lambda row: counted.append(1) or row, bl.problem.Same(ROWS), 4)
+    estimators.mean_over(lambda row: counted.append(1) or row, bl.problem.RepeatedBatch(ROWS), 4)
     assert len(counted) == 1
 
 

@@ -11,7 +11,10 @@ from cases import distance, run
 from scipy import optimize
 
 import bilevel as bl
-from bilevel import hypergrad, linear, loops, lower, methods, oracles, problems, schedules, sets
+from bilevel import hypergrad, linear, lower, methods, oracles, problems, schedules, sets
+from bilevel.methods.penalty.infeasibility import infeasibility, penalised
+from bilevel.methods.penalty.minimax import saddle
+from bilevel.methods.penalty.value_gap import value_gap
 from bilevel.problem import Batch
 from bilevel.problems import flat
 
@@ -572,7 +575,7 @@ COUPLE1 = problems.couple1()
 
 def test_the_saddle_solver_on_a_scalar_quadratic():
     """`½ a² + ab − ½ b²` with its saddle at zero: the spec's 28 steps and 7.9e3 gradient pairs."""
-    found = loops.saddle(
+    found = saddle(
         lambda a, b: (a + b, a - b),
         jnp.array(3.0),
         jnp.array(-2.0),
@@ -599,7 +602,7 @@ def test_the_saddle_solver_on_sets_and_trees():
 
     field = jax.grad(h, argnums=(0, 1))
     onto = sets.Box(-0.3, 0.2)
-    found = loops.saddle(
+    found = saddle(
         field,
         {"p": jnp.zeros(2)},
         jnp.ones(2),
@@ -680,14 +683,14 @@ def couple1_penalised(eps):
 def test_lu_and_mei_with_a_lower_constraint_have_the_landscape_of_the_spec(eps):
     x, y, z = couple1_penalised(eps)
     off, violation, multiplier = LANDSCAPE[eps]
-    relaxed = loops.penalised(COUPLE1.problem, 1 / eps**2)
+    relaxed = penalised(COUPLE1.problem, 1 / eps**2)
     close(jax.grad(relaxed.lower, argnums=1)(x, z, None), 0, atol=1e-7)
     slope_x, slope_y = jax.grad(relaxed.upper, argnums=(0, 1))(x, y, None)
-    _, (q_x, q_y) = loops.value_gap(relaxed, x, y, z, None)
+    _, (q_x, q_y) = value_gap(relaxed, x, y, z, None)
     close([slope_x + q_x / eps, slope_y + q_y / eps], 0, atol=1e-8)  # stationary
     close(x - 2, off, atol=0.03 * abs(off))
     close(y - x, violation, atol=0.03 * violation)
-    dual = 2 / eps**2 * loops.infeasibility(COUPLE1.problem, x, z)
+    dual = 2 / eps**2 * infeasibility(COUPLE1.problem, x, z)
     close(dual, multiplier, atol=5e-3)
 
 
@@ -719,13 +722,13 @@ def test_lu_and_mei_by_the_theory_take_a_constraint():
 def test_a_set_is_parted_into_what_is_projected_on_and_what_is_penalised():
     box, moving, ball = sets.Box(-1.0, 1.0), COUPLE1.problem.lower_set, sets.Ball(2.0)
     problem = bl.Problem(*2 * [COUPLE1.problem.lower], lower_set=(moving, box, ball))
-    relaxed = loops.penalised(problem, 3.0)
+    relaxed = penalised(problem, 3.0)
     assert isinstance(relaxed.lower_set, sets.Box)
     x, y = jnp.array(0.5), jnp.array(2.5)
     expected = (y - 2 * x) ** 2 + 3.0 * ((y - x) ** 2 + (y - 2) ** 2)
     close(relaxed.lower(x, y, None), expected, atol=1e-12)
-    close(loops.infeasibility(problem, x, y), np.hypot(2.0, 0.5), atol=1e-12)
-    assert loops.penalised(BOXED, 3.0) is BOXED
+    close(infeasibility(problem, x, y), np.hypot(2.0, 0.5), atol=1e-12)
+    assert penalised(BOXED, 3.0) is BOXED
 
 
 # --- refusals ------------------------------------------------------------------------------------

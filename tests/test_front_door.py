@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 import bilevel as bl
 from bilevel.cli.app import app
 from bilevel.driver import FollowerCertificate
-from bilevel.driver import choose as choices
-from bilevel.driver.small import check_small, solve_small
-from bilevel.driver.small.follower import Follower, Region
-from bilevel.driver.small.functions import LOWER, UPPER, Functions
-from bilevel.driver.small.interior import minimise
-from bilevel.driver.small.leader import _System, sensitivity
+from bilevel.global_search import check_small, solve_small
+from bilevel.global_search.follower import Follower, Region
+from bilevel.global_search.functions import LOWER, UPPER, Functions
+from bilevel.global_search.interior import minimise
+from bilevel.global_search.leader import _System, sensitivity
 from bilevel.methods.base import Unsupported
 from bilevel.problems import referee, textbook
+from bilevel.selection import choose as choices
 
 X, Y = jnp.zeros(2), jnp.zeros(3)
 
@@ -97,7 +97,7 @@ def test_small_and_anything_else_is_searched(problem):
 
 def test_large_and_constrained_is_refused_with_names():
     problem = bl.Problem(smooth, follows, lower_set=bl.sets.Simplex())
-    able = [m.__name__ for m in bl.methods.all_methods() if not m.lacking(problem)]
+    able = [m.__name__ for m in bl.methods.all_methods() if not m.unsupported(problem)]
     with pytest.raises(Unsupported, match="102 variables") as refused:
         bl.solve(problem, x0=X, y0=jnp.zeros(100))
     assert "no method was given" in str(refused.value)
@@ -326,7 +326,7 @@ def test_coupled_holds_equations():
     with pytest.raises(TypeError, match="equalities is float"):
         bl.sets.Coupled(None, equalities=1.0)
     below = bl.Problem(smooth, follows, lower_set=both)
-    assert all(method.lacking(below) for method in bl.methods.all_methods())
+    assert all(method.unsupported(below) for method in bl.methods.all_methods())
 
 
 # --- text ---------------------------------------------------------------------------------------

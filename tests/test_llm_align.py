@@ -9,19 +9,16 @@ import pytest
 
 import bilevel as bl
 from benchmarks import alignment, drifting
-from bilevel.apps.llm import losses, tiny
-from bilevel.apps.llm.align import (
-    AIHF,
-    IRL,
-    Rounds,
-    align,
-)
-from bilevel.apps.llm.exact import ExactGradient, Mirror
-from bilevel.apps.llm.policy import Preferences, generate
-from bilevel.apps.llm.policy_step import LeaveOneOut, Moving
-from bilevel.apps.llm.reward import Normalised, Shifted, moments
-from bilevel.apps.llm.reward_learning import Draw, problem
-from bilevel.apps.llm.task import Task, Weights, by_counts, data
+from bilevel.apps.llm.methods.align import AIHF, IRL, Rounds, align
+from bilevel.apps.llm.methods.reward_learning import Draw, problem
+from bilevel.apps.llm.methods.task import Task, Weights, by_counts, data
+from bilevel.apps.llm.policies import enumerated as tiny
+from bilevel.apps.llm.policies import tables
+from bilevel.apps.llm.policies.policy import Preferences, generate
+from bilevel.apps.llm.policy_steps.exact import ExactGradient, Mirror
+from bilevel.apps.llm.policy_steps.policy_step import LeaveOneOut, Moving
+from bilevel.apps.llm.rewards import losses
+from bilevel.apps.llm.rewards.reward import Normalised, Shifted, moments
 from bilevel.updates import FromOptax
 
 S, A = 2, 4
@@ -68,7 +65,7 @@ def distance(log_p, log_q) -> float:
 def hyper_objective(given: Task, posed, batch):
     """`x -> f(x, π_x)` with the lower solution in closed form."""
     reference = POLICY.log_table(given.reference)
-    return lambda x: posed.upper(x, tiny.optimum(reference, x, given.beta), batch.upper)
+    return lambda x: posed.upper(x, tables.optimum(reference, x, given.beta), batch.upper)
 
 
 def first(given: Task, **options):
@@ -81,7 +78,7 @@ def test_the_contrast_is_the_hypergradient():
     given, x = task(), logits(1)
     for weights in (Weights(1.0, 0.0), Weights(0.3, 0.7)):
         posed, batch = problem(given, Mirror(), weights=weights, decay=0.1), first(given)
-        y = tiny.optimum(POLICY.log_table(given.reference), x, given.beta)
+        y = tables.optimum(POLICY.log_table(given.reference), x, given.beta)
         expected = jax.jit(jax.grad(hyper_objective(given, posed, batch)))(x)
         found = jax.jit(posed.hypergradient.__call__)(x, y, batch)
         np.testing.assert_allclose(found, expected, atol=1e-12)
@@ -90,7 +87,7 @@ def test_the_contrast_is_the_hypergradient():
 def test_drawn_responses_give_it_without_bias():
     given, x, n = task(), logits(1), 4000
     posed, batch = problem(given, Mirror(), negatives=Draw(2)), first(given)
-    y = tiny.optimum(POLICY.log_table(given.reference), x, given.beta)
+    y = tables.optimum(POLICY.log_table(given.reference), x, given.beta)
     expected = jax.grad(hyper_objective(given, posed, batch))(x)
 
     def one(key):
@@ -108,7 +105,7 @@ def test_a_generic_penalty_method_goes_the_same_way():
     x0, feed = 0.3 * logits(1), data(given)
     posed = problem(given, Mirror())
     plain = bl.Problem(posed.upper, posed.lower)
-    y = tiny.optimum(POLICY.log_table(given.reference), x0, given.beta)
+    y = tables.optimum(POLICY.log_table(given.reference), x0, given.beta)
     explicit = posed.hypergradient(x0, y, first(given))
 
     def error(penalty):
@@ -225,7 +222,7 @@ BANDIT = tiny.bandit(1, ACTIONS)
 def bandit_task(key, shown: int, judged: int) -> tuple[Task, jax.Array]:
     keys = jax.random.split(key, 5)
     rewards, reference = jax.random.normal(keys[0], (1, ACTIONS)), jnp.zeros((1, ACTIONS))
-    expert = tiny.optimum(BANDIT.log_table(reference), rewards, 0.5)
+    expert = tables.optimum(BANDIT.log_table(reference), rewards, 0.5)
     demos = tiny.draw(BANDIT, expert, jnp.zeros(shown, int), keys[1])
     a, b = (
         tiny.draw(BANDIT, BANDIT.log_table(reference), jnp.zeros(judged, int), k) for k in keys[2:4]
@@ -245,7 +242,7 @@ def divergences(shown: int, judged: int, repeats: int = 40) -> dict[str, float]:
         start = jnp.zeros((1, ACTIONS))
         state = method.init(posed, start, start)
         state, _ = bl.run(posed, method, state, data=data(given), steps=1000)
-        return tiny.kl(expert, BANDIT.log_table(state.y))
+        return tables.kl(expert, BANDIT.log_table(state.y))
 
     mixed = by_counts(bandit_task(jax.random.key(0), shown, judged)[0])
     kinds = {"demo": Weights(1.0, 0.0), "pref": Weights(0.0, 1.0), "joint": mixed}
@@ -372,7 +369,7 @@ def test_following_is_better_than_batches_and_those_than_standing_still():
 @pytest.mark.slow
 def test_stored_rounds_replay_earlier_pairs(monkeypatch):
     """From the third round on, all earlier rounds but the first."""
-    from bilevel.apps.llm import align as module
+    from bilevel.apps.llm.methods import align as module
 
     seen = []
     real = module.data

@@ -6,20 +6,17 @@ import numpy as np
 import optax
 import pytest
 
-from bilevel.apps.llm import losses, tiny
-from bilevel.apps.llm.align import AIHF, Rounds, align
-from bilevel.apps.llm.baselines import (
-    AIHFDPO,
-    DPO,
-    IPO,
-    RLHF,
-    SFT,
-    RewardModel,
-)
-from bilevel.apps.llm.exact import Mirror
-from bilevel.apps.llm.policy import Preferences, Responses, log_ratio, referred
-from bilevel.apps.llm.self_play import SPIN, SelfPlayAIHF
-from bilevel.apps.llm.task import Task, Weights
+from bilevel.apps.llm.methods.align import AIHF, Rounds, align
+from bilevel.apps.llm.methods.direct import AIHFDPO, DPO, IPO
+from bilevel.apps.llm.methods.rlhf import RLHF, RewardModel
+from bilevel.apps.llm.methods.self_play import SPIN, SelfPlayAIHF
+from bilevel.apps.llm.methods.sft import SFT
+from bilevel.apps.llm.methods.task import Task, Weights
+from bilevel.apps.llm.policies import enumerated as tiny
+from bilevel.apps.llm.policies import tables
+from bilevel.apps.llm.policies.policy import Preferences, Responses, log_ratio, referred
+from bilevel.apps.llm.policy_steps.exact import Mirror
+from bilevel.apps.llm.rewards import losses
 from bilevel.driver import Outcome
 from bilevel.updates import FromOptax
 
@@ -82,7 +79,7 @@ def test_a_reward_model_finds_the_reward_up_to_a_constant():
 
 def test_dpo_and_staged_rlhf_reach_the_same_policy():
     given = task(preferences=population())
-    best = tiny.optimum(REFERENCE, TRUE, BETA)
+    best = tables.optimum(REFERENCE, TRUE, BETA)
     staged = RLHF(Mirror(), 1, RewardModel(4.0))
     staged = trained(staged, given, reward=jnp.zeros((1, 3)))
     direct = trained(DPO(8.0), given)
@@ -94,7 +91,7 @@ def test_ipo_counts_how_often_an_answer_wins():
     tau = 0.7
     wins = jnp.array([[sum(w * a / (a + b) for w, b in zip((0.5, 0.25, 0.25), LEVELS, strict=True))
                        for a in LEVELS]])  # fmt: skip
-    expected = tiny.optimum(REFERENCE, wins, tau)
+    expected = tables.optimum(REFERENCE, wins, tau)
     found = trained(IPO(tau, per_token=False, update=0.3), task(preferences=population()))
     np.testing.assert_allclose(log_table(found), expected, atol=1e-7)
 
@@ -102,7 +99,7 @@ def test_ipo_counts_how_often_an_answer_wins():
 @pytest.mark.parametrize("strength", [0.4, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_a_round_of_spin_multiplies_the_log_error(strength, monkeypatch):
     """By `1 − 1/λ`: with all pairs of a demonstration and an answer, in their proportions."""
-    from bilevel.apps.llm import self_play
+    from bilevel.apps.llm.methods import self_play
 
     demos = [0] * 2 + [1] * 3 + [2] * 5
     said = [0, 0, 1, 2]  # the reference, in quarters

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu, llm_jax, llm_steps, turns
-from bilevel.apps.llm import checkpoint, config, decoder
-from bilevel.apps.llm import data as files
+from bilevel.apps.llm.data import encode
+from bilevel.apps.llm.hub import checkpoint
+from bilevel.apps.llm.models import config, decoder, parameters, transformer
 
 # Large enough that what is no matrix product counts for little.
 CONFIG = config.llama(512, 128, 256, 2, 4, kv_heads=2, tied=True)
@@ -28,12 +29,12 @@ def counted(fn, *args) -> float:
 @pytest.mark.parametrize("tied", [True, False])
 def test_flops_are_those_that_xla_counts(tied):
     model = config.llama(512, 128, 256, 2, 4, kv_heads=2, tied=tied)
-    params = decoder.init(model, jax.random.key(0))
+    params = parameters.init(model, jax.random.key(0))
     tokens = jnp.ones((3, 64), jnp.int32)
 
     def spoken(params, tokens):
         x = decoder.hidden(model, params, tokens)[:, -16:]
-        return (decoder.read_out(params, x) ** 2).sum()
+        return (transformer.read_out(params, x) ** 2).sum()
 
     found = counted(spoken, params, tokens)
     assert 0.85 * found < gpu.forward(model, 3, 64, 16) < found
@@ -102,10 +103,10 @@ def test_data_are_read_as_sequences(tmp_path):
 
 def test_long_sequences_are_left_out():
     plan = gpu.Plan(prompt=2, answer=1)
-    short, long = files.Row([1, 2], [3], None), files.Row([1], [2, 3], None)
+    short, long = encode.Row([1, 2], [3], None), encode.Row([1], [2, 3], None)
     assert gpu.fitting([long, short, short], plan, 2) == [short, short]
-    assert gpu.fitting([files.RowPair(short, long), files.RowPair(short, short)], plan, 1) == [
-        files.RowPair(short, short)
+    assert gpu.fitting([encode.RowPair(short, long), encode.RowPair(short, short)], plan, 1) == [
+        encode.RowPair(short, short)
     ]
     with pytest.raises(ValueError, match="1 of 2 sequences"):
         gpu.fitting([long, short], plan, 2)
@@ -113,10 +114,10 @@ def test_long_sequences_are_left_out():
 
 @pytest.mark.slow
 def test_the_first_layers_alone():
-    params = decoder.init(CONFIG, jax.random.key(0), layers=config.Layers.SCAN)
+    params = parameters.init(CONFIG, jax.random.key(0), layers=config.Layers.SCAN)
     one = gpu.first(checkpoint.new(CONFIG, params), 1)
     tokens = jnp.ones((1, 3), jnp.int32)
-    alone = decoder.unstack(params)
+    alone = parameters.unstack(params)
     expected = decoder.logits(one.config, {**alone, "layers": alone["layers"][:1]}, tokens)
     np.testing.assert_allclose(decoder.logits(one.config, one.params, tokens), expected, rtol=1e-5)
 
@@ -161,7 +162,7 @@ def test_a_row_shows_tokens_a_second_and_the_ratio_of_times():
 
 @pytest.mark.parametrize("size", ["20 M", "124 M"])
 def test_models_are_of_the_size_they_are_named_by(size):
-    found = decoder.size(config.llama(**llm_steps.SIZES[size], tied=True))
+    found = parameters.size(config.llama(**llm_steps.SIZES[size], tied=True))
     assert found == pytest.approx(float(size.split()[0]) * 1e6, rel=0.02)
 
 

@@ -10,8 +10,10 @@ import llm_cases
 import numpy as np
 import pytest
 
-from bilevel.apps.llm import checkpoint, config_json, decoder, gguf_file
-from bilevel.apps.llm.config import Layers, llama
+from bilevel.apps.llm.hub import checkpoint, config_json, tensor_files
+from bilevel.apps.llm.hub import gguf as gguf_file
+from bilevel.apps.llm.models import decoder, parameters
+from bilevel.apps.llm.models.config import Layers, llama
 
 safetensors = pytest.importorskip("safetensors")
 from safetensors.numpy import load_file, save_file  # noqa: E402
@@ -83,7 +85,7 @@ def test_bfloat16_comes_back_to_the_byte(folder, tmp_path):
 def test_shards_come_back_to_the_byte(folder, tmp_path):
     whole = checkpoint.load(folder)
     checkpoint.save(whole, tmp_path / "shards", shard_bytes=4000)
-    index = json.loads((tmp_path / "shards" / checkpoint.INDEX).read_text())
+    index = json.loads((tmp_path / "shards" / tensor_files.INDEX).read_text())
     files = sorted(set(index["weight_map"].values()))
     assert len(files) > 3
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
@@ -131,7 +133,7 @@ def test_a_configuration_is_written_so_that_it_reads_the_same(name):
 
 def test_a_model_from_scratch_is_a_checkpoint(tmp_path):
     config = llama(11, 8, 12, 2, 2, tied=True)
-    params = decoder.init(config, jax.random.key(0))
+    params = parameters.init(config, jax.random.key(0))
     checkpoint.save(checkpoint.new(config, params), tmp_path / "out")
     again = checkpoint.load(tmp_path / "out")
     assert again.config == config
@@ -191,9 +193,9 @@ def missing_shard(folder):
 
 def strange_shard(folder):
     missing_shard(folder)
-    index = json.loads((folder / checkpoint.INDEX).read_text())
+    index = json.loads((folder / tensor_files.INDEX).read_text())
     index["weight_map"]["model.norm.weight"] = "../secret.safetensors"
-    (folder / checkpoint.INDEX).write_text(json.dumps(index))
+    (folder / tensor_files.INDEX).write_text(json.dumps(index))
 
 
 def set_to(**settings):
@@ -388,7 +390,7 @@ def test_gguf_holds_the_model_of_the_folder(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded.params, expected.params)
     checkpoint.save(loaded, tmp_path / "out")
     again = checkpoint.load(tmp_path / "out", layers=Layers.SCAN)
-    jax.tree.map(np.testing.assert_array_equal, decoder.unstack(again.params), loaded.params)
+    jax.tree.map(np.testing.assert_array_equal, parameters.unstack(again.params), loaded.params)
     assert "tokenizer.json" in again.files
 
 

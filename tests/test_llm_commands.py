@@ -16,20 +16,15 @@ from speed import first
 from test_llm_tokenizer import write as write_tokenizer
 from typer.testing import CliRunner
 
-from bilevel.apps.llm import (
-    checkpoint,
-    config,
-    decoder,
-    model,
-    prepared,
-    remembered,
-    session,
-    trainable,
-)
-from bilevel.apps.llm.policy import Responses
-from bilevel.apps.llm.sampling import Drawing
-from bilevel.apps.llm.session import Method, Settings
-from bilevel.apps.llm.watching import Watch
+from bilevel.apps.llm.hub import checkpoint
+from bilevel.apps.llm.models import config, decoder, parameters, trainable
+from bilevel.apps.llm.models.sampling import Drawing
+from bilevel.apps.llm.policies import model
+from bilevel.apps.llm.policies import prompt_cache as prompt_cache
+from bilevel.apps.llm.policies.policy import Responses
+from bilevel.apps.llm.run import prepared, session
+from bilevel.apps.llm.run.monitor import Monitor
+from bilevel.apps.llm.run.session import Method, Settings
 from bilevel.cli.app import app
 from bilevel.driver import Outcome
 
@@ -42,7 +37,7 @@ QUICK = ["--steps", "4", "--batch", "2", "--samples", "2", "--log-every", "2", "
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("made") / "model"
-    made = checkpoint.new(CONFIG, decoder.init(CONFIG, jax.random.key(0), deviation=0.2))
+    made = checkpoint.new(CONFIG, parameters.init(CONFIG, jax.random.key(0), deviation=0.2))
     checkpoint.save(made, path)
     return write_tokenizer(path)
 
@@ -144,7 +139,7 @@ def test_an_interrupted_phase_is_the_last(folder, feedback, tmp_path, monkeypatc
     def press(step, *_):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Watch, "__call__", press)
+    monkeypatch.setattr(Monitor, "__call__", press)
     found = session.train(task, tmp_path / "run")
     assert found.status.outcome is Outcome.INTERRUPTED
     assert len(found.aligned.results) == 1
@@ -159,7 +154,7 @@ def test_an_interrupted_phase_is_the_last(folder, feedback, tmp_path, monkeypatc
 def test_a_reward_that_goes_wrong_leaves_a_policy(folder, feedback):
     """In the first phase of RLHF the policy is not among what is iterated."""
     task = given(folder, feedback, method=Method.RLHF)
-    watch = Watch(task, lambda line: None)
+    watch = Monitor(task, lambda line: None)
     state = dataclasses.make_dataclass("State", ["x", "y"])(task.reward, jnp.zeros(()))
     assert not watch(2, state, {"KL": 0.0})
     assert watch.good[2] is task.task.reference
@@ -168,16 +163,16 @@ def test_a_reward_that_goes_wrong_leaves_a_policy(folder, feedback):
 @pytest.mark.slow
 def test_only_the_adapter_is_trained_and_remembered(folder, feedback):
     task = given(folder, feedback, layers=1, rank=2, method=Method.DPO)
-    assert isinstance(task.policy, remembered.Remembered)
+    assert isinstance(task.policy, prompt_cache.CachedDecoder)
     found = session.train(task, None)
     assert len(found.policy["layers"]) == 1
-    weights = decoder.size(CONFIG)
+    weights = parameters.size(CONFIG)
     held = sum(leaf.size for leaf in jax.tree.leaves(found.aligned.results[-1].state)
                if hasattr(leaf, "size"))  # fmt: skip
     assert held < weights / 2
     params = session.merged(task, found.policy).params
     first, last = (params["layers"][i]["up"]["kernel"] for i in (0, 1))
-    before = decoder.unstack(task.checkpoint.params)["layers"]
+    before = parameters.unstack(task.checkpoint.params)["layers"]
     np.testing.assert_array_equal(first, before[0]["up"]["kernel"])
     assert bool((last != before[1]["up"]["kernel"]).any())
 
@@ -192,7 +187,7 @@ def test_prompts_are_remembered_where_it_pays(folder, feedback, method):
         policies.append(type(task.policy))
         found.append(session.train(task, None))
         assert len(session.answers(task, found[-1].policy, 2)) == 2
-    assert policies == [remembered.Remembered, model.Decoder]
+    assert policies == [prompt_cache.CachedDecoder, model.Decoder]
     assert found[0].history.keys() == found[1].history.keys()
     for column in found[0].history.keys() - {"seconds"}:
         a, b = (one.history[column] for one in found)
@@ -321,13 +316,13 @@ def test_divergence_ends_in_a_status_with_advice_and_the_last_good_model(folder,
 
 
 def test_a_collapsed_reward_is_noticed(folder, feedback):
-    watch = Watch(given(folder, feedback), lambda line: None)
+    watch = Monitor(given(folder, feedback), lambda line: None)
     state = dataclasses.make_dataclass("State", ["x", "y"])(1, 2)
     assert not watch(2, state, {"KL": 1.0, "spread": 0.5})
     assert watch(4, state, {"KL": 1.0, "spread": 1e-3})
     assert "reward collapse" in watch.why
     assert watch.good[0] == 2
-    assert Watch(given(folder, feedback), print)(2, state, {"KL": float("nan")})
+    assert Monitor(given(folder, feedback), print)(2, state, {"KL": float("nan")})
 
 
 def test_out_of_memory_says_what_to_lower(folder, feedback, monkeypatch):
@@ -346,20 +341,20 @@ def test_out_of_memory_says_what_to_lower(folder, feedback, monkeypatch):
 @pytest.mark.parametrize("time", [1, 3])
 def test_remembered_prompts_change_nothing(time):
     spec = config.llama(50, 16, 32, 3, 4, kv_heads=2, tied=True)
-    params = decoder.init(spec, jax.random.key(0), dtype=jnp.float64, deviation=0.3)
+    params = parameters.init(spec, jax.random.key(0), dtype=jnp.float64, deviation=0.3)
     adapter = trainable.Adapter(rank=2, layers=2)
     y = adapter.init(spec, jax.random.key(1))
     y = jax.tree.map(lambda leaf: 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), y)
     rng = np.random.default_rng(0)
     mask = np.arange(7)[None] >= np.array([0, 3, 0, 5, 1])[:, None]
-    asked = model.Asked(rng.integers(0, 50, (5, 7)).astype(np.int32), mask)
+    asked = model.PromptBatch(rng.integers(0, 50, (5, 7)).astype(np.int32), mask)
     said = np.arange(time)[None] < np.array([3, 1, 2, 3, 3])[:, None]
     words = jnp.asarray(rng.integers(0, 50, (5, time)), jnp.int32)
-    memory = remembered.remember(spec, params, asked, below=1, rows=2)
+    memory = prompt_cache.cache_prompts(spec, params, asked, below=1, rows=2)
     slow, fast = (
         (model.Decoder(spec, params, adapter),
          Responses(jax.tree.map(jnp.asarray, asked), words, jnp.asarray(said))),
-        (remembered.Remembered(spec, params, memory, adapter),
+        (prompt_cache.CachedDecoder(spec, params, memory, adapter),
          Responses(jnp.arange(5), words, jnp.asarray(said))),
     )  # fmt: skip
 
@@ -375,11 +370,11 @@ def test_remembered_prompts_change_nothing(time):
     np.testing.assert_allclose(
         eqx.filter_jit(slow[0].token_logprobs)(y, slow[1]), np.where(said, whole, 0)
     )
-    resting = model.Trunk(spec), remembered.RememberedTrunk(spec, memory)
-    stacked = decoder.stack(params)
+    resting = model.Trunk(spec), prompt_cache.CachedTrunk(spec, memory)
+    stacked = parameters.stack(params)
     adapted = (
         model.Trunk(spec, params, adapter),
-        remembered.RememberedTrunk(spec, memory, stacked, adapter),
+        prompt_cache.CachedTrunk(spec, memory, stacked, adapter),
     )
     for trunks, at in ((resting, params), (adapted, y)):
         states = [
@@ -387,7 +382,7 @@ def test_remembered_prompts_change_nothing(time):
             for trunk, one in zip(trunks, (slow, fast), strict=True)
         ]
         np.testing.assert_allclose(*(np.where(said[..., None], s, 0) for s in states), atol=1e-9)
-        once = remembered.known(trunks[1], at, fast[1])
+        once = trunks[1].cached(at, fast[1])
         np.testing.assert_allclose(eqx.filter_jit(trunks[1])(at, once), states[1], atol=1e-12)
         a, b = (eqx.filter_jit(fast[0].logprob)(y, rows) for rows in (once, fast[1]))
         np.testing.assert_allclose(a, b)
@@ -415,9 +410,9 @@ def test_remembered_prompts_change_nothing(time):
 def test_smollm2_learns_and_its_folder_answers_alike(tmp_path, monkeypatch):
     """The memory of the demo, and the merged folder read anew, give the same answers."""
     from benchmarks import align_demo
-    from bilevel.apps.llm import tokenizer
-    from bilevel.apps.llm.align import align
-    from bilevel.apps.llm.baselines import SFT
+    from bilevel.apps.llm.hub import tokenizer
+    from bilevel.apps.llm.methods.align import align
+    from bilevel.apps.llm.methods.sft import SFT
 
     monkeypatch.setattr(align_demo, "HELD", slice(240, 264))
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from bilevel.apps.llm import data
-from bilevel.apps.llm.data import Row, RowPair
-from bilevel.apps.llm.tokenizer import Tokenizer
+from bilevel.apps.llm.data import batches, encode
+from bilevel.apps.llm.data import jsonl as data
+from bilevel.apps.llm.data.encode import Row, RowPair
+from bilevel.apps.llm.hub.tokenizer import Tokenizer
 
 
 class Letters:
@@ -50,11 +51,11 @@ def test_plain_text_and_messages(file):
     )
     rows = data.demonstrations(file)
     assert [row.line for row in rows] == [1, 3]
-    plain, chat = data.encode(rows, TEXT, context=99, end=True, file=file)
+    plain, chat = encode.encode(rows, TEXT, context=99, end=True, file=file)
     assert (words(plain.prompt), words(plain.response), plain.source) == ("a b", " c\x02", None)
     assert (words(chat.prompt), words(chat.response)) == ("<u>Hi|\n<a>", "Yo|\x02")
     assert chat.source == "x"
-    plain, _ = data.encode(rows, TEXT, context=99, end=False, file=file)
+    plain, _ = encode.encode(rows, TEXT, context=99, end=False, file=file)
     assert words(plain.response) == " c"
 
 
@@ -68,7 +69,7 @@ def test_three_ways_to_write_a_preference(file):
         {"chosen": [USER, SAID], "rejected": [USER, worse]},
         {"prompt": [USER], "chosen": "Yo", "rejected": "No"},
     )
-    pairs = data.encode_pairs(data.preferences(file), TEXT, context=99, end=False, file=file)
+    pairs = encode.encode_pairs(data.preferences(file), TEXT, context=99, end=False, file=file)
     assert words(pairs[0].chosen.response + pairs[0].rejected.response) == "bc"
     assert pairs[1] == pairs[2] == pairs[3]
     assert words(pairs[1].rejected.prompt + pairs[1].rejected.response) == "<u>Hi|\n<a>No|"
@@ -152,11 +153,11 @@ def test_wrong_encoding_and_files_without_lines(file, tmp_path):
 def test_what_does_not_fit_the_context_is_refused(file):
     write(file, GOOD, {"prompt": "abcd", "completion": "e"})
     rows = data.demonstrations(file)
-    data.encode(rows, TEXT, context=6, end=True, file=file)
+    encode.encode(rows, TEXT, context=6, end=True, file=file)
     with pytest.raises(ValueError, match=r"line 2: the prompt has 4 tokens.*fit into 4"):
-        data.encode(rows, TEXT, context=4, end=True, file=file)
+        encode.encode(rows, TEXT, context=4, end=True, file=file)
     with pytest.raises(ValueError, match=r"line 2: prompt and response have 4 \+ 2"):
-        data.encode(rows, TEXT, context=5, end=True, file=file)
+        encode.encode(rows, TEXT, context=5, end=True, file=file)
 
 
 def rows(n, length=3, source=None):
@@ -164,7 +165,7 @@ def rows(n, length=3, source=None):
 
 
 def test_padding_marks_prompts_and_responses():
-    found = data.padded([Row([1], [2, 3], None), Row([4, 5], [6], None)], pad_id=9)
+    found = batches.padded([Row([1], [2, 3], None), Row([4, 5], [6], None)], pad_id=9)
     np.testing.assert_array_equal(found.prompts, [[9, 1], [4, 5]])
     np.testing.assert_array_equal(found.asked, [[0, 1], [1, 1]])
     np.testing.assert_array_equal(found.responses, [[2, 3], [6, 9]])
@@ -173,7 +174,7 @@ def test_padding_marks_prompts_and_responses():
 
 def test_packing_keeps_every_sequence_apart_and_whole():
     some = [Row(list(range(1, n + 1)), [50 + n], None) for n in (1, 4, 2, 3, 5, 1)]
-    found = data.packed(some, 8)
+    found = batches.packed(some, 8)
     assert len(found.tokens) < len(some)
     seen = []
     for tokens, segments, response in zip(*found, strict=True):
@@ -183,32 +184,32 @@ def test_packing_keeps_every_sequence_apart_and_whole():
             seen.append((tokens[here & ~response].tolist(), tokens[response & here].tolist()))
     assert sorted(seen) == sorted((row.prompt, row.response) for row in some)
     with pytest.raises(ValueError, match="6 tokens, which do not fit into rows of 5"):
-        data.packed(some, 5)
+        batches.packed(some, 5)
 
 
 def test_every_stretch_holds_sources_in_proportion():
     some = rows(60, source="a") + rows(20, source="b") + rows(20, source="c")
-    order = data.stratified(some, 0)
+    order = batches.stratified(some, 0)
     assert sorted(map(str, order)) == sorted(map(str, some))
     for at in range(0, 100, 10):
         count = sum(row.source == "a" for row in order[at : at + 10])
         assert 5 <= count <= 7
-    assert data.stratified(some, 0) == order != data.stratified(some, 1)
+    assert batches.stratified(some, 0) == order != batches.stratified(some, 1)
 
 
 def test_a_split_shares_no_row_and_takes_of_every_source():
     some = rows(40, source="a") + rows(10, source="b")
-    train, held = data.split([RowPair(row, row) for row in some], 0.2, 0)
+    train, held = batches.split([RowPair(row, row) for row in some], 0.2, 0)
     assert len(held) == 10
     assert sum(pair.chosen.source == "b" for pair in held) == 2
     assert not {str(pair) for pair in train} & {str(pair) for pair in held}
-    assert data.split(rows(3), 0.0, 0)[1] == []
+    assert batches.split(rows(3), 0.0, 0)[1] == []
 
 
 @pytest.mark.parametrize("length", [None, 9])
 def test_batches_are_the_same_every_time_and_of_one_shape(length):
-    batches = data.Batches(rows(20, length=3), 3, length=length, seed=1, epochs=2)
-    one, two = list(batches), list(batches)
+    made = batches.Batches(rows(20, length=3), 3, length=length, seed=1, epochs=2)
+    one, two = list(made), list(made)
     assert len({tuple(leaf.shape for leaf in batch) for batch in one}) == 1
     assert len(one) == (12 if length is None else 6)
     for a, b in zip(one, two, strict=True):
@@ -216,4 +217,4 @@ def test_batches_are_the_same_every_time_and_of_one_shape(length):
             np.testing.assert_array_equal(x, y)
     assert not np.array_equal(one[0][0], one[len(one) // 2][0])
     with pytest.raises(ValueError, match="cannot be made"):
-        data.Batches(rows(4), 5)
+        batches.Batches(rows(4), 5)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import speed
 
-from bilevel.apps.llm import attention, checkpoint, decoder
-from bilevel.apps.llm.config import Layers, Llama3Scaling, Rope, llama
-from bilevel.apps.llm.decoder import How, Remat
+from bilevel.apps.llm.hub import checkpoint
+from bilevel.apps.llm.models import attention, decoder, parameters, rope
+from bilevel.apps.llm.models.config import Layers, Llama3Scaling, Rope, llama
+from bilevel.apps.llm.models.transformer import ComputeOptions, Remat
 
 pytest.importorskip("safetensors")
 
@@ -28,7 +29,7 @@ def goldens():
 
 @pytest.fixture(scope="module")
 def params():
-    return decoder.init(SMALL, jax.random.key(0), deviation=0.4)
+    return parameters.init(SMALL, jax.random.key(0), deviation=0.4)
 
 
 # Compiled as a whole: one by one, the operations take longer.
@@ -138,15 +139,15 @@ def test_what_comes_later_changes_nothing(params):
 )
 def test_the_last_places_alone_are_as_in_the_whole_row(layers, padded, params):
     """Values and derivatives, where a layer sees all before it and where a window bounds it."""
-    params = decoder.stack(params) if layers is Layers.SCAN else params
-    tokens, since = jnp.asarray(tokens_of(2)), 5
+    params = parameters.stack(params) if layers is Layers.SCAN else params
+    tokens, query_start = jnp.asarray(tokens_of(2)), 5
     segments = jnp.asarray(np.arange(9) >= [[0], [2], [4]]) if padded else None
 
     def whole(params):
-        return decoder.hidden(SMALL, params, tokens, segments)[:, since:]
+        return decoder.hidden(SMALL, params, tokens, segments)[:, query_start:]
 
     def part(params):
-        return decoder.hidden(SMALL, params, tokens, segments, since=since)
+        return decoder.hidden(SMALL, params, tokens, segments, query_start=query_start)
 
     def both(states):
         def loss(params):
@@ -161,8 +162,8 @@ def test_the_last_places_alone_are_as_in_the_whole_row(layers, padded, params):
 
 
 def test_the_last_layer_computes_those_places_alone(params):
-    def cost(since):
-        asked = jax.jit(functools.partial(decoder.hidden, SMALL, since=since))
+    def cost(query_start):
+        asked = jax.jit(functools.partial(decoder.hidden, SMALL, query_start=query_start))
         return asked.lower(params, jnp.asarray(tokens_of(2))).compile().cost_analysis()["flops"]
 
     assert cost(8) < 0.8 * cost(0)
@@ -181,7 +182,7 @@ def test_token_logprobs_are_those_of_the_logits(params):
 def test_chunks_never_hold_all_scores():
     """The largest array of the compiled derivative is smaller than batch × time × vocabulary."""
     config = llama(4000, 8, 12, 1, 2)
-    shapes = decoder.abstract(config)
+    shapes = parameters.abstract(config)
     tokens = jax.ShapeDtypeStruct((2, 128), jnp.int32)
 
     def memory(chunk):
@@ -200,7 +201,7 @@ TINY = llama(11, 4, 6, 1, 2, kv_heads=1)  # compiled twice differentiated, so on
 
 
 def tiny(seed=0, dtype=jnp.float32):
-    return decoder.init(TINY, jax.random.key(seed), deviation=0.5, dtype=dtype)
+    return parameters.init(TINY, jax.random.key(seed), deviation=0.5, dtype=dtype)
 
 
 def tiny_tokens(seed):
@@ -210,12 +211,12 @@ def tiny_tokens(seed):
 MASK = jnp.asarray([[False] * 6, [False] * 2 + [True] * 4, [True] * 5 + [False]])
 
 
-def loss(params, tokens, segments, how=How()):
+def loss(params, tokens, segments, how=ComputeOptions()):
     return decoder.token_logprobs(TINY, params, tokens, segments, how=how, chunk=4).sum()
 
 
 @functools.partial(jax.jit, static_argnames="how")
-def gradient_and_product(params, direction, tokens, segments, how=How()):
+def gradient_and_product(params, direction, tokens, segments, how=ComputeOptions()):
     def gradient(params):
         return jax.grad(loss)(params, tokens, segments, how)
 
@@ -250,12 +251,12 @@ def test_hessian_products_are_differences_of_gradients():
 def test_what_is_kept_changes_no_derivative(remat, layers):
     tokens, params = tiny_tokens(3), tiny(0, jnp.float64)
     first = gradient_and_product(params, params, tokens, MASK)
-    again = decoder.stack(params) if layers is Layers.SCAN else params
-    second = gradient_and_product(again, again, tokens, MASK, how=How(remat=remat))
+    again = parameters.stack(params) if layers is Layers.SCAN else params
+    second = gradient_and_product(again, again, tokens, MASK, how=ComputeOptions(remat=remat))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10 * (1 + np.abs(a).max())),
         first,
-        tuple(map(decoder.unstack, second)),
+        tuple(map(parameters.unstack, second)),
     )
 
 
@@ -267,7 +268,7 @@ def test_what_is_kept_changes_no_derivative(remat, layers):
     ],
 )
 def test_rows_of_padding_alone_stay_finite(dtype, attend):
-    params, how = tiny(0, dtype), How(attention=attend, remat=Remat.LAYERS)
+    params, how = tiny(0, dtype), ComputeOptions(attention=attend, remat=Remat.LAYERS)
     both = gradient_and_product(params, params, tiny_tokens(4), MASK, how=how)
     for leaf in jax.tree.leaves(both):
         assert leaf.dtype == dtype
@@ -296,7 +297,7 @@ def test_xla_attention_is_the_plain_one(window):
 
 
 def test_masters_in_float32_compute_in_bfloat16():
-    params, tokens, how = tiny(), tiny_tokens(5), How(dtype=jnp.bfloat16)
+    params, tokens, how = tiny(), tiny_tokens(5), ComputeOptions(dtype=jnp.bfloat16)
     found = token_logprobs(TINY, params, tokens, how=how)
     assert found.dtype == jnp.float32
     exact = token_logprobs(TINY, params, tokens)
@@ -309,19 +310,19 @@ def test_masters_in_float32_compute_in_bfloat16():
 
 
 def test_stack_and_unstack_are_inverse(params):
-    back = decoder.unstack(decoder.stack(params))
+    back = parameters.unstack(parameters.stack(params))
     jax.tree.map(np.testing.assert_array_equal, back, params)
-    assert decoder.layout_of(decoder.stack(params)) is Layers.SCAN
+    assert parameters.layout_of(parameters.stack(params)) is Layers.SCAN
 
 
 def test_size_counts_all_parameters(params):
-    assert decoder.size(SMALL) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert parameters.size(SMALL) == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def test_compile_time_does_not_grow_with_depth():
     def lines(layers, depth):
         config = llama(23, 8, 12, depth, 2)
-        shapes = decoder.abstract(config, layers=layers)
+        shapes = parameters.abstract(config, layers=layers)
         tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
         lowered = jax.jit(lambda p, t: decoder.logits(config, p, t)).lower(shapes, tokens)
         return len(lowered.as_text().splitlines())
@@ -347,7 +348,7 @@ def test_sizes_that_do_not_fit_are_refused(change, words):
 def test_llama3_keeps_high_frequencies_and_divides_low_ones():
     scaling = Llama3Scaling(8.0, 1.0, 4.0, 1024)
     plain, scaled = (
-        decoder.frequencies(llama(9, 64, 8, 1, 1, rope=Rope(10_000.0, 1.0, kind)))
+        rope.frequencies(llama(9, 64, 8, 1, 1, rope=Rope(10_000.0, 1.0, kind)))
         for kind in (None, scaling)
     )
     turns = 1024 * plain / (2 * np.pi)

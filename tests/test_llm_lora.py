@@ -8,8 +8,9 @@ import llm_cases
 import numpy as np
 import pytest
 
-from bilevel.apps.llm import checkpoint, decoder, lora
-from bilevel.apps.llm.config import Layers, llama
+from bilevel.apps.llm.hub import checkpoint, peft
+from bilevel.apps.llm.models import decoder, lora, parameters
+from bilevel.apps.llm.models.config import Layers, llama
 
 pytest.importorskip("safetensors")
 
@@ -20,7 +21,7 @@ hidden = jax.jit(decoder.hidden, static_argnums=0)
 
 @pytest.fixture(scope="module")
 def params():
-    return decoder.init(MODEL, jax.random.key(0), deviation=0.4)
+    return parameters.init(MODEL, jax.random.key(0), deviation=0.4)
 
 
 def filled(config=MODEL, **settings):
@@ -53,8 +54,8 @@ def test_adapters_of_either_layout_fit_either_parameters(params):
     stacked = filled(rank=2, layers=Layers.SCAN)
     assert stacked["layers"]["query"]["a"].shape == (2, 8, 2)
     first = lora.merge(params, adapters)
-    second = lora.merge(decoder.stack(params), adapters)
-    jax.tree.map(np.testing.assert_array_equal, decoder.unstack(second), first)
+    second = lora.merge(parameters.stack(params), adapters)
+    jax.tree.map(np.testing.assert_array_equal, parameters.unstack(second), first)
 
 
 def test_only_adapters_are_differentiated(params):
@@ -81,15 +82,15 @@ def test_what_cannot_be_adapted_is_refused():
 @pytest.mark.parametrize("layers", Layers)
 def test_a_peft_folder_comes_back(layers, tmp_path):
     adapters = filled(rank=3, targets=("query", "down"), layers=layers)
-    lora.save_peft(adapters, MODEL, tmp_path / "out", scale=0.5)
-    again, scale = lora.load_peft(tmp_path / "out", MODEL, layers=layers)
+    peft.save_peft(adapters, MODEL, tmp_path / "out", scale=0.5)
+    again, scale = peft.load_peft(tmp_path / "out", MODEL, layers=layers)
     jax.tree.map(np.testing.assert_array_equal, again, adapters)
     assert scale == 0.5
 
 
 @pytest.fixture
 def folder(tmp_path):
-    lora.save_peft(filled(rank=2), MODEL, tmp_path / "out", scale=1.0)
+    peft.save_peft(filled(rank=2), MODEL, tmp_path / "out", scale=1.0)
     return tmp_path / "out"
 
 
@@ -104,31 +105,31 @@ def folder(tmp_path):
     ],
 )
 def test_other_adapters_are_refused(settings, words, folder):
-    file = folder / lora.SETTINGS
+    file = folder / peft.SETTINGS
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
     with pytest.raises(ValueError, match=words):
-        lora.load_peft(folder, MODEL)
+        peft.load_peft(folder, MODEL)
 
 
 def test_a_wrong_folder_is_refused(folder):
     with pytest.raises(ValueError, match="no place"):
-        lora.load_peft(folder, llama(13, 8, 12, 1, 4, kv_heads=2))
+        peft.load_peft(folder, llama(13, 8, 12, 1, 4, kv_heads=2))
     with pytest.raises(FileExistsError):
-        lora.save_peft(filled(), MODEL, folder, scale=1.0)
-    (folder / lora.WEIGHTS).rename(folder / "adapter_model.bin")
+        peft.save_peft(filled(), MODEL, folder, scale=1.0)
+    (folder / peft.WEIGHTS).rename(folder / "adapter_model.bin")
     with pytest.raises(ValueError, match="pickled"):
-        lora.load_peft(folder, MODEL)
+        peft.load_peft(folder, MODEL)
     (folder / "adapter_model.bin").unlink()
-    with pytest.raises(FileNotFoundError, match=lora.WEIGHTS):
-        lora.load_peft(folder, MODEL)
+    with pytest.raises(FileNotFoundError, match=peft.WEIGHTS):
+        peft.load_peft(folder, MODEL)
 
 
 def test_a_fused_kernel_is_not_written_as_three(tmp_path):
-    from bilevel.apps.llm import config_json
+    from bilevel.apps.llm.hub import config_json
 
     config = config_json.read(llm_cases.CASES["neox-v4"])
     with pytest.raises(ValueError, match=r"\['query', 'value'\] of a gpt_neox model"):
-        lora.save_peft(lora.init(config, jax.random.key(0)), config, tmp_path / "x", scale=1.0)
+        peft.save_peft(lora.init(config, jax.random.key(0)), config, tmp_path / "x", scale=1.0)
 
 
 @pytest.mark.slow
@@ -142,7 +143,7 @@ def test_peft_reads_and_writes_the_same_model(name, tmp_path):
     loaded = checkpoint.load(base)
     targets = ("output", "down") if name == "neox-v4" else lora.TARGETS
     adapters = filled(loaded.config, rank=3, targets=targets)
-    lora.save_peft(adapters, loaded.config, tmp_path / "out", scale=0.5, base=str(base))
+    peft.save_peft(adapters, loaded.config, tmp_path / "out", scale=0.5, base=str(base))
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = peft.PeftModel.from_pretrained(model, tmp_path / "out").eval()
     tokens = jnp.asarray(llm_cases.rows()[0])
@@ -152,6 +153,6 @@ def test_peft_reads_and_writes_the_same_model(name, tmp_path):
         found = model(input_ids=torch.tensor(np.asarray(tokens))).logits.numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
     model.save_pretrained(tmp_path / "theirs")
-    again, scale = lora.load_peft(tmp_path / "theirs", loaded.config)
+    again, scale = peft.load_peft(tmp_path / "theirs", loaded.config)
     jax.tree.map(np.testing.assert_array_equal, again, adapters)
     assert scale == 0.5

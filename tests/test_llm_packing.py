@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.apps.llm import baselines, config, decoder, model, packing, trainable
-from bilevel.apps.llm.align import align
-from bilevel.apps.llm.data import Row
-from bilevel.apps.llm.task import Feedback, Task
+from bilevel.apps.llm.data.encode import Row
+from bilevel.apps.llm.methods import sft
+from bilevel.apps.llm.methods.align import align
+from bilevel.apps.llm.methods.task import Feedback, Task
+from bilevel.apps.llm.models import config, parameters, trainable
+from bilevel.apps.llm.policies import model, packing
 
 CONFIG = config.llama(30, 16, 24, 1, 4, kv_heads=2, tied=True, max_length=32)
 LENGTH = 12
@@ -26,12 +28,12 @@ def rows() -> list[Row]:
 
 @pytest.fixture(scope="module")
 def y():
-    return jax.jit(lambda key: decoder.init(CONFIG, key, dtype=jnp.float64, deviation=0.3))(
+    return jax.jit(lambda key: parameters.init(CONFIG, key, dtype=jnp.float64, deviation=0.3))(
         jax.random.key(0)
     )
 
 
-POLICY = model.Decoder(CONFIG, None, trainable.Everything())
+POLICY = model.Decoder(CONFIG, None, trainable.FullFineTune())
 
 
 def test_packed_rows_have_the_loss_and_slope_of_padded_ones(y):
@@ -43,7 +45,7 @@ def test_packed_rows_have_the_loss_and_slope_of_padded_ones(y):
 
     @jax.jit
     def slope(y, shown, per_row):
-        return jax.value_and_grad(baselines._Likelihood(POLICY, per_row))(y, Feedback(shown))
+        return jax.value_and_grad(sft.Likelihood(POLICY, per_row))(y, Feedback(shown))
 
     whole, parts = slope(y, padded, 1.0), slope(y, packed.responses, packed.per_row)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
@@ -56,7 +58,7 @@ def test_sft_divides_by_the_demonstrations_of_a_row(y):
     """Batches of one row: their losses average to that of all demonstrations."""
     shown, per_row = packing.packed(rows(), LENGTH)
     task = Task(POLICY, y, 0.1, None, shown)
-    how, epoch = baselines.SFT(0.0, per_row), len(shown.tokens)
+    how, epoch = sft.SFT(0.0, per_row), len(shown.tokens)
     found = align(task, how, steps=epoch, batch_size=1, log_every=1, progress=False)
     seen = found.history["upper"][1:]
     whole = -eqx.filter_jit(POLICY.logprob)(y, shown).sum() / len(rows())

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from speed import first
 
-from bilevel.apps.llm import baselines, config, decoder, model, trainable
-from bilevel.apps.llm.policy import Preferences, Responses, log_ratio, log_ratios, referred
-from bilevel.apps.llm.task import Feedback
+from bilevel.apps.llm.methods import direct
+from bilevel.apps.llm.methods.task import Feedback
+from bilevel.apps.llm.models import config, parameters, trainable
+from bilevel.apps.llm.policies import model
+from bilevel.apps.llm.policies.policy import Preferences, Responses, log_ratio, log_ratios, referred
 
 CONFIG = config.llama(30, 16, 24, 2, 4, kv_heads=2, tied=True, max_length=32)
 NEAR = replace(CONFIG, windows=(3, None))  # a response reads its prompt through a window
@@ -24,7 +26,7 @@ def ragged(lengths, width: int, seed: int, left: bool = False):
 
 
 def pairs() -> Preferences:
-    asked = model.Asked(*ragged(PROMPTS, 5, 0, left=True))
+    asked = model.PromptBatch(*ragged(PROMPTS, 5, 0, left=True))
     widths = (5, 3)
     sides = (ragged(TIMES[i], width, i + 1) for i, width in enumerate(widths))
     return Preferences(*(Responses(asked, *side) for side in sides))
@@ -36,8 +38,8 @@ def pairs() -> Preferences:
     ids=["list", "windows, stacked"],
 )
 def test_log_probabilities_and_slopes_are_those_of_each_alone(shape, layers):
-    policy = model.Decoder(shape, None, trainable.Everything())
-    y = decoder.init(shape, jax.random.key(0), layers=layers, dtype=jnp.float64, deviation=0.3)
+    policy = model.Decoder(shape, None, trainable.FullFineTune())
+    y = parameters.init(shape, jax.random.key(0), layers=layers, dtype=jnp.float64, deviation=0.3)
 
     def together(y):
         return jnp.stack(policy.logprobs(y, pairs()))
@@ -71,19 +73,19 @@ def test_a_prompt_is_computed_once():
 
 @pytest.mark.slow
 def test_losses_of_pairs_are_those_of_the_ratios():
-    policy = model.Decoder(CONFIG, None, trainable.Everything())
+    policy = model.Decoder(CONFIG, None, trainable.FullFineTune())
     y, other = (
-        decoder.init(CONFIG, jax.random.key(i), dtype=jnp.float64, deviation=0.3) for i in (0, 1)
+        parameters.init(CONFIG, jax.random.key(i), dtype=jnp.float64, deviation=0.3) for i in (0, 1)
     )
     both = Preferences(*(referred(policy, other, side) for side in pairs()))
     chosen, rejected = (log_ratio(policy, y, side) for side in both)
     together = log_ratios(policy, y, both)
     np.testing.assert_allclose(jnp.stack(together), jnp.stack([chosen, rejected]), rtol=1e-9)
     feedback = Feedback(preferences=both)
-    loss = baselines.Direct(policy, jnp.asarray(0.5), jnp.asarray(0.0))(y, feedback)
+    loss = direct.Direct(policy, jnp.asarray(0.5), jnp.asarray(0.0))(y, feedback)
     np.testing.assert_allclose(loss, jnp.log1p(jnp.exp(-0.5 * (chosen - rejected))).mean())
     a, b = (
         ratio / jnp.asarray(n, float) for ratio, n in zip((chosen, rejected), TIMES, strict=True)
     )
-    loss = baselines._Identity(policy, jnp.asarray(0.5), True)(y, feedback)
+    loss = direct._Identity(policy, jnp.asarray(0.5), True)(y, feedback)
     np.testing.assert_allclose(loss, ((a - b - 1) ** 2).mean())

@@ -7,11 +7,13 @@ import numpy as np
 import optax
 import pytest
 
-from bilevel.apps.llm import policy_step, ppo, tiny
-from bilevel.apps.llm.adaptive import Adaptive, divergence
-from bilevel.apps.llm.exact import ExactGradient, Mirror
-from bilevel.apps.llm.policy import AbstractPolicy, Responses
-from bilevel.apps.llm.policy_step import (
+from bilevel.apps.llm.policies import enumerated as tiny
+from bilevel.apps.llm.policies import tables
+from bilevel.apps.llm.policies.policy import AbstractPolicy, Responses
+from bilevel.apps.llm.policy_steps import policy_step, ppo
+from bilevel.apps.llm.policy_steps.adaptive import Adaptive, divergence
+from bilevel.apps.llm.policy_steps.exact import ExactGradient, Mirror
+from bilevel.apps.llm.policy_steps.policy_step import (
     GRPO,
     Fixed,
     Goal,
@@ -21,7 +23,7 @@ from bilevel.apps.llm.policy_step import (
     Prompts,
     SquaredAdvantage,
 )
-from bilevel.apps.llm.ppo import PPO, Critic
+from bilevel.apps.llm.policy_steps.ppo import PPO, Critic
 from bilevel.updates import FromOptax
 
 S, A, BETA = 2, 4, 0.5
@@ -42,7 +44,7 @@ FIXED = Fixed()
 
 
 def best(x, goal):
-    return tiny.optimum(POLICY.log_table(goal.reference), x, goal.beta)
+    return tables.optimum(POLICY.log_table(goal.reference), x, goal.beta)
 
 
 def many(step, goal, x, y, *, calls: int, each: int = 8, anchor=FIXED):
@@ -109,14 +111,14 @@ def test_every_step_ends_at_the_optimum(goal, name):
     step, calls, within = STEPS[name]
     x, y = logits(1), goal.reference
     found = POLICY.log_table(many(step, goal, x, y, calls=calls, each=4))
-    assert tiny.kl(POLICY.log_table(y), best(x, goal)) > 0.4
-    assert tiny.kl(found, best(x, goal)) < within
+    assert tables.kl(POLICY.log_table(y), best(x, goal)) > 0.4
+    assert tables.kl(found, best(x, goal)) < within
 
 
 def exact_slope(goal, x, y):
     def loss(y):
         log_p, reference = POLICY.log_table(y), POLICY.log_table(goal.reference)
-        return -tiny.objective(log_p, reference, x, goal.beta)
+        return -tables.objective(log_p, reference, x, goal.beta)
 
     return jax.grad(loss)(y)
 
@@ -263,7 +265,7 @@ def test_an_adaptive_divergence_settles_at_its_target(goal, target):
     """From below and from above; there it is best for the β it has come to."""
     x = logits(1)
     lower = LowerStep(goal, Adaptive(Mirror(0.5), target))
-    start = tiny.kl(best(x, goal), POLICY.log_table(goal.reference))
+    start = tables.kl(best(x, goal), POLICY.log_table(goal.reference))
     assert abs(start - target) > 0.1
 
     @eqx.filter_jit
@@ -276,11 +278,11 @@ def test_an_adaptive_divergence_settles_at_its_target(goal, target):
         return jax.lax.scan(one, start, jax.random.split(jax.random.key(0), calls))[0]
 
     y, memory = after(lower, 400)
-    found = tiny.kl(POLICY.log_table(y), POLICY.log_table(goal.reference))
+    found = tables.kl(POLICY.log_table(y), POLICY.log_table(goal.reference))
     np.testing.assert_allclose(found, target, rtol=1e-3)
     beta = memory.own.beta
     assert (beta > goal.beta) == (start > target)
-    expected = tiny.optimum(POLICY.log_table(goal.reference), x, beta)
+    expected = tables.optimum(POLICY.log_table(goal.reference), x, beta)
     np.testing.assert_allclose(POLICY.log_table(y), expected, atol=1e-3)
 
 

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.apps.llm import checkpoint, sharding
-from bilevel.apps.llm.config import Layers
-from bilevel.apps.llm.trainable import Everything
+from bilevel.apps.llm.hub import checkpoint, write
+from bilevel.apps.llm.models import sharding
+from bilevel.apps.llm.models.config import Layers
+from bilevel.apps.llm.models.trainable import FullFineTune
 
 pytest.importorskip("safetensors")
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
@@ -26,10 +27,10 @@ def main(process, port, folder):
     loaded = checkpoint.load(Path(folder, "model"), layers=Layers.SCAN, place=place)
     assert all(not leaf.is_fully_addressable for leaf in jax.tree.leaves(loaded.params))
     held = [_held(loaded.params)]
-    found = aligned_cases.ended(Everything(), loaded.params, mesh)
+    found = aligned_cases.ended(FullFineTune(), loaded.params, mesh)
     held.append(_held(found.policy))
     checkpoint.save(checkpoint.new(loaded.config, found.policy), Path(folder, "aligned"))
-    told = jax.tree.map(checkpoint.fetch, (found.reward, found.said))
+    told = jax.tree.map(write.fetch, (found.reward, found.said))
     history = {name: found.result.history[name].tolist() for name in ("upper",)}
     Path(folder, f"told{process}").write_text(
         json.dumps([held, history, *(flat(tree).tolist() for tree in told)])
@@ -52,7 +53,7 @@ def test_two_processes_end_where_one_does(tmp_path):
     checkpoint.save(checkpoint.new(aligned_cases.CONFIG, params), tmp_path / "model")
     both = children.launch("test_llm_processes", "main", tmp_path)
     try:
-        one = aligned_cases.ended(Everything(), params)
+        one = aligned_cases.ended(FullFineTune(), params)
         children.wait_for(both, tmp_path)
     finally:
         children.end(both)

@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.apps.llm import losses, tiny
-from bilevel.apps.llm.align import align
-from bilevel.apps.llm.baselines import RewardModel
-from bilevel.apps.llm.policy import Preferences, Responses
-from bilevel.apps.llm.policy_step import Hold
-from bilevel.apps.llm.reward import Ended, Head, judged, last
-from bilevel.apps.llm.reward_learning import problem
-from bilevel.apps.llm.task import Feedback, Task, Weights
+from bilevel.apps.llm.methods.align import align
+from bilevel.apps.llm.methods.reward_learning import problem
+from bilevel.apps.llm.methods.rlhf import RewardModel
+from bilevel.apps.llm.methods.task import Feedback, Task, Weights
+from bilevel.apps.llm.policies import enumerated as tiny
+from bilevel.apps.llm.policies.policy import Preferences, Responses
+from bilevel.apps.llm.policy_steps.policy_step import Hold
+from bilevel.apps.llm.rewards import losses
+from bilevel.apps.llm.rewards.reward import Ended, Head, judged, last
 from bilevel.problem import Batch
 
 MASK = jnp.array([[True, True, False], [True, True, True], [False, False, False]])

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.apps.llm import decoder, sampling
-from bilevel.apps.llm.config import llama
-from bilevel.apps.llm.sampling import Drawing
+from bilevel.apps.llm.models import decoder, parameters, sampling
+from bilevel.apps.llm.models.config import llama
+from bilevel.apps.llm.models.sampling import Drawing
 
 MODEL = dataclasses.replace(llama(19, 8, 12, 2, 4, kv_heads=2), windows=(None, 3))
 PROMPTS = jnp.asarray([[3, 1, 4, 1], [5, 9, 2, 6], [7, 7, 8, 0], [0, 0, 0, 0]])
@@ -23,7 +23,7 @@ logits = jax.jit(decoder.logits, static_argnums=0)
 
 @pytest.fixture(scope="module")
 def params():
-    return decoder.init(MODEL, jax.random.key(0), deviation=0.5)
+    return parameters.init(MODEL, jax.random.key(0), deviation=0.5)
 
 
 def sample(params, drawing, seed=0):
@@ -51,7 +51,7 @@ def test_responses_follow_prompts(plain):
 
 
 def test_stacked_layers_give_the_same(params, plain):
-    stacked = sample(decoder.stack(params), Drawing(new=6))
+    stacked = sample(parameters.stack(params), Drawing(new=6))
     np.testing.assert_array_equal(stacked.tokens, plain.tokens)
 
 

@@ -18,9 +18,10 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from benchmarks import billion
-from bilevel.apps.llm import checkpoint, decoder, lora, sampling, sharding
-from bilevel.apps.llm.config import Layers, llama
-from bilevel.apps.llm.trainable import Adapter, Everything
+from bilevel.apps.llm.hub import checkpoint
+from bilevel.apps.llm.models import decoder, lora, parameters, sampling, sharding, transformer
+from bilevel.apps.llm.models.config import Layers, llama
+from bilevel.apps.llm.models.trainable import Adapter, FullFineTune
 
 pytestmark = pytest.mark.xdist_group("devices")  # one child for all
 DEVICES = 8
@@ -60,7 +61,7 @@ def test_a_mesh_larger_than_the_devices_is_refused():
 def test_leaves_are_split_by_name():
     config = llama(16, 8, 12, 2, 4, kv_heads=2)
     mesh = jax.sharding.AbstractMesh((2, 4), ("data", "model"))
-    tree = decoder.abstract(config)
+    tree = parameters.abstract(config)
     found = sharding.specs(config, tree, mesh)
     layer = found["layers"][1]
     assert layer["query"]["kernel"] == PartitionSpec("data", "model")
@@ -69,13 +70,13 @@ def test_leaves_are_split_by_name():
     assert layer["down"]["kernel"] == PartitionSpec("model", "data")
     assert layer["mlp_norm"]["scale"] == PartitionSpec(None)
     assert found["embed"] == PartitionSpec("model", "data")
-    stacked = sharding.specs(config, decoder.abstract(config, layers=Layers.SCAN), mesh)
+    stacked = sharding.specs(config, parameters.abstract(config, layers=Layers.SCAN), mesh)
     assert stacked["layers"]["up"]["kernel"] == PartitionSpec(None, "data", "model")
 
 
 ALIGNED = {
-    "all, stacked": (Everything(), Layers.SCAN, (2, 4)),
-    "all, a list": (Everything(), Layers.LIST, (4, 2)),
+    "all, stacked": (FullFineTune(), Layers.SCAN, (2, 4)),
+    "all, a list": (FullFineTune(), Layers.LIST, (4, 2)),
     "an adapter": (Adapter(rank=2), Layers.LIST, (4, 2)),
 }
 
@@ -147,12 +148,14 @@ def compare(data, model, layers):
     random = np.random.default_rng(0)
     tokens = jnp.asarray(random.integers(0, 16, (8, 6)))
     mask = jnp.asarray(random.integers(0, 4, (8, 6)) > 0).at[0].set(False)
-    params = decoder.init(MODEL, jax.random.key(0), layers=layers, dtype=jnp.float64, deviation=0.5)
+    params = parameters.init(
+        MODEL, jax.random.key(0), layers=layers, dtype=jnp.float64, deviation=0.5
+    )
     adapters = lora.init(MODEL, jax.random.key(1), rank=2, layers=layers, dtype=jnp.float64)
 
     def results(params, adapters, tokens, mask, how):
         def loss(params):
-            params = params if how.pin is None else sharding.pin(MODEL, params, mesh)
+            params = params if how.pin is None else sharding.constrain(MODEL, params, mesh)
             return decoder.token_logprobs(MODEL, params, tokens, mask, how=how, chunk=4).sum()
 
         return {
@@ -171,7 +174,7 @@ def compare(data, model, layers):
         }
 
     run = jax.jit(results, static_argnums=4)
-    how = decoder.How(remat=decoder.Remat.LAYERS)
+    how = transformer.ComputeOptions(remat=transformer.Remat.LAYERS)
     one = run(params, adapters, tokens, mask, how)
     pinned = dataclasses.replace(how, pin=sharding.activations(mesh))
     places = sharding.put(MODEL, params, mesh), sharding.put(MODEL, adapters, mesh)
@@ -207,7 +210,7 @@ def parts(array):
 
 def placed():
     """Each device is given its part while a folder is read."""
-    from bilevel.apps.llm import config_json
+    from bilevel.apps.llm.hub import config_json
 
     with tempfile.TemporaryDirectory() as folder:
         source = llm_cases.write_folder("llama-v4", Path(folder) / "model")

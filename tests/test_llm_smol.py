@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.apps.llm import checkpoint, decoder, gguf_file, sampling, tokenizer
+from bilevel.apps.llm.hub import checkpoint, tokenizer
+from bilevel.apps.llm.hub import gguf as gguf_file
+from bilevel.apps.llm.models import decoder, sampling
 
 pytestmark = pytest.mark.slow
 

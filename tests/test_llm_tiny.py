@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from speed import first
 
-from bilevel.apps.llm import tiny
+from bilevel.apps.llm.policies import enumerated as tiny
+from bilevel.apps.llm.policies import tables
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +67,15 @@ def test_samples_follow_the_table(small, temperature):
 
 def test_the_optimum_has_the_value_of_the_partition_function(small):
     beta, reference, best = small.beta, small.log_reference, small.log_optimum
-    value = tiny.objective(best, reference, small.rewards, beta)
+    value = tables.objective(best, reference, small.rewards, beta)
     partition = beta * jax.nn.logsumexp(reference + small.rewards / beta, axis=1).mean()
     np.testing.assert_allclose(value, partition)
     nearby = jax.nn.log_softmax(best + 0.1 * jax.random.normal(jax.random.key(1), best.shape))
-    assert tiny.objective(nearby, reference, small.rewards, beta) < value
+    assert tables.objective(nearby, reference, small.rewards, beta) < value
     # What is lost is β times the divergence from the optimum.
     np.testing.assert_allclose(
-        value - tiny.objective(nearby, reference, small.rewards, beta),
-        beta * tiny.kl(nearby, best),
+        value - tables.objective(nearby, reference, small.rewards, beta),
+        beta * tables.kl(nearby, best),
         rtol=1e-9,
     )
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bilevel.apps.llm import tokenizer
+from bilevel.apps.llm.hub import tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")

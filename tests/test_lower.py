@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 
 import bilevel as bl
 from bilevel import Problem, linear, lower, problems, sets, updates
-from bilevel.problem import Same, Stacked
+from bilevel.problem import RepeatedBatch, Stacked
 
 QUAD = problems.quad()
 
@@ -325,12 +325,12 @@ def test_each_step_takes_its_own_sample(steps):
 
 def test_every_step_is_projected():
     problem = Problem(toward, toward, lower_set=sets.Box(-0.1, 0.1))
-    np.testing.assert_allclose(descend(problem, jnp.array(0.0), Same(1.0), 3).y, 0.1)
+    np.testing.assert_allclose(descend(problem, jnp.array(0.0), RepeatedBatch(1.0), 3).y, 0.1)
 
 
 def test_schedules_see_the_outer_step():
     half_each = lambda k: 0.5 / (k + 1)  # noqa: E731
-    found = descend(Problem(toward, toward), jnp.array(1.0), Same(0.0), 2, half_each, k=1)
+    found = descend(Problem(toward, toward), jnp.array(1.0), RepeatedBatch(0.0), 2, half_each, k=1)
     np.testing.assert_allclose(found.y, 0.75**2)
 
 
@@ -374,14 +374,14 @@ class Forgetful:
 )
 def test_a_declared_step_is_taken(step, y, memory):
     problem = Problem(toward, toward, lower_step=step)
-    found = descend(problem, jnp.array(8.0), Same(None), 2)
+    found = descend(problem, jnp.array(8.0), RepeatedBatch(None), 2)
     np.testing.assert_allclose(found.y, y)
     assert found.memory == memory
 
 
 def test_a_declared_step_reports_its_length_and_keeps_the_dtype():
     problem = Problem(toward, toward, lower_step=lambda x, y, batch: y.astype(jnp.float64) / 2)
-    found = descend(problem, jnp.array(8.0, jnp.float32), Same(None), 2)
+    found = descend(problem, jnp.array(8.0, jnp.float32), RepeatedBatch(None), 2)
     assert found.y.dtype == jnp.float32
     assert found.grad_norm == 2
 
@@ -403,7 +403,7 @@ def noisy_rows(key, case):
 
 
 def test_a_refinement_without_a_ball_is_plain_descent_or_its_mean():
-    case, nothing = problems.quad(), bl.Same(None)
+    case, nothing = problems.quad(), bl.RepeatedBatch(None)
     ys = [case.y0]
     for _ in range(7):
         g_y = bl.oracles.lower_grad(case.problem, case.x0, ys[-1], None)
@@ -415,17 +415,17 @@ def test_a_refinement_without_a_ball_is_plain_descent_or_its_mean():
 
 def test_a_ball_about_the_start_is_never_left():
     case = problems.quad()
-    away = refined(lower.BallSGD(100), case, bl.Same(None)).y
+    away = refined(lower.BallSGD(100), case, bl.RepeatedBatch(None)).y
     assert jnp.linalg.norm(away - case.y0) > 0.5
-    held = refined(lower.BallSGD(100, radius=0.2), case, bl.Same(None)).y
+    held = refined(lower.BallSGD(100, radius=0.2), case, bl.RepeatedBatch(None)).y
     np.testing.assert_allclose(jnp.linalg.norm(held - case.y0), 0.2, rtol=1e-12)
     start = away + 0.01
-    ended = refined(lower.BallSGD(400, radius=0.2), case, bl.Same(None), y0=start).y
+    ended = refined(lower.BallSGD(400, radius=0.2), case, bl.RepeatedBatch(None), y0=start).y
     np.testing.assert_allclose(ended, case.y_star(case.x0), atol=1e-8)  # it lies inside
 
 
 def test_epochs_halve_the_step_double_the_length_and_start_at_the_mean():
-    case, nothing = problems.quad(), bl.Same(None)
+    case, nothing = problems.quad(), bl.RepeatedBatch(None)
     y = case.y0
     for steps, step in ((3, 0.1), (6, 0.05), (12, 0.025)):
         y = refined(lower.BallSGD(steps, average=True), case, nothing, y0=y, step=step).y

@@ -7,7 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from bilevel import Problem, hypergrad, linear, lower, oracles, problems
-from bilevel.problem import Same, Stacked
+from bilevel.problem import RepeatedBatch, Stacked
 
 X = {"a": jnp.array(0.3), "b": (jnp.array([0.5, -1.0]),)}
 Y = [jnp.array([[0.2, -0.4]]), {"c": jnp.array(1.1)}]
@@ -101,7 +101,7 @@ def test_dense_blocks(g):
 
 
 def test_the_hessian_operator_on_one_batch(g):
-    operator = oracles.hessian(*AT, Same(BATCH))
+    operator = oracles.hessian(*AT, RepeatedBatch(BATCH))
     close(operator(V), g["yy"] @ flat(V), Y)
     close(operator(V, 5), g["yy"] @ flat(V), Y)
 

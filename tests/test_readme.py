@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from bilevel.methods import all_methods
-from docs.generate import KEPT, PAGES, README, filled, methods_table
+from docs.generate import CONTRIBUTING, KEPT, PAGES, README, filled, methods_table
+from docs.layers import layers_table
 
 TEXT = README.read_text()
 
@@ -21,6 +22,11 @@ def test_table_of_methods_is_up_to_date():
 @pytest.mark.parametrize("name", KEPT)
 def test_figures_of_benchmarks_are_those_of_the_kept_runs(name):
     assert filled(TEXT, name, KEPT[name].readme()) == TEXT, "run `make generated`"
+
+
+def test_the_layers_in_contributing_are_those_of_the_test():
+    text = CONTRIBUTING.read_text()
+    assert filled(text, "layers", layers_table()) == text, "run `make generated`"
 
 
 def test_generated_pages_are_up_to_date():

@@ -19,8 +19,10 @@ from jax.tree_util import Partial
 
 import bilevel as bl
 from bilevel import problems
+from bilevel.driver import chunks
 from bilevel.driver.log import as_metric
 from bilevel.methods import SOBA
+from bilevel.methods.tracked.tracked import TrackedState
 
 CASE = problems.quad()
 NOISY = problems.quad_noise()
@@ -269,13 +271,13 @@ def test_a_given_state_does_not_skip_batches():
 class Indexed(bl.methods.AbstractMethod):
     """Reports the row numbers, which methods with tables go by."""
 
-    handles = frozenset()
+    supports = frozenset()
     memory = "x, y"
     paper = bl.methods.Paper("Nobody", "A test", "Nowhere", "0000.00000")
 
     def init(self, problem, x0, y0, *, key=None):
         x, y, v = map(bl.trees.copy, (x0, y0, y0))
-        return bl.loops.TrackedState(jnp.int32(0), x, y, v, (None, None, None))
+        return TrackedState(jnp.int32(0), x, y, v, (None, None, None))
 
     def step(self, problem, state, batch):
         return state._replace(k=state.k + 1), {"row": batch.index.lower[0]}
@@ -394,7 +396,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_wrong_use_is_one_sentence_before_compiling(name, monkeypatch):
     settings, sentence = REFUSED[name]
-    monkeypatch.setattr(bl.driver.solve.__globals__["_Loop"], "__call__", compiles)
+    monkeypatch.setattr(chunks.Loop, "__call__", compiles)
     with pytest.raises((ValueError, TypeError), match=sentence) as caught:
         solve(**settings)
     assert "\n" not in str(caught.value)

@@ -11,11 +11,12 @@ from cases import distance, flat, same_bits
 from jax.flatten_util import ravel_pytree
 
 import bilevel as bl
-from bilevel import hypergrad, oracles, problems, responses
+from bilevel import hypergrad, oracles, problems
+from bilevel.lower import responses
+from bilevel.lower.responses import Affine, AffineParameters, HyperDense
 from bilevel.methods import STN
-from bilevel.methods.stn import _entropy, _inverse_softplus, _pairs, _perturbed
+from bilevel.methods.implicit.stn import _entropy, _inverse_softplus, _pairs, _perturbed
 from bilevel.problem import Batch
-from bilevel.responses import Affine, AffineParameters, HyperDense
 
 run = jax.jit(bl.run, static_argnames="steps")
 

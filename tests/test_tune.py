@@ -24,7 +24,7 @@ def test_a_tuned_method_solves(method, rows):
     )
     first, last = (np.linalg.norm(flat(case.gradient(x))) for x in (case.x0, result.x))
     assert last < 0.1 * first
-    assert [lane.score for lane in tuned.race] == sorted(lane.score for lane in tuned.race)
+    assert [lane.score for lane in tuned.trials] == sorted(lane.score for lane in tuned.trials)
     assert method.__name__ in str(tuned)
 
 
@@ -39,7 +39,7 @@ def test_the_race_goes_on_beyond_its_grid():
         x_factors=(1e-4, 1e-3),
         lower_factors=(1.0,),
     )
-    assert tuned.race[0].x_factor > 5e-3
+    assert tuned.trials[0].x_factor > 5e-3
 
 
 def test_settings_are_kept():

@@ -9,8 +9,8 @@ from cases import start
 import bilevel as bl
 from bilevel import hypergrad, oracles, problems
 from bilevel.linear import Dense, Neumann
-from bilevel.loops import TwoTimescale
 from bilevel.methods import SOBA, TTSA, StocBiO
+from bilevel.methods.implicit.two_timescale import TwoTimescale
 from bilevel.problem import Batch
 from bilevel.schedules import Polynomial
 

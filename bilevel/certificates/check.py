@@ -162,9 +162,9 @@ def _slope(problem, x, base, ray, batch, solver, step, eps) -> tuple[float, floa
     value = {k: float(end.value) for k, end in ends.items()} | {0: float(base.value)}
     near = (value[1] - value[-1]) / (2 * step)
     far = (value[2] - value[-2]) / (4 * step)
-    bend = {k: (value[k] - 2 * value[0] + value[-k]) / (k * step) for k in (1, 2)}
+    curvature = {k: (value[k] - 2 * value[0] + value[-k]) / (k * step) for k in (1, 2)}
     # Of order step³ where the function is smooth; the jump of its slope where it is not.
-    kink = abs(2 * bend[1] - bend[2])
+    kink = abs(2 * curvature[1] - curvature[2])
     rounding = 2 * eps * max(map(abs, value.values())) / step
     unsolved = max(float(end.residual) for end in ends.values()) / max(
         max(float(end.first_residual) for end in ends.values()), 1e-300

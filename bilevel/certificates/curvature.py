@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from bilevel import oracles, trees
 from bilevel.certificates import spectrum
 from bilevel.linear import CG
-from bilevel.problem import Batch, Problem, Same
+from bilevel.problem import Batch, Problem, RepeatedBatch
 from bilevel.typing import Lower, Upper
 
 _UNKNOWN = (math.nan, math.nan)
@@ -237,7 +237,7 @@ def _hyper_curvature(problem, x, y, batch, key) -> tuple[float, float]:
 @eqx.filter_jit
 def _hyper_product(problem, x, y, u, batch) -> Upper:
     """`[I, Jᵀ] ∇²f [I; J] u`, with two solves with the lower Hessian."""
-    operator = oracles.hessian(problem, x, y, Same(batch.lower))
+    operator = oracles.hessian(problem, x, y, RepeatedBatch(batch.lower))
     solver = CG(200, CG_TOL)
 
     def solve(b):

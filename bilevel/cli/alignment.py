@@ -9,9 +9,9 @@ import numpy as np
 from rich.console import Console
 
 from bilevel import report
-from bilevel.apps.llm import session
-from bilevel.apps.llm.session import Found, Session, Settings
-from bilevel.apps.llm.watching import SHOWN
+from bilevel.apps.llm.run import session
+from bilevel.apps.llm.run.monitor import PROGRESS_COLUMNS
+from bilevel.apps.llm.run.session import Session, Settings, TrainResult
 from bilevel.driver import Outcome
 
 MARK = ".bilevel-align"  # in the folder of a run's state
@@ -86,9 +86,9 @@ def _told(given: Session) -> list[str]:
     ]
 
 
-def write(given: Session, found: Found, before, after, out: Path) -> None:
+def write(given: Session, found: TrainResult, before, after, out: Path) -> None:
     """`report.html` and `history.json` into the result."""
-    columns = [name for name in SHOWN if name in found.history]
+    columns = [name for name in PROGRESS_COLUMNS if name in found.history]
     results = {given.settings.method.value: found.aligned.results[-1]._replace(status=found.status)}
     rows = [(p, b, a) for (p, b), (_, a) in zip(before, after, strict=True)]
     numbers = [(f"{found.history[name][-1]:.3g}", f"{name}, at the end") for name in columns]

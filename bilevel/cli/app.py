@@ -229,7 +229,7 @@ def chat(
 
 
 def _align(name: str, model, demos, prefs, out: Path, method: str, settings: dict) -> None:
-    from bilevel.apps.llm.session import Method, Settings
+    from bilevel.apps.llm.run.session import Method, Settings
     from bilevel.cli import alignment as command
 
     try:

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from bilevel.apps.llm import checkpoint, tokenizer
-from bilevel.apps.llm.checkpoint import Checkpoint
-from bilevel.apps.llm.model import generate
-from bilevel.apps.llm.sampling import Drawing
-from bilevel.apps.llm.tokenizer import Tokenizer
+from bilevel.apps.llm.hub import checkpoint, tokenizer
+from bilevel.apps.llm.hub.checkpoint import Checkpoint
+from bilevel.apps.llm.hub.tokenizer import Tokenizer
+from bilevel.apps.llm.models.sampling import Drawing
+from bilevel.apps.llm.policies.model import generate
 
 STRETCH = 64  # prompts are padded to a multiple of it, so that few programs are compiled
 

@@ -18,7 +18,7 @@ import bilevel as bl
 from bilevel import report
 from bilevel.cli.tables import new_table
 from bilevel.driver import FollowerCertificate
-from bilevel.driver.small import double_precision
+from bilevel.global_search import double_precision
 from bilevel.problems import referee, textbook
 from bilevel.report import figures
 

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Int, PyTree
 
 from bilevel import sharding
-from bilevel.problem import Batch, Draws, Same, Samples, Stacked
+from bilevel.problem import Batch, Draws, RepeatedBatch, Samples, Stacked
 from bilevel.typing import RandomKey
 
 Places = tuple[NamedSharding, ...] | None  # of the arrays whose rows are split over devices
@@ -34,7 +34,7 @@ class Feeder(eqx.Module):
         return None
 
     def rows(self, k: Int[Array, ""], n: int) -> Samples:
-        return Same(None)
+        return RepeatedBatch(None)
 
 
 class Feed(eqx.Module):
@@ -74,7 +74,7 @@ class Repeat(Feeder):
         return 1
 
     def draw(self, k, n):
-        return Same(self.arrays)
+        return RepeatedBatch(self.arrays)
 
 
 class Slices(Feeder):
@@ -158,7 +158,7 @@ class _Contiguous(Samples):
         batch = jax.tree.map(
             lambda leaf: cut(leaf, starts).reshape(self.size, *leaf.shape[2:]), self.arrays
         )
-        return sharding.pin(batch, self.places)
+        return sharding.constrain(batch, self.places)
 
 
 def _cut(leaf: Array, start: Int[Array, ""], size: int) -> Array:
@@ -196,7 +196,7 @@ class _Gathered(Samples):
 
     def __getitem__(self, i):
         batch = jax.tree.map(lambda leaf: leaf[self.index[i]], self.arrays)
-        return sharding.pin(batch, self.places)
+        return sharding.constrain(batch, self.places)
 
 
 class Parts(Feeder):

@@ -74,7 +74,7 @@ def is_stream(value: Any) -> bool:
 
 def as_array(name: str, leaf: Any) -> Array:
     if isinstance(leaf, jax.Array):
-        return sharding.by_compiler(leaf)
+        return sharding.with_auto_axes(leaf)
     array = np.asarray(leaf)
     if array.dtype.kind not in "biufcV":  # V: bfloat16 and its like
         raise TypeError(

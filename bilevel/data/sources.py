@@ -50,7 +50,7 @@ class Rows(Source):
     def feed_of(self, arrays: PyTree, key: RandomKey) -> "Feeder":
         """As a function of the arrays, for abstract evaluation."""
         n, size, places = length(arrays), self.batch_size, sharding.rows(arrays)
-        key = sharding.settle(key, sharding.mesh_of(arrays))
+        key = sharding.replicate_on(key, sharding.mesh_of(arrays))
         if self.order == "replacement":
             return Random(arrays, key, n, size, places)
         if self.order == "partition":
@@ -92,14 +92,14 @@ def _dealt(
     order = order[jnp.arange(pieces * piece * parts) % n].reshape(pieces, piece, parts)
 
     def deal(leaf, place):
-        dealt = jax.lax.map(lambda rows: sharding.pin(leaf[rows.T], (place,)), order)
+        dealt = jax.lax.map(lambda rows: sharding.constrain(leaf[rows.T], (place,)), order)
         dealt = jnp.moveaxis(dealt, 1, 0).reshape(parts, -1, *leaf.shape[1:])
-        return sharding.pin(dealt, (place,))
+        return sharding.constrain(dealt, (place,))
 
     leaves, treedef = jax.tree.flatten(arrays)
-    apart = [sharding.apart(place) for place in places]
+    apart = [sharding.with_device_axis(place) for place in places]
     dealt = [deal(leaf, place) for leaf, place in zip(leaves, apart, strict=True)]
-    order = sharding.pin(order.reshape(-1, parts).T, (sharding.leading(places[0]),))
+    order = sharding.constrain(order.reshape(-1, parts).T, (sharding.leading(places[0]),))
     return jax.tree.unflatten(treedef, dealt), order
 
 

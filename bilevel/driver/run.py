@@ -51,16 +51,16 @@ def run(
     feed = as_feed(data, key, method, problem)
     method.check_parts(feed.parts)
     mesh = sharding.mesh_of((state, feed))
-    problem, method, feed = sharding.settle((problem, method, feed), mesh)
-    state = sharding.settle(state, mesh, beside=(state.x, state.y))
-    return _scan(problem, method, feed, state, steps, sharding.places(state))
+    problem, method, feed = sharding.replicate_on((problem, method, feed), mesh)
+    state = sharding.replicate_on(state, mesh, beside=(state.x, state.y))
+    return _scan(problem, method, feed, state, steps, sharding.shardings_of(state))
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "places"))
 def _scan(problem: Problem, method: AbstractMethod, feed: Feed, state: State, steps: int, places):
     def body(state, _):
         state, info = method.step(problem, state, feed.batch(state.k))
-        return sharding.pin(state, places), info
+        return sharding.constrain(state, places), info
 
     return jax.lax.scan(body, state, None, length=steps)
 

@@ -73,8 +73,8 @@ def check_blocks(method: AbstractMethod, problem: Problem, data: Data | Feed) ->
         source = getattr(data, level)
         if isinstance(source, InBlocks | Picked):
             told = f"Data(blocks={source.drawn})"
-            if Structure.BLOCKS not in method.handles:
-                able = sorted(k.__name__ for k in all_methods() if Structure.BLOCKS in k.handles)
+            if Structure.BLOCKS not in method.supports:
+                able = sorted(k.__name__ for k in all_methods() if Structure.BLOCKS in k.supports)
                 raise Unsupported(
                     f"{type(method).__name__} cannot use {told}, as it takes all blocks in every "
                     f"step: leave blocks out. Methods that draw blocks: {', '.join(able)}."

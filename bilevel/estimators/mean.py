@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from bilevel import oracles, trees
-from bilevel.problem import Same, Samples
+from bilevel.problem import RepeatedBatch, Samples
 
 
 def mean_over(estimand: Callable[[Any], PyTree], samples: Samples, r: int) -> PyTree:
-    """`(1/r) Σ_{i<r} D(samples[i])`, one sample after the other; one evaluation if all are `Same`.
+    """`(1/r) Σ_{i<r} D(samples[i])`, sample by sample; one evaluation for a `RepeatedBatch`.
 
     Args:
         estimand: `D`, a function of the sample alone; fix the point first, as in
@@ -20,7 +20,7 @@ def mean_over(estimand: Callable[[Any], PyTree], samples: Samples, r: int) -> Py
         samples: an order of "epochs" with r · batch_size rows makes this the mean over all of
             them.
     """
-    if r == 1 or isinstance(samples, Same):
+    if r == 1 or isinstance(samples, RepeatedBatch):
         return estimand(samples[0])
     with oracles.uncounted():
         shapes = jax.eval_shape(estimand, samples[0])

@@ -6,8 +6,8 @@ import jax
 
 from bilevel import oracles, trees
 from bilevel.hypergrad.result import HyperGrad
+from bilevel.lower.responses import AbstractResponse
 from bilevel.problem import Batch, Problem
-from bilevel.responses import AbstractResponse
 from bilevel.typing import Upper
 
 

@@ -3,7 +3,7 @@
 from bilevel import oracles, trees
 from bilevel.hypergrad.result import HyperGrad
 from bilevel.linear import CG, AbstractLinear, Neumann
-from bilevel.problem import Batch, Problem, Same, Samples
+from bilevel.problem import Batch, Problem, RepeatedBatch, Samples
 from bilevel.typing import Lower, Upper
 
 
@@ -41,10 +41,12 @@ def implicit(
     arXiv:1602.02355.
     """
     linear = CG(20) if linear is None else linear
-    samples = batch.lower if isinstance(batch.lower, Samples) else Same(batch.lower)
+    samples = batch.lower if isinstance(batch.lower, Samples) else RepeatedBatch(batch.lower)
     value, f_x, f_y = oracles.upper_grads(problem, x, y, batch.upper)
     rest = samples.skip(1)
-    operator = oracles.hessian(problem, x, y, Same(rest[0]) if linear.samples == 1 else rest)
+    operator = oracles.hessian(
+        problem, x, y, RepeatedBatch(rest[0]) if linear.samples == 1 else rest
+    )
     v = linear.solve(operator, f_y, v0=v0, key=key)
     cross = oracles.cross(problem, x, y, v, samples[0])
     with oracles.uncounted():  # compiled away unless somebody reads the residual

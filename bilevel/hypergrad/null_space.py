@@ -9,7 +9,7 @@ from bilevel.hypergrad.result import HyperGrad
 from bilevel.hypergrad.value_difference import Perturbed
 from bilevel.linear import CG, AbstractLinear, Equations
 from bilevel.lower.solvers import AbstractLowerSolver, ToTolerance
-from bilevel.problem import Batch, Problem, Same, Samples
+from bilevel.problem import Batch, Problem, RepeatedBatch, Samples
 from bilevel.typing import Lower, Upper
 
 
@@ -46,11 +46,13 @@ def null_space(
     optimization". AISTATS 2023, arXiv:2211.07096.
     """
     linear = CG(20) if linear is None else linear
-    samples = batch.lower if isinstance(batch.lower, Samples) else Same(batch.lower)
+    samples = batch.lower if isinstance(batch.lower, Samples) else RepeatedBatch(batch.lower)
     equations = Equations.of(problem.lower_set, y, x)
     value, f_x, f_y = oracles.upper_grads(problem, x, y, batch.upper)
     rest = samples.skip(1)
-    hessian = oracles.hessian(problem, x, y, Same(rest[0]) if linear.samples == 1 else rest)
+    hessian = oracles.hessian(
+        problem, x, y, RepeatedBatch(rest[0]) if linear.samples == 1 else rest
+    )
 
     def operator(v, i=0):
         along = equations.tangent(v)

@@ -6,7 +6,7 @@ from jaxtyping import ScalarLike
 
 from bilevel import oracles, trees
 from bilevel.hypergrad.result import HyperGrad
-from bilevel.problem import Batch, Problem, Same, Samples
+from bilevel.problem import Batch, Problem, RepeatedBatch, Samples
 from bilevel.typing import Lower, Upper
 from bilevel.updates import AbstractUpdate, as_update
 
@@ -48,7 +48,7 @@ def unrolled(
     """
     update = as_update(update)
     back = steps if back is None else min(back, steps)
-    samples = batch.lower if isinstance(batch.lower, Samples) else Same(batch.lower)
+    samples = batch.lower if isinstance(batch.lower, Samples) else RepeatedBatch(batch.lower)
 
     def descend(x, carry, first, last):
         def body(carry, t):

@@ -56,9 +56,11 @@ def conjugate(
 
     def body(at: _Conjugate) -> _Conjugate:
         image = matrix(at.p)
-        bend = trees.dot(at.p, image)
-        convex = bend > 0
-        a = jnp.where(convex, at.square / jnp.where(convex, bend, 1), (at.steps == 0).astype(dtype))
+        curvature = trees.dot(at.p, image)
+        convex = curvature > 0
+        a = jnp.where(
+            convex, at.square / jnp.where(convex, curvature, 1), (at.steps == 0).astype(dtype)
+        )
         v, r = trees.axpy(a, at.p, at.v), trees.axpy(-a, image, at.r)
         square = trees.dot(r, r)
         p = trees.axpy(square / at.square, at.p, r)

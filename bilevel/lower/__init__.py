@@ -1,5 +1,6 @@
 """Solvers for the lower problem `min over y of g(x, y)`, and its solution as a function of x."""
 
+from bilevel.lower import responses as responses
 from bilevel.lower.argmin import argmin
 from bilevel.lower.averaging import BiGSAM, Selected
 from bilevel.lower.barrier import LogBarrier, with_barrier
@@ -52,6 +53,7 @@ __all__ = [
     "lower_step",
     "lp",
     "qp",
+    "responses",
     "tilt",
     "tilted",
     "with_barrier",

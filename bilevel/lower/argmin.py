@@ -12,7 +12,7 @@ from bilevel.lower import kkt
 from bilevel.lower.kkt import Duals
 from bilevel.lower.solvers import AbstractLowerSolver, LowerSolution, ToTolerance
 from bilevel.lower.sqp import SQP
-from bilevel.problem import Problem, Same, Structure
+from bilevel.problem import Problem, RepeatedBatch, Structure
 from bilevel.sets import Free
 from bilevel.typing import Lower
 
@@ -112,7 +112,7 @@ def _fixed_point(problem: Problem, x, batch, y: Lower, linear: AbstractLinear) -
         return trees.sub(y, problem.lower_set.project(ahead, x))
 
     known, at, rows = jax.lax.stop_gradient((problem, x, batch))
-    H = oracles.hessian(known, at, y, Same(rows))
+    H = oracles.hessian(known, at, y, RepeatedBatch(rows))
     ahead = trees.sub(y, oracles.lower_grad(known, at, y, rows))
     _, D = jax.linearize(lambda z: known.lower_set.project(z, at), ahead)
 

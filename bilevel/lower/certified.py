@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int, ScalarLike
 from bilevel import oracles, trees
 from bilevel.linear.tolerance import conjugate
 from bilevel.lower.solvers import AbstractLowerSolver, LowerSolution, residual_of
-from bilevel.problem import Same
+from bilevel.problem import RepeatedBatch
 from bilevel.typing import Lower, Scalar
 from bilevel.updates import AbstractUpdate, as_update
 
@@ -96,7 +96,7 @@ class NewtonCG(AbstractLowerSolver):
             return g_y, trees.norm(g_y).astype(dtype)
 
         def body(at: _Newton) -> _Newton:
-            product = oracles.hessian(problem, x, at.y, Same(batch))
+            product = oracles.hessian(problem, x, at.y, RepeatedBatch(batch))
             d = conjugate(
                 lambda v: trees.cast_like(product(trees.cast_like(v, y0)), v),
                 trees.scale(-1.0, at.g_y),

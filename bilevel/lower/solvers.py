@@ -145,8 +145,8 @@ class ToTolerance(AbstractLowerSolver):
                 g_y = gradient(y)
                 # Curvature along the move: exact on quadratics, and unlike a comparison of values
                 # it does not drown in rounding near the minimiser.
-                bend = trees.dot(move, trees.sub(g_y, g_ahead))
-                fits = bend * step <= trees.dot(move, move)
+                curvature = trees.dot(move, trees.sub(g_y, g_ahead))
+                fits = curvature * step <= trees.dot(move, move)
                 return _Attempt(step, y, g_y, fits)
 
             smallest = at.step * jnp.asarray(2.0**-60, dtype)

@@ -10,10 +10,9 @@ import equinox as eqx
 from jaxtyping import Scalar
 
 from bilevel.linear import AbstractLinear
-from bilevel.loops import Growth
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
-from bilevel.schedules import shown
+from bilevel.schedules import PolynomialCount, shown
 from bilevel.typing import Lower, Upper
 
 State = Any  # a NamedTuple with fields x, y and k (steps done)
@@ -66,7 +65,7 @@ class Constants(Protocol):
         ...
 
 
-class Below(enum.Enum):
+class LowerAssumption(enum.Enum):
     """What the theory of a method asks of the lower loss, as a function of y."""
 
     STRONGLY_CONVEX = "strongly convex"
@@ -91,11 +90,11 @@ class AbstractMethod(eqx.Module):
     is one `vmap`.
     """
 
-    handles: ClassVar[frozenset[Structure]]
+    supports: ClassVar[frozenset[Structure]]
     paper: ClassVar[Paper]
     memory: ClassVar[str]  # what the state holds, in copies of x and y
     rate: ClassVar[str] = ""  # samples until E‖∇l‖² ≤ ε, l nonconvex, where one is claimed
-    below: ClassVar[Below] = Below.STRONGLY_CONVEX
+    below: ClassVar[LowerAssumption] = LowerAssumption.STRONGLY_CONVEX
     samples: ClassVar[bool] = True  # its theory allows for mini-batches
 
     @abc.abstractmethod
@@ -131,7 +130,7 @@ class AbstractMethod(eqx.Module):
         """Settings of the wrong kind, refused where they are written."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            grows = isinstance(value, Growth) and field.name == "lower_steps"
+            grows = isinstance(value, PolynomialCount) and field.name == "lower_steps"
             counted = grows or (type(value) is int and value >= 1)
             if field.name in COUNTS and not counted:
                 raise ValueError(
@@ -148,11 +147,11 @@ class AbstractMethod(eqx.Module):
         Raises:
             Unsupported: naming the structure, and the methods that handle it.
         """
-        lacking = self.lacking(problem)
+        lacking = self.unsupported(problem)
         if not lacking:
             return
-        able = sorted(m.__name__ for m in all_methods() if not m.lacking(problem))
-        handled = sorted(kind.value for kind in self.handles)
+        able = sorted(m.__name__ for m in all_methods() if not m.unsupported(problem))
+        handled = sorted(kind.value for kind in self.supports)
         raise Unsupported(
             f"{type(self).__name__} cannot solve this problem: {' and '.join(lacking)}, "
             f"and {type(self).__name__} handles only {', '.join(handled) or 'free variables'}. "
@@ -160,9 +159,9 @@ class AbstractMethod(eqx.Module):
         )
 
     @classmethod
-    def lacking(cls, problem: Problem) -> list[str]:
+    def unsupported(cls, problem: Problem) -> list[str]:
         """What the problem declares and this method does not handle, in words."""
-        return [words for kinds, words in problem.structure() if not kinds & cls.handles]
+        return [words for kinds, words in problem.structure() if not kinds & cls.supports]
 
     def check_parts(self, parts: Batch) -> None:
         """Refuse data whose batches this method cannot use.

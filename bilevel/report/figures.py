@@ -91,32 +91,32 @@ class Run(NamedTuple):
     """What is drawn of a run."""
 
     columns: Mapping[str, np.ndarray]
-    abscissae: Sequence[np.ndarray]  # one for each panel of a row
+    x_axes: Sequence[np.ndarray]  # one for each panel of a row
     broke_off: bool = False  # its last point is marked with a cross
 
 
 def curves(
     runs: Mapping[str, Run],
     columns: Sequence[str],
-    abscissae: Sequence[str],
+    x_axes: Sequence[str],
     lines: Mapping[str, Mapping[str, float]],
 ) -> Any:
     """A row of panels for each column of the histories, one panel for each abscissa.
 
     Args:
         columns: to be drawn; a run without one is left out of its panels.
-        abscissae: their names.
+        x_axes: their names.
         lines: for a column, horizontal lines to compare with, by name.
     """
     with style():
         figure = new_figure(9.6, 0.5 + 2.9 * len(columns))
         figure.get_layout_engine().set(hspace=0.08, wspace=0.05)
-        grid = figure.subplots(len(columns), len(abscissae), squeeze=False, sharey="row")
+        grid = figure.subplots(len(columns), len(x_axes), squeeze=False, sharey="row")
         for axes_row, column in zip(grid, columns, strict=True):
-            for j, (axes, abscissa) in enumerate(zip(axes_row, abscissae, strict=True)):
+            for j, (axes, abscissa) in enumerate(zip(axes_row, x_axes, strict=True)):
                 for i, (name, run) in enumerate(runs.items()):
                     if column in run.columns:
-                        x, values = run.abscissae[j], run.columns[column]
+                        x, values = run.x_axes[j], run.columns[column]
                         _curve(axes, x, values, name, i, run.broke_off)
                 axes.set_xlabel(abscissa)
                 axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.10g}")

@@ -49,7 +49,7 @@ def method_rows() -> Iterator[MethodRow]:
         yield MethodRow(
             name=method.__name__,
             summary=(method.__doc__ or "").strip().split("\n")[0],
-            handles=", ".join(sorted(kind.value for kind in method.handles)) or "free variables",
+            handles=", ".join(sorted(kind.value for kind in method.supports)) or "free variables",
             price=_price(method),
             memory=method.memory,
             rate=method.rate,

@@ -12,8 +12,9 @@ from bilevel import methods
 from bilevel.apps.cleaning.digits import Task
 from bilevel.apps.cleaning.judge import accuracy
 from bilevel.apps.cleaning.losses import cross_entropy, data, linear, problem, start
-from bilevel.driver import Result, solve
+from bilevel.driver import Result
 from bilevel.methods import AbstractMethod
+from bilevel.selection import solve
 from bilevel.updates import FromOptax
 
 

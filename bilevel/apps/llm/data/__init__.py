@@ -1,0 +1,1 @@
+"""Demonstrations and preferences: files, token ids, batches."""

@@ -1,0 +1,1 @@
+"""Alignment methods behind one interface."""

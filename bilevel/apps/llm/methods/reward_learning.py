@@ -1,0 +1,244 @@
+"""Alignment as a bilevel problem: learn the reward whose best policy explains the feedback.
+
+    minimise over x   w1 · −E log π_x(demonstration) + w2 · −E log σ(r_x(chosen) − r_x(rejected))
+    where             π_x maximises E r_x − β KL(π ‖ π_ref)
+
+The upper gradient needs no Hessian: the first part's is `(E_(π_x) ∇r − E_demonstrations ∇r)/β`. So
+`problem` declares it as the hypergradient and a policy step as the lower step, and TTSA makes of
+the two the single loop: a few policy steps, one reward step, again.
+
+With demonstrations alone this is inverse reinforcement learning (IRL), with both AIHF, with
+preferences alone RLHF in one loop. `align.AIHF` runs these.
+
+References: Zeng, Li, Garcia, Hong. "Maximum-likelihood inverse reinforcement learning with
+finite-time guarantees". NeurIPS 2022, arXiv:2210.01808. Li, Zeng, Liao, Li, Kang, Garcia, Hong.
+"Getting more juice out of the SFT data: reward learning from human demonstration improves SFT for
+LLM alignment". NeurIPS 2024, arXiv:2405.17888. Li, Zeng, Garcia, Hong and others. "Joint reward and
+policy learning with demonstrations and human feedback improves alignment". 2024, arXiv:2406.06874.
+"""
+
+import abc
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, ScalarLike
+
+from bilevel import trees
+from bilevel.apps.llm.methods.task import Feedback, Task, Weights, by_counts
+from bilevel.apps.llm.policies.policy import AbstractPolicy, Responses, repeated, stopped
+from bilevel.apps.llm.policy_steps.policy_step import (
+    AbstractPolicyStep,
+    Fixed,
+    Goal,
+    Hold,
+    LowerStep,
+    Moving,
+    Prompts,
+)
+from bilevel.apps.llm.rewards import losses
+from bilevel.apps.llm.rewards.losses import AbstractContrast
+from bilevel.apps.llm.rewards.reward import Reward, judged
+from bilevel.problem import Batch, Problem
+from bilevel.typing import RandomKey, Scalar
+
+# --- what the policy says instead of a demonstration -----------------------------------------
+
+
+Own = Callable[[PyTree], tuple[Float[Array, "n k"], Float[Array, "n k"]]]
+
+
+class AbstractNegatives(eqx.Module):
+    """Rewards of the current policy's responses to the prompts of demonstrations."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, policy: AbstractPolicy, reward: Reward, y: PyTree, prompts: PyTree, key: RandomKey
+    ) -> Own:
+        """`x -> (rewards, weights)`; a row of weights sums to 1. y is out of derivatives' reach."""
+
+
+class Enumerate(AbstractNegatives):
+    """Every response, weighed by its probability: for policies that are `enumerable`."""
+
+    def __call__(self, policy, reward, y, prompts, key):
+        if not policy.enumerable:
+            raise TypeError(
+                f"{type(policy).__name__} cannot list its responses; draw them: Draw(samples=1)."
+            )
+        weights = jnp.exp(stopped(policy.log_table(y)))[prompts]
+        return lambda x: (policy.reward_table(reward, x)[prompts], weights)
+
+
+class Draw(AbstractNegatives):
+    """A few responses of the current policy.
+
+    Attributes:
+        temperature: 1 makes the hypergradient unbiased; colder ones are a heuristic with another
+            fixed point.
+    """
+
+    samples: int = eqx.field(static=True, default=1)
+    temperature: float = eqx.field(static=True, default=1.0)
+
+    def __call__(self, policy, reward, y, prompts, key):
+        asked = repeated(prompts, self.samples)
+        said = stopped(policy.sample(y, asked, key, temperature=self.temperature))
+
+        def rewards(x):
+            found = reward(x, said).reshape(-1, self.samples)
+            return found, jnp.full_like(found, 1 / self.samples)
+
+        return rewards
+
+
+def _stored(reward: Reward, said: Responses) -> Own:
+    """Of responses made before, one to a demonstration."""
+
+    def rewards(x):
+        found = reward(x, said)[:, None]
+        return found, jnp.ones_like(found)
+
+    return rewards
+
+
+# --- the problem -----------------------------------------------------------------------------
+
+
+class Criterion(eqx.Module):
+    """What the upper level is made of."""
+
+    goal: Goal
+    contrast: AbstractContrast
+    negatives: AbstractNegatives
+    weights: Weights
+    decay: ScalarLike
+    per_token: bool = eqx.field(static=True)
+
+    def upper(self, x: PyTree, y: PyTree, batch: Feedback) -> Scalar:
+        """`w1 · −E log π_y(demonstration) + w2 · preference loss + (decay/2) ‖x‖²`."""
+        total = self._common(x, batch)
+        shown = batch.demonstrations if batch.pairs is None else batch.pairs[0]
+        if shown is not None:
+            fit = -self.goal.policy.logprob(y, shown).mean()
+            total = total + _like(self.weights.demonstrations, total) * fit.astype(total.dtype)
+        return total
+
+    def hypergradient(self, x: PyTree, y: PyTree, batch: Batch) -> PyTree:
+        """The gradient in x of the contrast, in place of that of the demonstrations' part."""
+        feedback, prompts = batch.upper, batch.lower
+        policy, reward = self.goal.policy, self.goal.reward
+        if feedback.pairs is not None:
+            shown, said = feedback.pairs
+            own = _stored(reward, said)
+        elif feedback.demonstrations is not None:
+            shown = feedback.demonstrations
+            # Another draw than the policy's step was made with.
+            key = jax.random.fold_in(prompts.key, 0xA11)
+            own = self.negatives(policy, reward, y, shown.prompts, key)
+        else:
+            return jax.grad(self._common)(x, feedback)
+
+        def loss(x):
+            total, demonstrated = self._common(x, feedback), reward(x, shown)
+            found = self.contrast(demonstrated, *own(x), self.goal.beta)
+            return total + _like(self.weights.demonstrations, total) * found.astype(total.dtype)
+
+        return jax.grad(loss)(x)
+
+    def _common(self, x: PyTree, batch: Feedback) -> Scalar:
+        """What depends on x alone."""
+        total = _like(self.decay, trees.dot(x, x)) / 2 * trees.dot(x, x)
+        if batch.preferences is None:
+            return total
+        found = judged(self.goal.reward, x, batch.preferences, per_token=self.per_token)
+        return total + _like(self.weights.preferences, total) * found.astype(total.dtype)
+
+
+class Upper(eqx.Module):
+    criterion: Criterion
+
+    def __call__(self, x, y, batch):
+        return self.criterion.upper(x, y, batch)
+
+
+class Hypergradient(eqx.Module):
+    criterion: Criterion
+
+    def __call__(self, x, y, batch):
+        return self.criterion.hypergradient(x, y, batch)
+
+
+class Lower(eqx.Module):
+    """`β KL(π_y ‖ π_ref) − E r`, exact for an enumerated policy, else on responses drawn from it.
+
+    On drawn responses every factor `exp(log π − stop(log π))` is 1 and carries the derivative of
+    the distribution: value and derivatives of any order are unbiased.
+    """
+
+    goal: Goal
+
+    def __call__(self, x: PyTree, y: PyTree, batch: Prompts) -> Scalar:
+        policy, reward, beta = self.goal.policy, self.goal.reward, self.goal.beta
+        if policy.enumerable:
+            log_p = policy.log_table(y)
+            rewards = policy.reward_table(reward, x).astype(log_p.dtype)
+            log_ratio = log_p - policy.log_table(self.goal.reference)
+            cost = _like(beta, log_p) * log_ratio - rewards
+            return (jnp.exp(log_p) * cost).sum(axis=-1).mean()
+        said = stopped(policy.sample(y, batch.prompts, batch.key))
+        logp = policy.logprob(y, said)
+        log_ratio = logp - policy.logprob(self.goal.reference, said).astype(logp.dtype)
+        cost = _like(beta, logp) * log_ratio - reward(x, said).astype(logp.dtype)
+        return (jnp.exp(logp - jax.lax.stop_gradient(logp)) * cost).mean()
+
+
+def _like(number: ScalarLike, array: Array) -> Array:
+    return jnp.asarray(number, array.dtype)
+
+
+def problem(
+    task: Task,
+    step: AbstractPolicyStep | Hold,
+    *,
+    contrast: AbstractContrast | None = None,
+    negatives: AbstractNegatives | None = None,
+    anchor: Fixed | Moving | None = None,
+    weights: Weights | None = None,
+    decay: ScalarLike = 0.0,
+    per_token: bool = False,
+    shown: Reward | None = None,
+) -> Problem:
+    """The bilevel problem of reward learning, with its hypergradient and its lower step.
+
+    Upper batches are `Feedback`, lower ones `Prompts`; `data` makes both.
+
+    Args:
+        step: how the policy moves, or `Hold()`.
+        contrast: `losses.Linear()` when absent.
+        negatives: `Enumerate()` when absent and the policy can, else `Draw()`.
+        anchor: the reference of the policy's step: `Fixed()` when absent, or `Moving(every)`.
+        weights: by counts when absent.
+        decay: of the reward's parameters, `(decay/2) ‖x‖²`.
+        per_token: judge preferences after every token from where two responses part; the reward
+            needs a method `tokens`, as `reward.Head` has.
+        shown: the reward as the policy's step sees it, such as `reward.Normalised(...)`.
+    """
+    if task.reward is None:
+        raise ValueError("the task has no reward to learn: give Task(..., reward=...).")
+    goal = Goal(task.policy, task.reward, task.reference, task.beta)
+    seen = goal if shown is None else Goal(task.policy, shown, task.reference, task.beta)
+    listed = task.policy.enumerable
+    criterion = Criterion(
+        goal,
+        losses.Linear() if contrast is None else contrast,
+        (Enumerate() if listed else Draw()) if negatives is None else negatives,
+        Weights(*map(jnp.asarray, by_counts(task) if weights is None else weights)),
+        jnp.asarray(decay),
+        per_token,
+    )
+    moves = step if isinstance(step, Hold) else LowerStep(seen, step, anchor or Fixed())
+    return Problem(
+        Upper(criterion), Lower(seen), hypergradient=Hypergradient(criterion), lower_step=moves
+    )

@@ -1,0 +1,103 @@
+"""RLHF: a reward model from preferences, then a policy step against it."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import ScalarLike
+
+from bilevel import trees
+from bilevel.apps.llm.methods.align import AbstractAlignment, Aligned, Start, follow
+from bilevel.apps.llm.methods.single_level import (
+    adam,
+    at_reward,
+    kept_only,
+    minimise,
+    preferences_of,
+)
+from bilevel.apps.llm.methods.task import data
+from bilevel.apps.llm.policies.policy import generate
+from bilevel.apps.llm.policy_steps.policy_step import AbstractPolicyStep
+from bilevel.apps.llm.rewards.reward import Reward, Shifted, judged, moments
+from bilevel.driver.log import as_metric
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class RewardModel(AbstractAlignment):
+    """Bradley and Terry's likelihood of preferences; the policy stays where it is.
+
+    Attributes:
+        decay: `(decay/2) ‖x‖²`.
+        smoothing: share of labels taken to be the wrong way round.
+        per_token: a likelihood after every token from where two responses part, in place of one of
+            whole responses; the reward needs a method `tokens`, as `reward.Head` has.
+    """
+
+    update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
+    decay: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
+    smoothing: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
+    per_token: bool = eqx.field(static=True, default=False)
+
+    def run(self, task, start, options):
+        if task.reward is None or start.reward is None:
+            raise ValueError(
+                "there is no reward to learn: give Task(..., reward=...) and "
+                "align(..., reward=...), its parameters at the start."
+            )
+        kept = kept_only(task, preferences=preferences_of(task))
+        loss = _Judgement(task.reward, self.decay, self.smoothing, self.per_token)
+
+        def metric(fn):
+            return Partial(at_reward, as_metric(fn), start.policy)
+
+        found = minimise(loss, start.reward, self.update, kept, options, metric)
+        return Aligned(start.policy, found.x, [found])
+
+
+class _Judgement(eqx.Module):
+    reward: Reward
+    decay: ScalarLike
+    smoothing: ScalarLike
+    per_token: bool = eqx.field(static=True)
+
+    def __call__(self, x, batch):
+        how = {"per_token": self.per_token, "smoothing": self.smoothing}
+        loss, square = judged(self.reward, x, batch.preferences, **how), trees.dot(x, x)
+        return loss + (jnp.asarray(self.decay, square.dtype) / 2 * square).astype(loss.dtype)
+
+
+class RLHF(AbstractAlignment):
+    """The pipeline in stages: a reward from preferences, then KL-regularised learning of it.
+
+    Start from SFT with `align(..., policy=sft)`, and with the task's reference the same, for the
+    usual three stages. (The reward of preferences is then no longer relative to the model that the
+    demonstrations' optimum is relative to: it counts them twice.)
+
+    Attributes:
+        step: how the policy moves.
+        policy_steps: calls of it; the reward takes the run's `steps`.
+        learner: how the reward is learned.
+        normalise: how many responses of the reference give the reward its mean and deviation in the
+            second stage; 0 for the reward as it is.
+    """
+
+    step: AbstractPolicyStep
+    policy_steps: int = eqx.field(static=True)
+    learner: RewardModel = eqx.field(default_factory=RewardModel)  # importing makes no array
+    normalise: int = eqx.field(static=True, default=0)
+
+    def run(self, task, start, options):
+        one, two, three = jax.random.split(options.key, 3)
+        learned = self.learner.run(task, start, options._replace(key=one))
+        if not learned.ended:
+            return learned
+        x, shown = learned.reward, None
+        if self.normalise and task.reward is not None:
+            prompts = task.asked()
+            some = jax.tree.map(lambda a: a[jnp.arange(self.normalise) % a.shape[0]], prompts)
+            said = generate(task.policy, task.reference, some, three)
+            shown = Shifted(task.reward, moments(task.reward, x, said))
+        feed = data(task, batch_size=options.batch_size, prompts=options.prompts)
+        then = options._replace(key=two, steps=self.policy_steps, phase=2)
+        found = follow(task, self.step, Start(x, start.policy), feed, then, shown)
+        return Aligned(found.y, x, [*learned.results, found])

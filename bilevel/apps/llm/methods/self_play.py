@@ -1,0 +1,116 @@
+"""Ways to align that play against the policy of the round before."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import ScalarLike
+
+from bilevel.apps.llm.methods.align import AbstractAlignment, Aligned, Options, Start
+from bilevel.apps.llm.methods.direct import Direct, Sum
+from bilevel.apps.llm.methods.single_level import (
+    adam,
+    demonstrations_of,
+    kept_only,
+    minimise,
+    of_policy,
+    pairs_referred,
+    preferences_of,
+)
+from bilevel.apps.llm.methods.task import Task, Weights, by_counts
+from bilevel.apps.llm.policies.policy import AbstractPolicy, generate, log_ratios, referred
+from bilevel.apps.llm.rewards import losses
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class SPIN(AbstractAlignment):
+    """Self-play: tell demonstrations from what the policy of the last round said, and again.
+
+    A round generates one response to every demonstration and makes the run's `steps` updates. A
+    round solved to the end multiplies the log error by `1 − 1/strength`: below ½ that diverges, so
+    the usual 0.1 must stop far short of it.
+
+    Attributes:
+        strength: λ.
+        rounds: how many.
+        replay: learn on the last round's responses too.
+        rows: as in `DPO`.
+    """
+
+    update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
+    strength: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+    rounds: int = eqx.field(static=True, default=1)
+    replay: bool = eqx.field(static=True, default=False)
+    rows: int | None = eqx.field(static=True, default=None)
+
+    def run(self, task, start, options):
+        loss = _SelfPlay(task.policy, self.strength)
+        return _play(
+            self, loss, kept_only(task, demonstrations=demonstrations_of(task)), start, options
+        )
+
+
+class SelfPlayAIHF(AbstractAlignment):
+    """Self-play on demonstrations plus DPO on preferences, relative to the last round's policy.
+
+    Attributes:
+        weights: of the two parts; by counts when absent.
+        strength: λ of both parts; the task's β when absent.
+        rounds, replay, rows: as in `SPIN`.
+    """
+
+    update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
+    weights: Weights | None = None
+    strength: ScalarLike | None = None
+    rounds: int = eqx.field(static=True, default=1)
+    replay: bool = eqx.field(static=True, default=False)
+    rows: int | None = eqx.field(static=True, default=None)
+
+    def run(self, task, start, options):
+        strength = task.beta if self.strength is None else jnp.asarray(self.strength)
+        weights = by_counts(task) if self.weights is None else self.weights
+        parts = _SelfPlay(task.policy, strength), Direct(task.policy, strength, jnp.asarray(0.0))
+        loss = Sum(*parts, Weights(*map(jnp.asarray, weights)))
+        both = kept_only(
+            task, demonstrations=demonstrations_of(task), preferences=preferences_of(task)
+        )
+        return _play(self, loss, both, start, options)
+
+
+class _SelfPlay(eqx.Module):
+    policy: AbstractPolicy
+    strength: ScalarLike
+
+    def __call__(self, x, batch):
+        demonstrated, own = log_ratios(self.policy, x, batch.pairs)
+        return losses.spin(demonstrated, own, self.strength)
+
+
+def _play(how: SPIN | SelfPlayAIHF, loss, task: Task, start: Start, options: Options) -> Aligned:
+    """Rounds of generating and telling apart, each against the policy that it starts from."""
+    found, before = Aligned(start.policy, None, []), None
+    shown = demonstrations_of(task)
+    for number, key in enumerate(jax.random.split(options.key, how.rounds), 1):
+        y = found.policy
+        saying, training = jax.random.split(key)
+        said = generate(task.policy, y, shown.prompts, saying)
+        pairs = shown._replace(reference=None), said
+        both = pairs if before is None else jax.tree.map(_joined, pairs, before)
+        before = pairs if how.replay else None
+        opponent = eqx.tree_at(lambda t: t.reference, task, y)
+        told, own = (referred(task.policy, y, rows, rows=how.rows) for rows in both)
+        judged = None
+        if task.preferences is not None:
+            judged = pairs_referred(opponent, task.preferences, how.rows)
+        kept, now = (
+            kept_only(task, preferences=judged),
+            options._replace(key=training, phase=number),
+        )
+        result = minimise(loss, y, how.update, kept, now, of_policy, (told, own))
+        found = Aligned(result.x, None, [*found.results, result])
+        if not found.ended:
+            break
+    return found
+
+
+def _joined(a, b):
+    return jnp.concatenate([a, b])

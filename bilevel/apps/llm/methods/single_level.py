@@ -1,0 +1,124 @@
+"""Training with one level, and the parts of a task that the baselines read."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import Partial
+from jaxtyping import PyTree
+
+from bilevel.apps.llm.methods.align import Options
+from bilevel.apps.llm.methods.task import Feedback, Task, feedback
+from bilevel.apps.llm.policies.policy import Preferences, Responses, referred
+from bilevel.data import Data
+from bilevel.driver import Result
+from bilevel.driver.log import as_metric
+from bilevel.methods import TTSA
+from bilevel.problem import Problem
+from bilevel.selection import solve
+from bilevel.typing import Scalar
+from bilevel.updates import AbstractUpdate, FromOptax
+
+
+def adam():
+    return FromOptax(optax.adam, 1e-3)
+
+
+class SingleLevel(eqx.Module):
+    """`loss(x, batch)` as an upper loss; y is a single idle number."""
+
+    loss: Callable
+
+    def __call__(self, x, y, batch):
+        return self.loss(x, batch)
+
+
+class _Slope(eqx.Module):
+    loss: Callable
+
+    def __call__(self, x, y, batch):
+        return jax.grad(self.loss)(x, batch.upper)
+
+
+def _idle(x, y, batch):
+    return y
+
+
+def _square(x, y, batch):
+    return y * y / 2
+
+
+def single(loss: Callable[[PyTree, Feedback], Scalar]) -> Problem:
+    """`loss(x, feedback)` as a bilevel problem: TTSA on it moves x along the gradient."""
+    return Problem(SingleLevel(loss), _square, hypergradient=_Slope(loss), lower_step=_idle)
+
+
+def minimise(
+    loss: Callable[[PyTree, Feedback], Scalar],
+    start: PyTree,
+    update: AbstractUpdate,
+    task: Task,
+    options: Options,
+    metric: Callable[[Callable], Callable],
+    pairs: tuple[Responses, Responses] | None = None,
+) -> Result:
+    """Minimise `loss(x, feedback)` over the feedback of a task.
+
+    Args:
+        metric: turns a function of the reward's and the policy's parameters into one of (x, y).
+        pairs: demonstrations and what was said instead.
+    """
+    return solve(
+        single(loss),
+        TTSA(update),
+        start,
+        jnp.zeros(()),
+        data=Data(feedback(task, options.batch_size, pairs)),
+        metrics={name: metric(fn) for name, fn in options.metrics.items()},
+        **options.settings(start),
+    )
+
+
+def of_policy(fn):
+    """Arrays that `fn` binds as a `Partial` stay arguments of the compiled program."""
+    return Partial(_at_policy, as_metric(fn))
+
+
+def _at_policy(fn, x, y):
+    return fn(None, x)
+
+
+def at_reward(fn, policy, x, y):
+    return fn(x, policy)
+
+
+def kept_only(task: Task, *, demonstrations=None, preferences=None) -> Task:
+    """The task with only this feedback."""
+    return eqx.tree_at(
+        lambda t: (t.demonstrations, t.preferences),
+        task,
+        (demonstrations, preferences),
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+def demonstrations_of(task: Task) -> Responses:
+    if task.demonstrations is None:
+        raise ValueError("the task has no demonstrations: give Task(..., demonstrations=...).")
+    return task.demonstrations
+
+
+def preferences_of(task: Task) -> Preferences:
+    if task.preferences is None:
+        raise ValueError("the task has no preferences: give Task(..., preferences=...).")
+    return task.preferences
+
+
+def pairs_referred(
+    task: Task, pairs: Preferences, rows: int | None, free: bool = False
+) -> Preferences:
+    if free:
+        return Preferences(*(r._replace(reference=jnp.zeros(r.mask.shape[:1])) for r in pairs))
+    return Preferences(*(referred(task.policy, task.reference, r, rows=rows) for r in pairs))

@@ -1,0 +1,123 @@
+"""What is aligned and with which feedback, and the batches that a problem of it reads."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import PyTree, ScalarLike
+
+from bilevel.apps.llm.data.sources import Together
+from bilevel.apps.llm.policies.policy import AbstractPolicy, Preferences, Responses, size
+from bilevel.apps.llm.policy_steps.policy_step import Prompts
+from bilevel.apps.llm.rewards.reward import Reward
+from bilevel.data import Data, Sampler
+from bilevel.data.reading import as_source
+
+
+class Task(eqx.Module):
+    """What is to be aligned, with what.
+
+    Attributes:
+        policy: the model; its parameters are y.
+        reference: parameters of π_ref.
+        beta: weight of the divergence from it.
+        reward: `reward(x, responses)`, for those that learn one.
+        prompts: what the policy is to answer while it learns; those of the demonstrations when
+            absent, else of the preferences.
+    """
+
+    policy: AbstractPolicy
+    reference: PyTree
+    beta: ScalarLike = eqx.field(converter=jnp.asarray)
+    reward: Reward | None = None
+    demonstrations: Responses | None = None
+    preferences: Preferences | None = None
+    prompts: PyTree = None
+
+    def asked(self) -> PyTree:
+        """The prompts to answer.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.prompts is not None:
+            return self.prompts
+        if self.demonstrations is not None:
+            return self.demonstrations.prompts
+        if self.preferences is not None:
+            return self.preferences.chosen.prompts
+        raise ValueError("the task has no feedback: give demonstrations, preferences or both.")
+
+
+class Feedback(NamedTuple):
+    """The upper batch."""
+
+    demonstrations: Responses | None = None
+    preferences: Preferences | None = None
+    pairs: tuple[Responses, Responses] | None = None  # demonstrations, what was said instead
+
+
+class Weights(NamedTuple):
+    """What the mean losses of the two kinds of feedback count."""
+
+    demonstrations: ScalarLike
+    preferences: ScalarLike
+
+
+def by_counts(task: Task) -> Weights:
+    """In proportion to how many there are, so that every datum counts alike; their sum is 1.
+
+    With both losses likelihoods of one reward, this is the maximum-likelihood estimator.
+    """
+    counts = [0 if rows is None else size(rows) for rows in (task.demonstrations, task.preferences)]
+    if not sum(counts):
+        raise ValueError("the task has no feedback: give demonstrations, preferences or both.")
+    return Weights(*(count / sum(counts) for count in counts))
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+def data(
+    task: Task,
+    *,
+    batch_size: int | None = None,
+    prompts: int | None = None,
+    pairs: tuple[Responses, Responses] | None = None,
+) -> Data:
+    """Feedback for the upper level, prompts and randomness for the lower one.
+
+    Args:
+        batch_size: rows of each kind of feedback in a batch; all when absent.
+        prompts: prompts in a lower batch; all when absent.
+        pairs: demonstrations with what was said instead, in place of the task's demonstrations.
+    """
+    asked = _rows("prompts", task.asked(), prompts)
+    randomly = Together(Prompts(asked, Sampler(_itself)))  # pyright: ignore
+    return Data(feedback(task, batch_size, pairs), randomly)
+
+
+def feedback(
+    task: Task, batch_size: int | None = None, pairs: tuple[Responses, Responses] | None = None
+) -> Together:
+    """The upper half of `data` alone."""
+    shown = None if pairs is not None else task.demonstrations
+    kinds: dict[str, Any] = {
+        "demonstrations": shown,
+        "preferences": task.preferences,
+        "pairs": pairs,
+    }
+    sources: dict[str, Any] = {name: _rows(name, p, batch_size) for name, p in kinds.items()}
+    return Together(Feedback(**sources))
+
+
+def _rows(name: str, rows: PyTree, batch_size: int | None):
+    if rows is None:
+        return None
+    n = size(rows)
+    few = None if batch_size is None or batch_size >= n else batch_size
+    return as_source(name, rows, few, "epochs")
+
+
+def _itself(key):
+    return key

@@ -1,0 +1,1 @@
+"""The decoder and what is trained of it: pure functions over dictionaries of arrays."""

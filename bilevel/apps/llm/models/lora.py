@@ -1,0 +1,121 @@
+"""Low-rank adapters: a small pytree beside frozen parameters, `W + scale * A B`.
+
+    adapters = lora.init(config, key, rank=8)
+    loss = lambda adapters: task(lora.attach(params, adapters, scale=2.0))   # trains adapters alone
+    params = lora.merge(params, adapters, scale=2.0)
+
+An adapter tree has, for every adapted kernel `(in, out)`, `{"a": (in, rank), "b": (rank, out)}` in
+the place of the kernel: `{"layers": [{"query": {"a": ..., "b": ...}, ...}, ...]}`, or stacked on a
+leading axis for `Layers.SCAN`.
+
+Reference: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen. "LoRA: Low-rank adaptation of large
+language models". ICLR 2022, arXiv:2106.09685.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, PyTree, ScalarLike
+
+from bilevel.apps.llm.models import parameters
+from bilevel.apps.llm.models.attention import accurate
+from bilevel.apps.llm.models.config import Config, Layers
+from bilevel.apps.llm.models.parameters import Params
+
+Adapters = dict[str, Any]
+
+
+TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
+
+
+def init(
+    config: Config,
+    key: Array,
+    *,
+    rank: int = 8,
+    targets: Sequence[str] = ("query", "value"),
+    layers: Layers = Layers.LIST,
+    dtype: DTypeLike = jnp.float32,
+) -> Adapters:
+    """Adapters that change nothing yet: `a` is random, `b` zero.
+
+    Args:
+        targets: which kernels of each layer, of "query", "key", "value", "output", "gate", "up",
+            "down".
+        layers: as those of the parameters that they are for.
+
+    Raises:
+        ValueError: a rank below 1, or a target that the model has not.
+    """
+    if type(rank) is not int or rank < 1:
+        raise ValueError(f"rank is {rank!r}; a whole number of at least 1 is needed.")
+    kernels = kernel_shapes(config)
+    unknown = [name for name in targets if name not in kernels]
+    if unknown or not targets:
+        raise ValueError(f"targets are {list(targets)}; some of {sorted(kernels)} are needed.")
+
+    def adapter(shape, key):
+        into, out = shape
+        a = jax.random.uniform(key, (into, rank), jnp.float32, -1, 1) * jnp.float32(into**-0.5)
+        return {"a": a.astype(dtype), "b": jnp.zeros((rank, out), dtype)}
+
+    keys = jax.random.split(key, (config.layers, len(targets)))
+    found = [
+        {name: adapter(kernels[name], keys[i, j]) for j, name in enumerate(targets)}
+        for i in range(config.layers)
+    ]
+    return in_layout({"layers": found}, layers)
+
+
+def attach(
+    params: parameters.Params, adapters: Adapters, *, scale: ScalarLike = 1.0
+) -> parameters.Params:
+    """Parameters that the decoder reads as `x W + scale (x A) B`; nothing is merged.
+
+    Differentiate through it for derivatives of the adapters alone.
+    """
+
+    def join(p, adapter):
+        return p | {"a": adapter["a"], "b": adapter["b"] * _like(scale, adapter["b"])}
+
+    return _joined(params, adapters, join)
+
+
+def merge(params: Params, adapters: Adapters, *, scale: ScalarLike = 1.0) -> Params:
+    """Parameters with `W + scale * A B` for W, in the type of W."""
+
+    def join(p, adapter):
+        a, b = (adapter[name].astype(accurate(p["kernel"])) for name in ("a", "b"))
+        more = _like(scale, a) * (a @ b)
+        return p | {"kernel": (p["kernel"].astype(more.dtype) + more).astype(p["kernel"].dtype)}
+
+    return _joined(params, adapters, join)
+
+
+def _joined(params, adapters, join):
+    if parameters.layout_of(params) is not parameters.layout_of(adapters):
+        adapters = in_layout(adapters, parameters.layout_of(params))
+
+    def layer(p, adapters):
+        return p | {name: join(p[name], adapter) for name, adapter in adapters.items()}
+
+    layers, adapted = params["layers"], adapters["layers"]
+    if isinstance(layers, dict):
+        return params | {"layers": layer(layers, adapted)}
+    return params | {"layers": [layer(*pair) for pair in zip(layers, adapted, strict=True)]}
+
+
+def kernel_shapes(config: Config) -> dict[str, tuple[int, int]]:
+    """The shapes of a layer's kernels."""
+    layer = parameters.shapes_of(config)["layers"][0]
+    return {name: layer[name]["kernel"] for name in TARGETS if name in layer}
+
+
+def in_layout(tree: PyTree, layers: Layers) -> Any:
+    return parameters.stack(tree) if layers is Layers.SCAN else parameters.unstack(tree)
+
+
+def _like(scale: ScalarLike, leaf: Array) -> Array:
+    return jnp.asarray(scale, leaf.dtype)

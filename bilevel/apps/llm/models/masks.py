@@ -1,0 +1,30 @@
+"""Which keys a query attends to: its own sequence up to itself, within a window."""
+
+from jaxtyping import Array, Bool, Int
+
+from bilevel.apps.llm.models import attention as attentions
+
+Segments = Int[Array, "batch time"] | Bool[Array, "batch time"]
+
+
+EVERYWHERE = 2**30  # a window longer than any row
+
+
+def segment_mask(segments: Int[Array, "batch time"]) -> Bool[Array, "batch time time"]:
+    """Tokens see those of their sequence up to themselves."""
+    same = (segments[:, :, None] == segments[:, None]) & (segments > 0)[:, None]
+    return same & attentions.causal(segments.shape[1])
+
+
+def window_mask(
+    queries: Array, keys: Array, window: int | Array
+) -> Bool[Array, "batch queries keys"]:
+    """Keys fewer than `window` positions before a query."""
+    return queries[:, :, None] - keys[:, None] < window
+
+
+def attention_mask(mask, positions, window: int | None):
+    """The mask and window that attention is to be given."""
+    if mask is None or window is None:
+        return mask, window
+    return mask & window_mask(positions, positions, window), None

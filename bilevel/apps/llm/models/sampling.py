@@ -1,0 +1,245 @@
+"""Draw responses: a batch at a time, with a cache of keys and values, in one compiled loop."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, ScalarLike
+
+from bilevel.apps.llm.models import attention, decoder, masks, parameters, rope, transformer
+from bilevel.apps.llm.models.config import Config
+from bilevel.apps.llm.models.masks import Segments
+from bilevel.apps.llm.models.parameters import Params
+from bilevel.apps.llm.models.transformer import ComputeOptions, Remat, Tokens
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How tokens are drawn.
+
+    Args:
+        new: tokens of the longest response.
+        temperature: divides the scores; 0 takes the likeliest token.
+        top_k: draw among so many of the likeliest tokens; None among all.
+        top_p: draw among the likeliest tokens that together have this probability; None among all.
+        stop: ids that end a response, and belong to it.
+
+    Raises:
+        ValueError: a number outside its range.
+    """
+
+    new: int = 64
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    stop: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if type(self.new) is not int or self.new < 1:
+            raise ValueError(f"new is {self.new!r}; a whole number of at least 1 is needed.")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; 0 or more is needed.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; at least 1, or None, is needed.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; a share above 0 and up to 1 is needed.")
+
+
+class Samples(NamedTuple):
+    """Prompts with their responses; `time` is that of prompt and longest response together.
+
+    The response follows the prompt's last place, so behind the padding of a prompt that is padded
+    on the right; the decoder sees through padding anywhere.
+    """
+
+    tokens: Int[Array, "batch time"]
+    mask: Bool[Array, "batch time"]  # not padding
+    response: Bool[Array, "batch time"]  # drawn, the stop token included
+    logprobs: Float[Array, "batch time"]  # of the model: token_logprobs, 0 outside the response
+    drawn: Float[Array, "batch time"]  # of what was drawn from: after temperature, top-k, top-p
+
+
+class _State(NamedTuple):
+    t: Int[Array, ""]  # tokens drawn
+    key: PRNGKeyArray
+    scores: Float[Array, "batch vocab"]  # of the next token
+    done: Bool[Array, " batch"]
+    samples: Samples
+    cache: list[tuple[Array, Array]]  # keys and values of each layer, (batch, time, heads, dim)
+
+
+def generate(
+    config: Config,
+    params: Params,
+    tokens: Tokens,
+    segments: Segments | None = None,
+    *,
+    key: PRNGKeyArray,
+    drawing: Drawing = Drawing(),
+    how: ComputeOptions = ComputeOptions(),
+) -> Samples:
+    """Draw a response to every prompt.
+
+    `logprobs` are those of `decoder.token_logprobs(config, params, samples.tokens, samples.mask)`,
+    whatever the temperature; `drawn` are equal to them at temperature 1 without top-k and top-p.
+    A pure function to be called under `jax.jit` (`config`, `drawing` and `how` static); the loop
+    ends when all responses have.
+
+    Args:
+        segments: 0 at the padding of prompts, which may be anywhere; one sequence a row.
+    """
+    return generate_at(
+        config,
+        params,
+        tokens,
+        segments,
+        key=key,
+        drawing=drawing,
+        how=how,
+        temperature=drawing.temperature,
+    )
+
+
+def generate_at(
+    config: Config,
+    params: Params,
+    tokens: Tokens,
+    segments: Segments | None = None,
+    *,
+    key: PRNGKeyArray,
+    temperature: ScalarLike,
+    drawing: Drawing = Drawing(),
+    how: ComputeOptions = ComputeOptions(),
+) -> Samples:
+    """As `generate`, with a temperature that may be traced; that of `drawing` is not looked at."""
+    prompt = tokens.shape[1]
+    how = dataclasses.replace(how, remat=Remat.NONE)  # nothing is differentiated
+    whole = segments is None
+    valid = jnp.ones(tokens.shape, bool) if whole else segments.astype(jnp.int32) > 0
+    layers = parameters.unstack(params)[
+        "layers"
+    ]  # once: a slice in the loop would copy it every time
+    params = {**params, "layers": layers}
+    scores, cache = _prefill(config, params, tokens, valid, drawing.new, how)
+    longer = ((0, 0), (0, drawing.new))
+    nothing = jnp.zeros((tokens.shape[0], prompt + drawing.new), scores.dtype)
+    start = _State(
+        t=jnp.zeros((), jnp.int32),
+        key=key,
+        scores=scores,
+        done=jnp.zeros(tokens.shape[0], bool),
+        samples=Samples(
+            tokens=jnp.pad(jnp.where(valid, tokens, 0).astype(jnp.int32), longer),
+            mask=jnp.pad(valid, longer),
+            response=jnp.zeros(nothing.shape, bool),
+            logprobs=nothing,
+            drawn=nothing,
+        ),
+        cache=cache,
+    )
+
+    def more(state: _State):
+        return (state.t < drawing.new) & ~state.done.all()
+
+    def step(state: _State) -> _State:
+        key, now = jax.random.split(state.key)
+        token, drawn = draw(now, state.scores, drawing, temperature)
+        logprob = decoder.chosen(jax.nn.log_softmax(state.scores), token)
+        live, at = ~state.done, prompt + state.t
+        samples = Samples(
+            *(
+                jax.lax.dynamic_update_slice_in_dim(
+                    old, jnp.where(live, new, jnp.zeros_like(new)).astype(old.dtype)[:, None], at, 1
+                )
+                for old, new in zip(state.samples, (token, live, live, logprob, drawn), strict=True)
+            )
+        )
+        done = state.done | among(token, drawing.stop)
+        scores, cache = _extend(config, params, samples, state.cache, at, how)
+        return _State(state.t + 1, key, scores, done, samples, cache)
+
+    return jax.lax.while_loop(more, step, start).samples
+
+
+def draw(
+    key: PRNGKeyArray,
+    scores: Float[Array, "batch vocab"],
+    drawing: Drawing,
+    temperature: ScalarLike,
+) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
+    """A token for each row, and the log-probability it was drawn with (0 at temperature 0)."""
+    temperature = jnp.asarray(temperature, scores.dtype)
+    greedy = temperature == 0
+    tempered = scores / jnp.where(greedy, 1, temperature)
+    kept = jnp.ones(scores.shape, bool)
+    if drawing.top_k is not None and drawing.top_k < scores.shape[-1]:
+        kept &= tempered >= jax.lax.top_k(tempered, drawing.top_k)[0][:, -1:]
+    if drawing.top_p is not None and drawing.top_p < 1:
+        kept &= _nucleus(jnp.where(kept, tempered, attention.HIDDEN), drawing.top_p)
+    tempered = jax.nn.log_softmax(jnp.where(kept, tempered, attention.HIDDEN))
+    noise = jax.random.gumbel(key, scores.shape, scores.dtype)
+    token = jnp.argmax(tempered + jnp.where(greedy, 0, noise), axis=-1).astype(jnp.int32)
+    return token, jnp.where(greedy, 0, decoder.chosen(tempered, token))
+
+
+def _nucleus(scores: Float[Array, "batch vocab"], share: float) -> Bool[Array, "batch vocab"]:
+    """The fewest likeliest tokens that together have a probability of at least `share`."""
+    ranked = -jnp.sort(-scores, axis=-1)
+    probability = jax.nn.softmax(ranked, axis=-1)
+    before = jnp.cumsum(probability, axis=-1) - probability  # of all that are likelier
+    last = jnp.sum(before < share, axis=-1, keepdims=True) - 1
+    return scores >= jnp.take_along_axis(ranked, last, axis=-1)
+
+
+def _prefill(config, params, tokens, valid, new: int, how: ComputeOptions):
+    """Scores after the prompt, and its keys and values with room for the response."""
+    segments = valid.astype(jnp.int32)
+    positions, mask = rope.positions_of(segments), masks.segment_mask(segments)
+    x = transformer.embed(config, params, jnp.where(valid, tokens, 0), how=how)
+    rotation = rope.rotations(config, positions, x)
+
+    def layer(p, x, window):
+        def attend(q, k, v):
+            mixed = how.attention(q, k, v, *masks.attention_mask(mask, positions, window))
+            room = [(0, 0), (0, new), (0, 0), (0, 0)]
+            return mixed, (jnp.pad(k, room), jnp.pad(v, room))
+
+        return transformer.block(config, p, x, rotation, attend, how=how)
+
+    x, cache = transformer.through(config, params["layers"], x, layer, how=how)
+    index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    last = jnp.max(jnp.where(valid, index, 0), axis=1)[:, None, None]
+    x = jnp.take_along_axis(x, last, axis=1)
+    return transformer.read_out(params, transformer.norm(config, params["norm"], x))[:, 0], cache
+
+
+def _extend(config, params, samples: Samples, cache, at, how: ComputeOptions):
+    """Scores after one more token, and the cache with its keys and values."""
+    token = jax.lax.dynamic_slice_in_dim(samples.tokens, at, 1, axis=1)
+    positions = rope.positions_of(samples.mask.astype(jnp.int32))
+    here = jax.lax.dynamic_slice_in_dim(positions, at, 1, axis=1)
+    mask = samples.mask[:, None]  # what lies ahead is not filled yet, and so not valid
+    x = transformer.embed(config, params, token, how=how)
+    rotation = rope.rotations(config, here, x)
+    caches = iter(cache)
+
+    def layer(p, x, window):
+        def attend(q, k, v):
+            keys, values = next(caches)
+            keys = jax.lax.dynamic_update_slice_in_dim(keys, k, at, 1)
+            values = jax.lax.dynamic_update_slice_in_dim(values, v, at, 1)
+            visible = mask if window is None else mask & masks.window_mask(here, positions, window)
+            return attention.plain(q, keys, values, visible, None), (keys, values)
+
+        return transformer.block(config, p, x, rotation, attend, how=how)
+
+    x, cache = transformer.through(config, params["layers"], x, layer, how=how)
+    return transformer.read_out(params, transformer.norm(config, params["norm"], x))[:, 0], cache
+
+
+def among(token: Int[Array, " batch"], ids: tuple[int, ...]) -> Bool[Array, " batch"]:
+    if not ids:
+        return jnp.zeros(token.shape, bool)
+    return (token[:, None] == jnp.asarray(ids, token.dtype)[None]).any(-1)

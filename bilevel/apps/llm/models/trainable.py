@@ -1,0 +1,72 @@
+"""Which parameters of a decoder are trained: a LoRA adapter of the last layers, or all of them."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from jaxtyping import PyTree
+
+from bilevel.apps.llm.models import lora, parameters
+from bilevel.apps.llm.models.config import Config
+from bilevel.typing import RandomKey
+
+
+class Adapter(NamedTuple):
+    """A LoRA adapter of the last layers; the parameters below them and beside them rest.
+
+    Attributes:
+        rank: of every adapted kernel.
+        layers: how many of the last layers; all when absent.
+        targets: kernels of a layer.
+        scale: of the product; usually 2.
+    """
+
+    rank: int = 8
+    layers: int | None = None
+    targets: tuple[str, ...] = lora.TARGETS
+    scale: float = 2.0
+
+    def below(self, config: Config) -> int:
+        """How many layers rest."""
+        layers = config.layers if self.layers is None else self.layers
+        if not 1 <= layers <= config.layers:
+            raise ValueError(
+                f"{layers} layers are to be adapted; the model has {config.layers}, of which at "
+                "least 1."
+            )
+        return config.layers - layers
+
+    def _top(self, config: Config) -> Config:
+        below = self.below(config)
+        return replace(config, layers=config.layers - below, windows=config.windows[below:])
+
+    def init(self, config: Config, key: RandomKey) -> PyTree:
+        """Parameters that change nothing yet."""
+        targets = tuple(t for t in self.targets if t != "gate" or config.gated)
+        return lora.init(self._top(config), key, rank=self.rank, targets=targets)
+
+    def attach(self, config: Config, params: parameters.Params, y: PyTree) -> parameters.Params:
+        return self._with(lora.attach, config, params, y)
+
+    def merge(self, config: Config, params: parameters.Params, y: PyTree) -> parameters.Params:
+        return self._with(lora.merge, config, params, y)
+
+    def _with(self, how, config, params, y):
+        below = self.below(config)
+        params = parameters.unstack(params)
+        top = how(params | {"layers": params["layers"][below:]}, y, scale=self.scale)
+        return top | {"layers": params["layers"][:below] + top["layers"]}
+
+
+class FullFineTune(NamedTuple):
+    """All parameters are trained; y is their tree, and nothing rests."""
+
+    def below(self, config: Config) -> int:
+        return 0
+
+    def attach(self, config, params, y):
+        return y
+
+    merge = attach
+
+
+Trained = Adapter | FullFineTune

@@ -1,0 +1,1 @@
+"""Policies: what can be sampled and scored."""

@@ -1,0 +1,199 @@
+"""A decoder as a policy and as the trunk of a reward, for `align`.
+
+Prompts are `PromptBatch`: rows of tokens; y is the tree of a LoRA adapter, or of all
+parameters. Where prompts are known beforehand and responses are short, `prompt_cache` costs less.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from bilevel.apps.llm.data import batches, encode
+from bilevel.apps.llm.models import decoder, parameters, sampling, sharding
+from bilevel.apps.llm.models.config import Config
+from bilevel.apps.llm.models.sampling import Drawing
+from bilevel.apps.llm.models.trainable import Adapter, FullFineTune, Trained
+from bilevel.apps.llm.models.transformer import ComputeOptions
+from bilevel.apps.llm.policies.packing import SideBySide
+from bilevel.apps.llm.policies.policy import AbstractPolicy, Preferences, Responses, stopped
+
+generate = jax.jit(sampling.generate, static_argnums=0, static_argnames=("drawing", "how"))
+
+
+class PromptBatch(NamedTuple):
+    """Prompts, padded on the left, a row each."""
+
+    tokens: Int[Array, "n prompt"]
+    mask: Bool[Array, "n prompt"]
+
+
+class Decoder(AbstractPolicy):
+    """A checkpoint as a policy.
+
+    Attributes:
+        params: the parameters that rest; `None` where all are trained.
+        drawing: how long responses are and what ends them. Temperature, top-k and top-p of it are
+            not used: learning needs responses of the policy itself.
+    """
+
+    config: Config = eqx.field(static=True)
+    params: Any
+    trained: Trained = eqx.field(static=True, default=Adapter())
+    drawing: Drawing = eqx.field(static=True, default=Drawing())
+    how: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
+
+    def weights(self, y: PyTree) -> parameters.Params:
+        """All parameters of the decoder."""
+        params = self.trained.attach(self.config, stopped(self.params), y)
+        return _in_place(self.config, params, self.how)
+
+    def token_logprobs(self, y, responses):
+        params, rows = self.weights(y), responses.prompts
+        if isinstance(rows, SideBySide):
+            x = decoder.hidden(self.config, params, rows.tokens, rows.segments, how=self.how)
+            return spoken(params, jnp.take_along_axis(x, rows.before[..., None], 1), responses)
+        row, start = joined(responses), rows.tokens.shape[1]
+        x = decoder.hidden(self.config, params, *row, query_start=start - 1, how=self.how)
+        return spoken(params, x[:, :-1], responses)
+
+    def logprobs(self, y, several):
+        """A prompt and its responses are one row, in which no response sees another."""
+        asked = several[0].prompts
+        if len(several) == 1 or isinstance(asked, SideBySide):
+            return [self.logprob(y, responses) for responses in several]
+        params = self.weights(y)
+        row = beside(asked, several)
+        x = decoder.hidden_at(
+            self.config, params, *row, query_start=asked.tokens.shape[1] - 1, how=self.how
+        )
+        ends = np.cumsum([1, *(responses.tokens.shape[1] for responses in several)])
+        before = [  # the last token of the prompt, which is padded on the left, then its own
+            jnp.concatenate([x[:, :1], x[:, begin : end - 1]], axis=1)
+            for begin, end in itertools.pairwise(ends)
+        ]
+        parts = (r.tokens for r in several), (r.mask for r in several)
+        every = Responses(asked, *(jnp.concatenate([*part], axis=1) for part in parts))
+        found = spoken(params, jnp.concatenate(before, axis=1), every)
+        return [part.sum(axis=1) for part in jnp.split(found, ends[1:-1] - 1, axis=1)]
+
+    def sample(self, y, prompts: PromptBatch, key, *, temperature=1.0):
+        params = jax.tree.map(jax.lax.stop_gradient, self.weights(y))
+        said = sampling.generate_at(
+            self.config,
+            params,
+            prompts.tokens,
+            prompts.mask,
+            key=key,
+            temperature=temperature,
+            drawing=replace(self.drawing, top_k=None, top_p=None),
+            how=self.how,
+        )
+        start = prompts.tokens.shape[1]
+        return Responses(prompts, said.tokens[:, start:], said.response[:, start:])
+
+    def prompts_at(self, prompts: PromptBatch, rows: Int[Array, " n"]) -> PromptBatch:
+        """Some of the prompts, as this policy reads them."""
+        return jax.tree.map(lambda leaf: leaf[rows], prompts)
+
+    def trunk(self, params: Any, trained: Adapter | None) -> "Trunk":
+        """A trunk for a reward on the same prompts: an adapter of `params`, or all parameters."""
+        return Trunk(self.config, params, trained or FullFineTune(), self.how)
+
+
+class Trunk(eqx.Module):
+    """Hidden states after every token of a response, for `reward.Head`.
+
+    Attributes:
+        params: where the head's trunk is an adapter of these; `None` where it is all parameters.
+    """
+
+    config: Config = eqx.field(static=True)
+    params: Any = None
+    trained: Trained = eqx.field(static=True, default=FullFineTune())
+    how: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
+
+    def __call__(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
+        params = self.trained.attach(self.config, stopped(self.params), trunk)
+        params = _in_place(self.config, params, self.how)
+        start = responses.prompts.tokens.shape[1]
+        row = joined(responses)
+        return decoder.hidden(self.config, params, *row, query_start=start, how=self.how)
+
+    def cached(self, params: PyTree, responses: Responses) -> Responses:
+        """The same responses, with what does not change computed once: here nothing."""
+        return responses
+
+
+def joined(responses: Responses) -> tuple[Array, Array]:
+    """Prompts and responses as rows of the decoder."""
+    asked = responses.prompts
+    tokens = jnp.concatenate([asked.tokens, responses.tokens.astype(asked.tokens.dtype)], axis=1)
+    return tokens, jnp.concatenate([asked.mask, responses.mask], axis=1).astype(jnp.int32)
+
+
+def beside(
+    asked: PromptBatch, several: Sequence[Responses]
+) -> tuple[Array, Int[Array, "n time"], Bool[Array, "n time time"]]:
+    """Prompts with several responses each as rows: tokens, positions, and who sees whom."""
+    masks = [asked.mask, *(responses.mask for responses in several)]
+    tokens = [asked.tokens, *(r.tokens.astype(asked.tokens.dtype) for r in several)]
+    said = asked.mask.sum(axis=1, keepdims=True, dtype=jnp.int32)
+    places = [jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1 for mask in masks]
+    positions = [places[0], *(said + place for place in places[1:])]
+    part = np.repeat(np.arange(len(masks)), [mask.shape[1] for mask in masks])
+    related = (part[None] == 0) | (part[:, None] == part[None])
+    mask = jnp.concatenate(masks, axis=1)
+    visible = jnp.asarray(related & np.tri(len(part), dtype=bool))[None] & mask[:, None]
+    tokens = jnp.where(mask, jnp.concatenate(tokens, axis=1), 0)
+    return tokens, jnp.maximum(jnp.concatenate(positions, axis=1), 0), visible
+
+
+def spoken(params: parameters.Params, x: Array, responses: Responses) -> Float[Array, "n time"]:
+    """Log-probabilities of the tokens of responses, from the states that predict them."""
+
+    def pick(scores, tokens):
+        return decoder.chosen(scores, tokens) - jax.nn.logsumexp(scores, axis=-1)
+
+    found = decoder.over_vocabulary(params, x, pick, jnp.where(responses.mask, responses.tokens, 0))
+    return jnp.where(responses.mask, found, 0)
+
+
+def _in_place(config: Config, params: parameters.Params, how: ComputeOptions) -> parameters.Params:
+    """On the mesh of the activations, split by name; so are their derivatives."""
+    mesh = None if how.pin is None else how.pin.mesh
+    return sharding.constrain(config, params, mesh) if isinstance(mesh, Mesh) else params
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+def asked(rows: list[encode.Row], *, pad_id: int | None, length: int | None = None) -> PromptBatch:
+    """The prompts of rows."""
+    found = batches.padded(rows, pad_id=pad_id, prompt=length)
+    return PromptBatch(jnp.asarray(found.prompts), jnp.asarray(found.asked))
+
+
+def responses(
+    rows: list[encode.Row], prompts: PyTree, *, pad_id: int | None, length: int
+) -> Responses:
+    """Rows with their prompts as the policy reads them."""
+    found = batches.padded(rows, pad_id=pad_id, response=length)
+    prompts = jax.tree.map(jnp.asarray, prompts)
+    return Responses(prompts, jnp.asarray(found.responses), jnp.asarray(found.said))
+
+
+def preferences(
+    pairs: list[encode.RowPair], prompts: PyTree, *, pad_id: int | None, length: int
+) -> Preferences:
+    """Pairs with their prompts as the policy reads them."""
+    sides = [[pair.chosen for pair in pairs], [pair.rejected for pair in pairs]]
+    both = (responses(rows, prompts, pad_id=pad_id, length=length) for rows in sides)
+    return Preferences(*both)

@@ -1,0 +1,48 @@
+"""Demonstrations side by side in rows of one length, so that next to no padding is computed."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from bilevel.apps.llm.data import batches, encode
+from bilevel.apps.llm.policies.policy import Responses
+
+
+class SideBySide(NamedTuple):
+    """Prompts with their responses, several to a row, as `model.Decoder` reads them.
+
+    The tokens of `Responses` are then those of all responses in a row, one after the other, and
+    the log-probability of a row is the sum over its responses.
+    """
+
+    tokens: Int[Array, "n time"]
+    segments: Int[Array, "n time"]  # 0 at padding, else the number of the sequence in its row
+    before: Int[Array, "n said"]  # where the token is that stands before each response token
+
+
+class Packing(NamedTuple):
+    responses: Responses
+    per_row: float  # responses in a row, on average: `baselines.SFT(per_row=...)`
+
+
+def packed(rows: Sequence[encode.Row], length: int) -> Packing:
+    """Rows of `length` tokens.
+
+    Raises:
+        ValueError: a sequence that is longer, or one without a prompt.
+    """
+    if not all(row.prompt for row in rows):
+        raise ValueError("a row has no prompt; nothing would predict the first token it says.")
+    found = batches.packed(rows, length)
+    places = [np.flatnonzero(row) for row in found.response]
+    at, said = np.zeros((2, len(places), max(map(len, places))), np.int32)
+    for i, here in enumerate(places):
+        at[i, : len(here)], said[i, : len(here)] = here, 1
+    tokens = np.take_along_axis(found.tokens, at, axis=1)
+    before = np.where(said, at - 1, 0)
+    asked = SideBySide(*map(jnp.asarray, (found.tokens, found.segments, before)))
+    responses = Responses(asked, jnp.asarray(tokens), jnp.asarray(said > 0))
+    return Packing(responses, len(rows) / len(places))

@@ -1,0 +1,162 @@
+"""What alignment asks of a policy: log-probabilities of responses, and responses."""
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from bilevel import trees
+from bilevel.typing import RandomKey
+
+
+class Responses(NamedTuple):
+    """Responses to prompts, a row each.
+
+    Prompts are whatever the policy reads: any tree of arrays with n rows. `mask` marks the tokens
+    of the response, its stop token included; rows are padded on the right. `reference` may hold
+    each row's log-probability under a reference, so that it is computed once (`referred`).
+    """
+
+    prompts: PyTree[Array]
+    tokens: Int[Array, "n time"]
+    mask: Bool[Array, "n time"]
+    reference: Float[Array, " n"] | None = None
+
+
+class Preferences(NamedTuple):
+    """Pairs of responses to the same prompts, the preferred one first."""
+
+    chosen: Responses
+    rejected: Responses
+
+
+class AbstractPolicy(eqx.Module):
+    """A distribution over responses, with parameters y (any tree of floating arrays)."""
+
+    @abc.abstractmethod
+    def token_logprobs(self, y: PyTree, responses: Responses) -> Float[Array, "n time"]:
+        """Log-probability of every response token given those before; zero outside the mask."""
+
+    @abc.abstractmethod
+    def sample(
+        self, y: PyTree, prompts: PyTree, key: RandomKey, *, temperature: float = 1.0
+    ) -> Responses:
+        """One response to each prompt; the next token's logits are divided by the temperature."""
+
+    def logprob(self, y: PyTree, responses: Responses) -> Float[Array, " n"]:
+        """Log-probability of whole responses: the sum over their tokens, never the mean."""
+        return self.token_logprobs(y, responses).sum(axis=1)
+
+    def logprobs(self, y: PyTree, several: Sequence[Responses]) -> list[Float[Array, " n"]]:
+        """`logprob` of several responses to the same prompts, which a policy may compute once."""
+        return [self.logprob(y, responses) for responses in several]
+
+    @property
+    def enumerable(self) -> bool:
+        """Whether all responses can be listed: `log_table` and `reward_table` then exist."""
+        return False
+
+    @property
+    def tabular(self) -> bool:
+        """Whether y holds the logits of whole responses, an array (prompts, responses)."""
+        return False
+
+    def log_table(self, y: PyTree) -> Float[Array, "prompts responses"]:
+        """Log-probability of every response to every prompt.
+
+        Raises:
+            TypeError: the responses cannot be listed.
+        """
+        raise TypeError(f"{type(self).__name__} cannot list its responses; draw them.")
+
+    def reward_table(
+        self, reward: Callable[[PyTree, Responses], Array], x: PyTree
+    ) -> Float[Array, "prompts responses"]:
+        """Reward of every response to every prompt.
+
+        Raises:
+            TypeError: the responses cannot be listed.
+        """
+        raise TypeError(f"{type(self).__name__} cannot list its responses; draw them.")
+
+
+def repeated(tree: PyTree, times: int) -> PyTree:
+    """Every row `times` times in succession: row `i · times + j` is the j-th copy of row i."""
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=0), tree)
+
+
+def size(tree: PyTree) -> int:
+    """How many rows there are."""
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+def referred(
+    policy: AbstractPolicy, reference: PyTree, responses: Responses, *, rows: int | None = None
+) -> Responses:
+    """The same responses with their log-probabilities under a reference, computed once.
+
+    Args:
+        reference: parameters of the policy.
+        rows: how many at a time; all at once when absent.
+    """
+    responses = responses._replace(reference=None)
+    return responses._replace(reference=_logprobs(policy, reference, responses, rows))
+
+
+@eqx.filter_jit
+def _logprobs(policy, reference, responses, rows):
+    if rows is None or rows >= size(responses):
+        return policy.logprob(reference, responses)
+
+    def some(at):
+        return policy.logprob(reference, jax.tree.map(lambda leaf: leaf[at], responses))
+
+    n = size(responses)
+    at = jnp.arange(-(-n // rows) * rows, dtype=jnp.int32) % n  # the last rows are filled up
+    return jax.lax.map(some, at.reshape(-1, rows)).reshape(-1)[:n]
+
+
+def log_ratio(policy: AbstractPolicy, y: PyTree, responses: Responses) -> Float[Array, " n"]:
+    """`log π_y(a|s) − log π_ref(a|s)` of responses that carry their reference.
+
+    Raises:
+        ValueError: they do not carry it.
+    """
+    return log_ratios(policy, y, [responses])[0]
+
+
+def log_ratios(
+    policy: AbstractPolicy, y: PyTree, several: Sequence[Responses]
+) -> list[Float[Array, " n"]]:
+    """`log_ratio` of several responses to the same prompts, such as a pair of `Preferences`."""
+    references = [responses.reference for responses in several if responses.reference is not None]
+    if len(references) < len(several):
+        raise ValueError(
+            "these responses carry no reference log-probabilities: make them with "
+            "referred(policy, reference, responses)."
+        )
+    return [
+        logp - jax.lax.stop_gradient(reference).astype(logp.dtype)
+        for logp, reference in zip(policy.logprobs(y, several), references, strict=True)
+    ]
+
+
+def generate(
+    policy: AbstractPolicy, y: PyTree, prompts: PyTree, key: RandomKey, *, temperature: float = 1.0
+) -> Responses:
+    """One response to each prompt, compiled, and out of the reach of derivatives."""
+    return _generate(policy, y, prompts, key, temperature)
+
+
+@eqx.filter_jit
+def _generate(policy, y, prompts, key, temperature):
+    return stopped(policy.sample(y, prompts, key, temperature=temperature))
+
+
+def stopped(tree: PyTree) -> PyTree:
+    """The same numbers, out of the reach of derivatives; masks and tokens as they are."""
+    return trees.map(jax.lax.stop_gradient, tree)

@@ -1,0 +1,278 @@
+"""A decoder as a policy and a reward's trunk, with what rests computed once.
+
+For data whose prompts are known beforehand and whose responses are short: the frozen lower layers
+are run on each prompt once (`cache_prompts`). A prompt is then the number of its row, and a step
+costs the upper layers and the response alone.
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from bilevel.apps.llm.models import masks, parameters, rope, sampling, transformer
+from bilevel.apps.llm.models.config import Config
+from bilevel.apps.llm.models.sampling import Drawing
+from bilevel.apps.llm.models.trainable import Adapter
+from bilevel.apps.llm.models.transformer import ComputeOptions
+from bilevel.apps.llm.policies.model import PromptBatch, spoken
+from bilevel.apps.llm.policies.policy import AbstractPolicy, Responses, stopped
+
+
+class Memory(NamedTuple):
+    """What the resting parameters make of prompts, `joined` on the left of every response."""
+
+    mask: Bool[Array, "n prompt"]
+    states: Float[Array, "n prompt width"]  # below the first adapted layer
+    keys: Float[Array, "layers n prompt heads dim"]  # rotated
+    values: Float[Array, "layers n prompt heads dim"]
+
+
+class Known(NamedTuple):
+    """Numbers of prompts, with what the resting trunk makes of responses that are known, too.
+
+    A policy reads the numbers alone; `CachedTrunk` gives back the states.
+    """
+
+    at: Int[Array, " n"]
+    states: Float[Array, "n time width"]
+
+
+def numbers(prompts: Known | Int[Array, " n"]) -> Int[Array, " n"]:
+    return prompts.at if isinstance(prompts, Known) else prompts
+
+
+def cache_prompts(
+    config: Config,
+    params: parameters.Params,
+    prompts: PromptBatch,
+    *,
+    below: int,
+    rows: int = 16,
+    how: ComputeOptions = ComputeOptions(),
+) -> Memory:
+    """Run the prompts through the model once, a few rows at a time."""
+    params = parameters.unstack(params)
+
+    @jax.jit
+    def one(params, tokens, mask):
+        segments = mask.astype(jnp.int32)
+        positions, mask_of_segments = rope.positions_of(segments), masks.segment_mask(segments)
+        x = transformer.embed(config, params, jnp.where(mask, tokens, 0), how=how)
+        rotation = rope.rotations(config, positions, x)
+        states, kept = x, []
+        for i, (p, window) in enumerate(zip(params["layers"], config.windows, strict=True)):
+            states = x if i == below else states
+
+            def attend(q, k, v, window=window):
+                return how.attention(
+                    q, k, v, *masks.attention_mask(mask_of_segments, positions, window)
+                ), (k, v)
+
+            x, kv = transformer.block(config, p, x, rotation, attend, how=how)
+            kept.append(kv)
+        return states, *(jnp.stack(leaves, axis=1) for leaves in zip(*kept, strict=True))
+
+    n, found = len(prompts.tokens), []
+    for at in range(0, n, rows):
+        few = np.arange(at, at + rows) % n  # the last batch is filled up, so that one program does
+        made = one(params, jnp.asarray(prompts.tokens[few]), jnp.asarray(prompts.mask[few]))
+        found.append(jax.device_get(made))
+    states, keys, values = (np.concatenate(parts)[:n] for parts in zip(*found, strict=True))
+    by_layer = (jnp.asarray(np.moveaxis(kept, 1, 0)) for kept in (keys, values))
+    return Memory(jnp.asarray(prompts.mask), jnp.asarray(states), *by_layer)
+
+
+def memory_bytes(config: Config, prompts: PromptBatch) -> int:
+    """What `cache_prompts` will hold, in float32."""
+    n, length = prompts.tokens.shape
+    kept = 2 * config.layers * config.kv_heads * config.head_dim + config.width
+    return 4 * n * length * kept
+
+
+def _upper(config, params, x, segments, below: int, reads: int, how: ComputeOptions):
+    """What heads read at the last `reads` places, from the states after the first `below` layers.
+
+    The last layer answers at those places alone.
+    """
+    positions, mask_of_segments = rope.positions_of(segments), masks.segment_mask(segments)
+    rotation = rope.rotations(config, positions, x)
+    layers = list(zip(params["layers"], config.windows, strict=True))[below:]
+    for p, window in layers[:-1]:
+
+        def attend(q, k, v, window=window):
+            return how.attention(
+                q, k, v, *masks.attention_mask(mask_of_segments, positions, window)
+            ), None
+
+        x, _ = transformer.block(config, p, x, rotation, attend, how=how)
+    p, window = layers[-1]
+    before = x[:, :-reads]
+    k_before, v_before = _keys_values(config, p, before, tuple(r[:, :-reads] for r in rotation))
+
+    def attend_last(q, k, v):
+        k, v = jnp.concatenate([k_before, k], axis=1), jnp.concatenate([v_before, v], axis=1)
+        mask = mask_of_segments[:, -reads:]
+        if window is not None:
+            mask = mask & masks.window_mask(positions[:, -reads:], positions, window)
+        return how.attention(q, k, v, mask, None), None
+
+    ends = tuple(r[:, -reads:] for r in rotation)
+    x, _ = transformer.block(config, p, x[:, -reads:], ends, attend_last, how=how)
+    return transformer.norm(config, params["norm"], x)
+
+
+def _after(memory: Memory, at, states, said) -> tuple[Array, Array]:
+    """Remembered prompts with the states and the mask of what follows, as rows of the decoder."""
+    before = jax.lax.stop_gradient(memory.states[at])
+    x = jnp.concatenate([before, states.astype(before.dtype)], axis=1)
+    return x, jnp.concatenate([memory.mask[at], said], axis=1).astype(jnp.int32)
+
+
+def _keys_values(config: Config, p, x, rotation):
+    """Keys and values of a layer, as `transformer.block` makes them."""
+    kept = {}
+
+    def attend(q, k, v):
+        kept["k"], kept["v"] = k, v
+        return jnp.zeros_like(q), None
+
+    transformer.block(
+        config, p, x, rotation, attend, how=ComputeOptions()
+    )  # the rest of it is never computed
+    return kept["k"], kept["v"]
+
+
+def _beside(config, params, memory: Memory, at, tokens, said, below: int, how: ComputeOptions):
+    """States of the tokens of responses after the first `below` layers, prompts remembered."""
+    segments = jnp.concatenate([memory.mask[at], said], axis=1).astype(jnp.int32)
+    positions, mask_of_segments = rope.positions_of(segments), masks.segment_mask(segments)
+    time = tokens.shape[1]
+    x = transformer.embed(config, params, jnp.where(said, tokens, 0), how=how)
+    if not time:
+        return x
+    here = positions[:, -time:]
+    rotation = rope.rotations(config, here, x)
+
+    layers = parameters.stack(params)["layers"]
+    windows = [masks.EVERYWHERE if w is None else w for w in config.windows]
+    each = layers, memory.keys, memory.values, jnp.asarray(windows, jnp.int32)
+
+    def step(x, layer):
+        p, keys, values, window = jax.tree.map(lambda leaf: leaf[layer], each)
+
+        def attend(q, k, v):
+            k = jnp.concatenate([keys[at].astype(k.dtype), k], axis=1)
+            v = jnp.concatenate([values[at].astype(v.dtype), v], axis=1)
+            mask = mask_of_segments[:, -time:] & masks.window_mask(here, positions, window)
+            return how.attention(q, k, v, mask, None), None
+
+        return transformer.block(config, p, x, rotation, attend, how=how)[0], None
+
+    # By number: to scan over slices of them would copy all that rests.
+    return jax.lax.scan(step, x, jnp.arange(below))[0]
+
+
+class CachedDecoder(AbstractPolicy):
+    """`Decoder`, with prompts that are row numbers of a memory.
+
+    Equal to it but for rounding. A response is fed through the resting layers alone, so this pays
+    where it is shorter than its prompt; drawing one of t tokens takes t passes.
+    """
+
+    config: Config = eqx.field(static=True)
+    params: Any
+    memory: Memory
+    trained: Adapter = eqx.field(static=True)
+    drawing: Drawing = eqx.field(static=True, default=Drawing(new=1))
+    how: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
+
+    def token_logprobs(self, y, responses):
+        params = self.trained.attach(self.config, stopped(self.params), y)
+        return spoken(params, self._predicting(params, responses), responses)
+
+    def scores(self, y: PyTree, responses: Responses) -> Float[Array, "n time vocab"]:
+        """Scores of the whole vocabulary in the place of each token of the responses."""
+        params = self.trained.attach(self.config, stopped(self.params), y)
+        return transformer.read_out(params, self._predicting(params, responses))
+
+    def _predicting(self, params, responses: Responses):
+        """The states that predict each token of the responses."""
+        config, below = self.config, self.trained.below(self.config)
+        at, time = numbers(responses.prompts), responses.tokens.shape[1]
+        tokens, said = responses.tokens[:, :-1], responses.mask[:, :-1]
+        resting = stopped(self.params)
+        after = _beside(config, resting, self.memory, at, tokens, said, below, self.how)
+        row = _after(self.memory, at, after, said)
+        return _upper(config, params, *row, below, time, self.how)
+
+    def sample(self, y, prompts, key, *, temperature=1.0):
+        params = jax.tree.map(
+            jax.lax.stop_gradient, self.trained.attach(self.config, self.params, y)
+        )
+        prompts = numbers(prompts)
+        n, new = prompts.shape[0], self.drawing.new
+        plain = replace(self.drawing, top_k=None, top_p=None)
+        said = Responses(prompts, jnp.zeros((n, new), jnp.int32), jnp.zeros((n, new), bool))
+        done = jnp.zeros(n, bool)
+        for t in range(new):
+            key, one = jax.random.split(key)  # as `sampling` does
+            part = Responses(prompts, said.tokens[:, : t + 1], said.mask[:, : t + 1])
+            x = self._predicting(params, part)[:, -1:]
+            token, _ = sampling.draw(one, transformer.read_out(params, x)[:, 0], plain, temperature)
+            tokens = said.tokens.at[:, t].set(jnp.where(done, 0, token))
+            said = said._replace(tokens=tokens, mask=said.mask.at[:, t].set(~done))
+            done = done | sampling.among(token, self.drawing.stop)
+        return said
+
+    def prompts_at(self, prompts: PromptBatch, rows: Int[Array, " n"]) -> Int[Array, " n"]:
+        """Some of the prompts, as this policy reads them: the numbers of their rows."""
+        return rows
+
+    def trunk(self, params: Any, trained: Adapter | None) -> "CachedTrunk":
+        """A trunk for a reward on the same prompts: an adapter of `params`, or all parameters."""
+        return CachedTrunk(self.config, self.memory, params, trained)
+
+
+class CachedTrunk(eqx.Module):
+    """`Trunk`, with prompts that are row numbers of a memory.
+
+    Attributes:
+        params, trained: where the head's trunk is an adapter of these; without, it is all
+            parameters, at rest, and best stacked (`parameters.stack`), which makes a small program.
+    """
+
+    config: Config = eqx.field(static=True)
+    memory: Memory
+    params: Any = None
+    trained: Adapter | None = eqx.field(static=True, default=None)
+    how: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
+
+    def __call__(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
+        config, said = self.config, responses.mask
+        after = self.resting(trunk, responses)
+        if self.trained is None:
+            return transformer.norm(config, trunk["norm"], after)
+        params = self.trained.attach(config, stopped(self.params), trunk)
+        below, at = self.trained.below(config), numbers(responses.prompts)
+        row = _after(self.memory, at, after, said)
+        return _upper(config, params, *row, below, said.shape[1], self.how)
+
+    def resting(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
+        """What the layers that rest make of the tokens of responses."""
+        at, tokens, said, _ = responses
+        if isinstance(at, Known):
+            return jax.lax.stop_gradient(at.states)
+        config, params = self.config, stopped(trunk if self.trained is None else self.params)
+        below = config.layers if self.trained is None else self.trained.below(config)
+        return _beside(config, params, self.memory, at, tokens, said, below, self.how)
+
+    def cached(self, params: PyTree, responses: Responses) -> Responses:
+        """The same responses, with the states of the frozen layers computed once."""
+        at = numbers(responses.prompts)
+        states = eqx.filter_jit(self.resting)(params, responses._replace(prompts=at))
+        return responses._replace(prompts=Known(at, states))

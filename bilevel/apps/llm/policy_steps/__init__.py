@@ -1,0 +1,1 @@
+"""Lower-level steps: how a policy moves towards its best under a reward."""

@@ -1,0 +1,302 @@
+"""Steps of a policy on `max over π of E r(s, a) − β KL(π ‖ π_ref)`: the lower problem of alignment.
+
+Each step is an object that says how the policy moves; `LowerStep` ties it to what is to be
+maximised and to a reference, and is what `bl.Problem(lower_step=...)` takes. The divergence is one
+of whole responses: log-ratios are summed over tokens, never averaged. Here are the steps that draw
+responses, but for `ppo.PPO`; those of `exact` list them, and `adaptive.Adaptive` moves β.
+"""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree, ScalarLike
+
+from bilevel import trees
+from bilevel.apps.llm.policies.policy import AbstractPolicy, Responses, repeated, stopped
+from bilevel.apps.llm.rewards.reward import Reward
+from bilevel.typing import RandomKey, Scalar
+from bilevel.updates import AbstractUpdate, as_update
+
+PerToken = Float[Array, "n time"]
+Groups = Float[Array, "prompts k"]
+
+
+class Goal(eqx.Module):
+    """The lower problem: maximise `E r − β KL(π ‖ π_ref)` over the parameters y of a policy."""
+
+    policy: AbstractPolicy
+    reward: Reward
+    reference: PyTree  # parameters of π_ref
+    beta: ScalarLike = eqx.field(converter=jnp.asarray)
+
+    def beta_like(self, array: Array) -> Array:
+        return jnp.asarray(self.beta, array.dtype)
+
+
+class Prompts(NamedTuple):
+    """The lower batch: prompts to answer, and the randomness to answer them with."""
+
+    prompts: PyTree[Array]
+    key: RandomKey
+
+
+class AbstractPolicyStep(eqx.Module):
+    """How a policy moves towards the maximum. What it remembers, it keeps in `memory`."""
+
+    @abc.abstractmethod
+    def init(self, goal: Goal, x: PyTree, y: PyTree) -> Any:
+        """What is remembered between steps."""
+
+    @abc.abstractmethod
+    def step(
+        self, goal: Goal, x: PyTree, y: PyTree, memory: Any, batch: Prompts, k: Int[Array, ""]
+    ) -> tuple[PyTree, Any]:
+        """The moved policy and the new memory; k counts the calls."""
+
+
+# --- with responses drawn --------------------------------------------------------------------
+
+
+class Drawn(NamedTuple):
+    """Responses of the current policy, `samples` to a prompt in succession, and their numbers."""
+
+    responses: Responses
+    rewards: Float[Array, " n"]
+    old: PerToken  # log-probabilities when they were drawn
+    reference: PerToken
+    samples: int
+
+    def groups(self, values: Float[Array, " n"]) -> Groups:
+        return values.reshape(-1, self.samples)
+
+
+def drawn(goal: Goal, x, y, prompts, key: RandomKey, samples: int) -> Drawn:
+    """`samples` responses to each prompt, at temperature 1; nothing in it has a derivative."""
+    responses = goal.policy.sample(y, repeated(prompts, samples), key)
+    old = goal.policy.token_logprobs(y, responses)
+    reference = goal.policy.token_logprobs(goal.reference, responses).astype(old.dtype)
+    rewards = goal.reward(x, responses).astype(old.dtype)
+    rewards, old, reference = stopped((rewards, old, reference))
+    return Drawn(responses, rewards, old, reference, samples)
+
+
+def regularised(goal: Goal, found: Drawn) -> Float[Array, " n"]:
+    """`r − β log(π/π_ref)` of whole responses."""
+    log_ratio = (found.old - found.reference).sum(axis=1)
+    return found.rewards - goal.beta_like(log_ratio) * log_ratio
+
+
+def leave_one_out(rewards: Groups) -> Groups:
+    """Each reward less the mean of the others to the same prompt: `R_i − mean_{j≠i} R_j`."""
+    k = rewards.shape[1]
+    return (rewards - rewards.mean(axis=1, keepdims=True)) * (k / (k - 1))
+
+
+class LeaveOneOut(AbstractPolicyStep):
+    """REINFORCE with each response's baseline from the others to the same prompt.
+
+    Unbiased: the expected direction is the gradient of the objective at the prompts given.
+
+    Kool, van Hoof, Welling. "Buy 4 REINFORCE samples, get a baseline for free!". 2019. Ahmadian et
+    al. "Back to basics". ACL 2024, arXiv:2402.14740.
+
+    Attributes:
+        samples: responses to a prompt, at least 2.
+        steps: how often a call draws and moves.
+    """
+
+    update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
+    samples: int = eqx.field(static=True, default=4)
+    steps: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        _at_least_two(self.samples)
+
+    def init(self, goal, x, y):
+        return self.update.init(y)
+
+    def step(self, goal, x, y, memory, batch, k):
+        def one(carry, at):
+            y, memory = carry
+            i, key = at
+            found = drawn(goal, x, y, batch.prompts, key, self.samples)
+            direction = jax.grad(self.loss)(y, goal, found)
+            return self.update.step(direction, memory, y, k * self.steps + i), None
+
+        at = jnp.arange(self.steps, dtype=k.dtype), jax.random.split(batch.key, self.steps)
+        (y, memory), _ = jax.lax.scan(one, (y, memory), at)
+        return y, memory
+
+    def loss(self, y: PyTree, goal: Goal, found: Drawn) -> Scalar:
+        """Its gradient is the direction."""
+        advantages = leave_one_out(found.groups(regularised(goal, found))).ravel()
+        return -(advantages * goal.policy.logprob(y, found.responses)).mean()
+
+
+class GRPO(AbstractPolicyStep):
+    """Group-relative policy optimisation: clipped ratios, advantages within a group.
+
+    The divergence is a penalty `β/2 log²(π/π_ref)` of whole responses, whose gradient on responses
+    of the current policy is that of `β KL(π ‖ π_ref)`; the paper's estimator has that of
+    `β KL(π_ref ‖ π)`.
+
+    Shao et al. "DeepSeekMath". 2024, arXiv:2402.03300.
+
+    Attributes:
+        scale: the group's rewards less their mean, divided by their deviation, as in the paper.
+            That weighs the reward against the divergence anew for each prompt. Without, each reward
+            less the mean of the others, and β means what it says.
+    """
+
+    update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
+    samples: int = eqx.field(static=True, default=8)
+    epochs: int = eqx.field(static=True, default=1)
+    clip: ScalarLike = eqx.field(converter=jnp.asarray, default=0.2)
+    scale: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        _at_least_two(self.samples)
+
+    def init(self, goal, x, y):
+        return self.update.init(y)
+
+    def step(self, goal, x, y, memory, batch, k):
+        found = drawn(goal, x, y, batch.prompts, batch.key, self.samples)
+        return _epochs(self, jax.grad(self.loss), y, memory, goal, found, k)
+
+    def loss(self, y: PyTree, goal: Goal, found: Drawn) -> Scalar:
+        rewards = found.groups(found.rewards)
+        if self.scale:
+            deviation = rewards.std(axis=1, keepdims=True)
+            centred = rewards - rewards.mean(axis=1, keepdims=True)
+            advantages = centred / (deviation + jnp.asarray(1e-4, deviation.dtype))
+        else:
+            advantages = leave_one_out(rewards)
+        logp = goal.policy.token_logprobs(y, found.responses)
+        gain = clipped(logp - found.old, advantages.reshape(-1, 1), self.clip)
+        kept = jnp.where(found.responses.mask, gain, 0).sum(axis=1).mean()
+        log_ratio = (logp - found.reference).sum(axis=1)
+        return goal.beta_like(logp) / 2 * (log_ratio**2).mean() - kept
+
+
+class SquaredAdvantage(AbstractPolicyStep):
+    """Regress the change of log-probability on the advantage: `(log π − log π_old − A/c)²`.
+
+    One solved regression is the mirror step `π ∝ π_old exp(A/c)`. Advantages are those of whole
+    responses, divergence included, less the mean of the others in the group.
+
+    Zhu et al. "Fine-tuning language models with advantage-induced policy alignment". 2023,
+    arXiv:2306.02231.
+
+    Attributes:
+        constant: c.
+        epochs: gradient steps on the same responses.
+    """
+
+    update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
+    samples: int = eqx.field(static=True, default=8)
+    epochs: int = eqx.field(static=True, default=2)
+    constant: ScalarLike = eqx.field(converter=jnp.asarray, default=10.0)
+
+    def __check_init__(self):
+        _at_least_two(self.samples)
+
+    def init(self, goal, x, y):
+        return self.update.init(y)
+
+    def step(self, goal, x, y, memory, batch, k):
+        found = drawn(goal, x, y, batch.prompts, batch.key, self.samples)
+        return _epochs(self, jax.grad(self.loss), y, memory, goal, found, k)
+
+    def loss(self, y: PyTree, goal: Goal, found: Drawn) -> Scalar:
+        advantages = leave_one_out(found.groups(regularised(goal, found))).ravel()
+        target = advantages / jnp.asarray(self.constant, advantages.dtype)
+        moved = goal.policy.logprob(y, found.responses) - found.old.sum(axis=1)
+        return ((moved - target) ** 2).mean()
+
+
+def clipped(log_ratio: PerToken, advantages: PerToken, clip: ScalarLike) -> PerToken:
+    """`min(A ρ, A clip(ρ, 1 − c, 1 + c))` with `ρ = exp(log_ratio)`."""
+    ratio, width = jnp.exp(log_ratio), jnp.asarray(clip, log_ratio.dtype)
+    return jnp.minimum(advantages * ratio, advantages * jnp.clip(ratio, 1 - width, 1 + width))
+
+
+def _epochs(step, slope, y, memory, goal, found, k):
+    """`step.epochs` moves on the same responses."""
+
+    def one(carry, i):
+        y, memory = carry
+        return step.update.step(slope(y, goal, found), memory, y, k * step.epochs + i), None
+
+    (y, memory), _ = jax.lax.scan(one, (y, memory), jnp.arange(step.epochs, dtype=k.dtype))
+    return y, memory
+
+
+def _at_least_two(samples: int) -> None:
+    if samples < 2:
+        raise ValueError(f"samples is {samples}; a baseline from the others needs at least 2.")
+
+
+# --- tied to a goal --------------------------------------------------------------------------
+
+
+class Fixed(eqx.Module):
+    """The reference is the goal's, for ever."""
+
+    def init(self, goal: Goal, y: PyTree) -> PyTree:
+        return None
+
+    def at(self, goal: Goal, memory: PyTree, y: PyTree, k) -> tuple[PyTree, PyTree]:
+        """The reference of call k, and what is remembered of it."""
+        return goal.reference, memory
+
+
+class Moving(eqx.Module):
+    """The reference is the policy itself as it was a while ago.
+
+    Attributes:
+        every: calls after which it is the policy of that time; 1 is a proximal step.
+    """
+
+    every: int = eqx.field(static=True, default=1)
+
+    def init(self, goal, y):
+        return trees.copy(y)
+
+    def at(self, goal, memory, y, k):
+        reference = trees.where(k % self.every == 0, y, memory)
+        return reference, reference
+
+
+class Memory(NamedTuple):
+    k: Int[Array, ""]  # calls
+    anchor: PyTree  # the reference, where it moves
+    own: Any  # of the policy step
+
+
+class LowerStep(eqx.Module):
+    """A policy step on a goal, as `bl.Problem` takes it: `lower_step(x, y, memory, batch)`."""
+
+    goal: Goal
+    how: AbstractPolicyStep
+    anchor: Fixed | Moving = Fixed()
+
+    def init(self, x: PyTree, y: PyTree) -> Memory:
+        own = self.how.init(self.goal, x, y)
+        return Memory(jnp.zeros((), jnp.int32), self.anchor.init(self.goal, y), own)
+
+    def __call__(self, x, y, memory: Memory, batch: Prompts) -> tuple[PyTree, Memory]:
+        reference, anchor = self.anchor.at(self.goal, memory.anchor, y, memory.k)
+        goal = Goal(self.goal.policy, self.goal.reward, reference, self.goal.beta)
+        y, own = self.how.step(goal, x, y, memory.own, batch, memory.k)
+        return y, Memory(memory.k + 1, anchor, own)
+
+
+class Hold(eqx.Module):
+    """A lower step that leaves the policy where it is: a phase in which only the reward moves."""
+
+    def __call__(self, x, y, batch):
+        return y

@@ -1,0 +1,1 @@
+"""Rewards, and losses on them and on log-ratios."""

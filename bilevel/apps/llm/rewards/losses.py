@@ -1,0 +1,143 @@
+"""The losses of alignment, as functions of log-probabilities and rewards of a batch.
+
+They know no policy: whatever gives log-probabilities of whole responses (sums over tokens) and
+rewards can be trained by them. `ratio` is `log π(a|s) − log π_ref(a|s)`.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Scalar, ScalarLike
+
+from bilevel.apps.llm.policies.policy import Responses
+
+PerRow = Float[Array, " n"]
+PerSample = Float[Array, "n k"]
+
+
+# --- the reward's contrast of demonstrations and what the policy says instead ---------------
+
+
+class AbstractContrast(eqx.Module):
+    """A loss of the reward model: demonstrations high, the policy's own responses low."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, demonstrated: PerRow, own: PerSample, weights: PerSample, beta: ScalarLike
+    ) -> Scalar:
+        """The mean loss over demonstrations.
+
+        Args:
+            demonstrated: reward of each demonstration.
+            own: rewards of responses of the current policy to the same prompt.
+            weights: what each of those counts; a row sums to 1.
+            beta: weight of the divergence in the lower problem.
+        """
+
+
+class Linear(AbstractContrast):
+    """`(E_π r − r(demonstration)) / β`: its gradient is the hypergradient, exactly.
+
+    That of `−E log π_x(demonstration)`, where `π_x ∝ π_ref exp(r_x/β)`: exact for responses drawn
+    from the current policy at temperature 1 when that policy solves the lower problem. Unbounded
+    below: give a decay.
+    """
+
+    def __call__(self, demonstrated, own, weights, beta):
+        difference = (weights * own).sum(axis=1) - demonstrated
+        return difference.mean() / jnp.asarray(beta, difference.dtype)
+
+
+class Logistic(AbstractContrast):
+    """`−E log σ(r(demonstration) − r(own))`: bounded, but with another fixed point.
+
+    With the reference fixed, the two levels rest at `π ∝ π_ref^(β/(1+β)) π_E^(1/(1+β))`, short of
+    the demonstrations' π_E; with a reference that follows the policy, at π_E.
+    """
+
+    def __call__(self, demonstrated, own, weights, beta):
+        won = jax.nn.log_sigmoid(demonstrated[:, None] - own)
+        return -(weights * won).sum(axis=1).mean()
+
+
+# --- preferences ----------------------------------------------------------------------------
+
+
+def preference(chosen: PerRow, rejected: PerRow, smoothing: ScalarLike = 0.0) -> Scalar:
+    """Bradley and Terry's `−E log σ(r_chosen − r_rejected)`.
+
+    Args:
+        smoothing: share of labels taken to be the wrong way round.
+    """
+    return -_labels(chosen - rejected, smoothing).mean()
+
+
+def token_preference(
+    chosen: Float[Array, "n time"],
+    rejected: Float[Array, "n time"],
+    pairs: tuple[Responses, Responses],
+    smoothing: ScalarLike = 0.0,
+) -> Scalar:
+    """Bradley and Terry's loss at every token from where two responses part to the longer's end.
+
+    Args:
+        chosen, rejected: a reward after every token.
+        pairs: the two responses, padded alike.
+        smoothing: as in `preference`.
+    """
+    likely = _labels(chosen - rejected, smoothing)
+    counts = parted(*pairs).astype(likely.dtype)
+    each = (likely * counts).sum(axis=1) / jnp.maximum(counts.sum(axis=1), 1)
+    return -each.mean()
+
+
+def _labels(margin: Array, smoothing: ScalarLike) -> Array:
+    """Log-likelihoods of labels, some of which are the wrong way round."""
+    wrong = jnp.asarray(smoothing, margin.dtype)
+    return jax.nn.log_sigmoid(margin) * (1 - wrong) + jax.nn.log_sigmoid(-margin) * wrong
+
+
+def parted(a: Responses, b: Responses) -> Bool[Array, "n time"]:
+    """Where two responses to the same prompt have parted, to the end of the longer one."""
+    differ = (a.tokens != b.tokens) | (a.mask != b.mask)
+    return (jnp.cumsum(differ, axis=1) > 0) & (a.mask | b.mask)
+
+
+def dpo(chosen: PerRow, rejected: PerRow, beta: ScalarLike, smoothing: ScalarLike = 0.0) -> Scalar:
+    """Direct preference optimisation: Bradley and Terry with the reward `β · ratio`.
+
+    Rafailov et al. "Direct preference optimization". NeurIPS 2023, arXiv:2305.18290.
+
+    Args:
+        chosen, rejected: ratios of the two responses; log 2 is the loss where they are equal.
+    """
+    beta = jnp.asarray(beta, chosen.dtype)
+    return preference(beta * chosen, beta * rejected, smoothing)
+
+
+def ipo(chosen: PerRow, rejected: PerRow, tau: ScalarLike) -> Scalar:
+    """Identity preference optimisation: `E (ratio_chosen − ratio_rejected − 1/(2τ))²`.
+
+    Azar et al. "A general theoretical paradigm to understand learning from human preferences".
+    AISTATS 2024, arXiv:2310.12036.
+    """
+    target = 1 / (2 * jnp.asarray(tau, chosen.dtype))
+    return ((chosen - rejected - target) ** 2).mean()
+
+
+# --- self-play ------------------------------------------------------------------------------
+
+
+def spin(demonstrated: PerRow, own: PerRow, strength: ScalarLike) -> Scalar:
+    """Self-play fine-tuning: prefer demonstrations to what the policy of the last round says.
+
+    Chen et al. "Self-play fine-tuning converts weak language models to strong language models".
+    ICML 2024, arXiv:2401.01335.
+
+    Args:
+        demonstrated, own: ratios to the policy of the last round, which gave the second.
+        strength: λ. An exact round multiplies the log error by `1 − 1/λ`.
+    """
+    return dpo(demonstrated, own, strength)

@@ -1,0 +1,152 @@
+"""From files to an aligned checkpoint folder: what `bilevel align` and `bilevel sft` do.
+
+given = load(Path("model"), Path("demos.jsonl"), Path("prefs.jsonl"), Settings())
+found = train(given, Path("aligned.run"))
+save(given, found, Path("aligned"))
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from bilevel.apps.llm.hub import checkpoint, write
+from bilevel.apps.llm.methods import align as aligning
+from bilevel.apps.llm.methods.align import Aligned
+from bilevel.apps.llm.policies import model
+from bilevel.apps.llm.policies import prompt_cache as prompt_cache
+from bilevel.apps.llm.run.monitor import Monitor, metrics
+from bilevel.apps.llm.run.prepared import Session, load, prepare
+from bilevel.apps.llm.run.settings import Method, Settings
+from bilevel.driver import Outcome, Status
+
+
+class TrainResult(NamedTuple):
+    """What came out."""
+
+    policy: PyTree
+    reward: PyTree | None
+    history: dict[str, np.ndarray]
+    status: Status
+    aligned: Aligned
+    speed: float  # tokens a second
+
+
+# --- while it runs -----------------------------------------------------------------------------
+
+
+def train(
+    given: Session, folder: Path | None, *, told: Callable[[str], Any] = lambda line: None,
+    steps: int | None = None
+) -> TrainResult:  # fmt: skip
+    """Align, with the state of the run kept in a folder; goes on where an earlier call ended.
+
+    Raises:
+        ValueError: out of memory, with what to lower.
+    """
+    settings, watch = given.settings, Monitor(given, told)
+    steps = settings.steps if steps is None else steps
+    start = time.perf_counter()
+    try:
+        aligned = aligning.align(
+            given.task,
+            given.how,
+            steps=steps,
+            reward=given.reward,
+            key=jax.random.key(settings.seed),
+            batch_size=given.rows,
+            prompts=settings.batch,
+            metrics=metrics(given),
+            log_every=settings.log_every,
+            callbacks=(watch,),
+            progress=False,
+            checkpoint=folder,
+        )
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise ValueError(LOWER) from error
+    result = aligned.results[-1]
+    x, y, status = aligned.reward, aligned.policy, result.status
+    if watch.why is not None:
+        kept = "the model as it was given"
+        x, y = given.reward, given.task.reference
+        if watch.good is not None:
+            step, x, y = watch.good
+            kept = f"the model of step {step}"
+        status = Status(Outcome.DIVERGED, f"{watch.why} Kept: {kept}.")
+    made = sum(result.stats.steps for result in aligned.results)
+    speed = made * given.tokens / (time.perf_counter() - start)
+    return TrainResult(y, x, result.history, status, aligned, speed)
+
+
+LOWER = (
+    "out of memory. Lower --batch, --samples, --length or --new; or adapt fewer --layers with a "
+    "smaller --rank."
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+# --- after -------------------------------------------------------------------------------------
+
+
+def merged(given: Session, policy: PyTree) -> checkpoint.Checkpoint:
+    """The checkpoint with what was learned."""
+    loaded = given.checkpoint
+    params = given.policy.trained.merge(loaded.config, loaded.params, policy)
+    return replace(loaded, params=params)
+
+
+def answers(given: Session, policy: PyTree, count: int = 6) -> list[tuple[str, str]]:
+    """Prompts, held-out where there are, with the likeliest answers."""
+    rows = given.shown or (given.held and given.held.chosen)
+    asked = given.task.asked() if rows is None else rows.prompts
+    asked = jax.tree.map(lambda leaf: leaf[:count], asked)
+    if not isinstance(asked, model.PromptBatch):
+        at = prompt_cache.numbers(asked)
+        asked = jax.tree.map(lambda leaf: leaf[at], given.asked)
+    drawing = replace(given.policy.drawing, temperature=0.0)
+    config = given.checkpoint.config
+    said = model.generate(
+        config,
+        merged(given, policy).params,
+        *asked,
+        key=jax.random.key(0),
+        drawing=drawing,
+        how=given.policy.how,
+    )
+    tokens, response = map(write.fetch, (said.tokens, said.response))
+    prompts, mask = np.asarray(asked.tokens), np.asarray(asked.mask)
+    return [
+        (given.tokenizer.decode(p[m]), given.tokenizer.decode(t[r]))
+        for p, m, t, r in zip(prompts, mask, tokens, response, strict=True)
+    ]
+
+
+def save(given: Session, found: TrainResult, out: Path) -> None:
+    """Write the Hugging Face folder."""
+    kind = given.checkpoint.about.get("dtype", given.checkpoint.about.get("torch_dtype"))
+    dtype = kind if kind in ("float32", "float16", "bfloat16") else "float32"
+    checkpoint.save(merged(given, found.policy), out, dtype=jnp.dtype(dtype))
+
+
+__all__ = [
+    "Method",
+    "Session",
+    "Settings",
+    "TrainResult",
+    "answers",
+    "load",
+    "prepare",
+    "save",
+    "train",
+]

@@ -1,0 +1,59 @@
+"""The compiled loop of one method on one problem, called chunk by chunk."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from bilevel import sharding, trees
+from bilevel.data import Feed
+from bilevel.methods.base import AbstractMethod
+from bilevel.problem import Problem
+
+
+class Loop:
+    """The compiled loop of one method on one problem, called chunk by chunk.
+
+    Arguments are flattened once, and what a chunk reports comes back as one array: a short chunk
+    should cost the host little more than a dispatch and a read.
+    """
+
+    def __init__(self, problem: Problem, method: AbstractMethod, reports: list[str], places):
+        self._fixed, self._treedef = jax.tree.flatten((problem, method))
+        self._names, self._places = reports, places
+
+    def __call__(self, state: Any, feed: Feed, n: int) -> tuple[Any, dict[str, float], bool]:
+        """The state n steps on, what the last step reported, and whether all is finite.
+
+        The state given is donated; it comes back unchanged when the steps left the finite numbers.
+        """
+        fixed = self._treedef, self._places
+        state, report = _advance(*fixed, self._fixed, feed, np.int32(n), state)
+        *values, finite = np.asarray(report)
+        return state, dict(zip(self._names, map(float, values), strict=True)), bool(finite)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=5)
+def _advance(treedef, places, fixed, feed: Feed, n, state):
+    problem, method = jax.tree.unflatten(treedef, fixed)
+
+    def one(state):
+        state, info = method.step(problem, state, feed.batch(state.k))
+        return sharding.constrain(state, places), _stacked(info)
+
+    blank = jax.eval_shape(lambda: one(state)[1])
+    start = state, jnp.zeros(blank.shape, blank.dtype)
+    new, report = jax.lax.fori_loop(0, n, lambda _, carry: one(carry[0]), start)
+    finite = trees.all_finite((new, report))
+    report = jnp.append(report, finite.astype(report.dtype))
+    new = sharding.constrain(trees.where(finite, new, state), places)
+    return new, sharding.constrain_everywhere(report, places)
+
+
+def _stacked(info: Mapping[str, Any]) -> Array:
+    """What a step reports, by name, as one vector."""
+    return jnp.array([jnp.asarray(info[name]).astype(float) for name in sorted(info)], float)

@@ -1,0 +1,143 @@
+"""Before the first chunk: every check, once, and all that the chunks need."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from bilevel import certificates, sharding, trees
+from bilevel.certificates import Certificate
+from bilevel.data import Data
+from bilevel.driver import validate
+from bilevel.driver.checkpoint import Checkpoint, Saver, fingerprint
+from bilevel.driver.chunks import Loop
+from bilevel.driver.log import OWN_COLUMNS, Log, Metrics, as_best
+from bilevel.driver.prefetch import Prefetcher
+from bilevel.driver.result import Best
+from bilevel.methods.base import AbstractMethod, State
+from bilevel.problem import Batch, Problem
+from bilevel.typing import Lower, RandomKey, Upper
+
+Callback = Callable[[int, State, Mapping[str, float]], Any]
+
+
+class Options(NamedTuple):
+    """How a run goes; `bilevel.solve` says what each means."""
+
+    data: Data | None = None
+    steps: int = 1000
+    key: RandomKey | None = None
+    tol: float = 0.0
+    log_every: int = 100
+    metrics: Metrics | None = None
+    callbacks: Iterable[Callback] = ()
+    checkpoint: Checkpoint | str | Path | None = None
+    progress: bool | None = None
+    keep: str | Best = "last"
+    certify: bool = True
+
+
+class Prepared(NamedTuple):
+    """A run that has been checked, at the step where it begins."""
+
+    problem: Problem  # on the mesh of the run
+    method: AbstractMethod
+    state: Any
+    options: Options
+    prefetcher: Prefetcher
+    loop: Loop
+    log: Log
+    certifier: "Certifier"
+    saver: Saver | None
+    target: int  # step at which the run ends
+    resumed: bool  # from a checkpoint
+
+    @property
+    def first(self) -> Batch:
+        """The batch of the first step."""
+        return self.prefetcher.first
+
+
+def prepare(
+    problem: Problem, method: AbstractMethod, x0: Upper, y0: Lower, state: Any, options: Options
+) -> Prepared:
+    """Check everything, start the state or restore it, and lay it on the mesh.
+
+    Raises:
+        TypeError, ValueError: a wrong use, in one sentence, before anything compiles.
+    """
+    validate.check_steps(steps=options.steps, log_every=options.log_every)
+    validate.check_method(method, problem)
+    options = options._replace(callbacks=tuple(options.callbacks))
+    validate.check_arguments(options.data, options.key, options.callbacks)
+    best = as_best(options.keep, options.metrics)
+    key = jax.random.key(0) if options.key is None else options.key
+    method_key, data_key = jax.random.split(key)
+    state = _start(problem, method, x0, y0, state, method_key)
+    data = Data() if options.data is None else options.data
+    validate.check_blocks(method, problem, data)
+    prefetcher = Prefetcher(data, data_key, method.draws(problem))
+    mesh = sharding.mesh_of((state, prefetcher.resident, prefetcher.first))
+    state = sharding.replicate_on(state, mesh, beside=(state.x, state.y))
+    placed: tuple[Problem, AbstractMethod] = sharding.replicate_on((problem, method), mesh)
+    problem, method = placed
+    validate.check_losses(problem, state, prefetcher.first)
+    validate.check_some_blocks(problem, state, prefetcher.first, data)
+    method.check_parts(prefetcher.example.parts)
+    reports = validate.check_step(method, problem, state, prefetcher.example)
+    validate.check_metrics(options.metrics, state.x, state.y, taken=(*OWN_COLUMNS, *reports))
+
+    log = Log(method.price(problem).gradients(), options.metrics, best, state)
+    loop = Loop(problem, method, reports, sharding.shardings_of(state))
+    certifier = Certifier(problem, data.full or prefetcher.first)
+    target, saver, resumed = int(state.k) + options.steps, None, False
+    if options.checkpoint is not None:
+        code = problem, method, state, prefetcher.example, data.content, key
+        saver = Saver(options.checkpoint, fingerprint(*code) | {"keep": str(best)})
+        if found := saver.restore((state, log.kept)):
+            (state, kept), resumed = found.tree, True
+            log.resume(found.rows, kept)
+    options = options._replace(data=data)
+    return Prepared(
+        problem, method, state, options, prefetcher, loop, log, certifier, saver, target, resumed
+    )
+
+
+@jax.jit
+def _certify(problem: Problem, x: Upper, y: Lower, v: Lower | None, batch: Batch) -> Certificate:
+    return certificates.certify(problem, x, y, batch, v=v)
+
+
+class Certifier:
+    """Certificates on one batch, which is the whole data where there is a whole."""
+
+    def __init__(self, problem: Problem, batch: Batch):
+        self._problem, self._batch = problem, Batch(batch.upper, batch.lower)
+
+    def __call__(self, x: Upper, y: Lower, v: Lower | None) -> Certificate:
+        return jax.device_get(_certify(self._problem, x, y, v, self._batch))
+
+    def of(self, state: State) -> Certificate:
+        """Of a state, the adjoint it tracks included."""
+        return self(state.x, state.y, getattr(state, "v", None))
+
+
+def _start(problem, method, x0, y0, state, key) -> Any:
+    """A fresh state from starting points that were looked at, or a copy of the one given."""
+    if state is not None:
+        if x0 is not None or y0 is not None:
+            raise ValueError("give x0 and y0, or state, not both.")
+        validate.check_state(state)
+        return trees.copy(state)
+    check_start(problem, x0, y0)
+    return method.init(problem, x0, y0, key=key)
+
+
+def check_start(problem, x0, y0) -> None:
+    for name, value in (("x0", x0), ("y0", y0)):
+        if value is None:
+            raise ValueError(f"{name} is missing: give x0 and y0, or state.")
+        validate.check_variable(name, value)
+    validate.check_rows(problem, y0)
+    validate.check_sets(problem, x0, y0)

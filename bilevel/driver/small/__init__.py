@@ -1,6 +1,0 @@
-"""Small problems with any constraints: a global search, and a check of the follower's answer."""
-
-from bilevel.driver.small.functions import double_precision
-from bilevel.driver.small.solve import check_small, solve_small
-
-__all__ = ["check_small", "double_precision", "solve_small"]

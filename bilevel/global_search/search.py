@@ -1,0 +1,319 @@
+"""The global search of a small problem: sample, answer, polish, and check each candidate."""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from bilevel.driver.answer import FEASIBLE, GAP
+from bilevel.global_search.follower import Follower, Region, Responses
+from bilevel.global_search.functions import LOWER, UPPER, Functions
+from bilevel.global_search.interior import minimise
+from bilevel.global_search.leader import Cut, polish, sensitivity
+
+SAMPLES = 96  # points x at which the follower is asked
+GRID = {1: 32, 2: 6}  # further ones a side, for that many entries of x
+STARTS = 8  # of the follower at each
+POLISHED = 12  # of the best samples
+AT_ONCE = 4  # of them, between two checks
+MANY = 40  # unknowns, multipliers included, beyond which it is half as many
+IDLE = 3  # rounds of these without a better candidate, and no more are polished
+CHECKS = 64  # starts of the follower when a candidate is checked
+ROUNDS = 4  # of cuts
+TIGHT = 1e-6  # relative: a follower's gap that is preferred
+
+
+class Candidate(NamedTuple):
+    """A point and what its check found."""
+
+    z: np.ndarray
+    dual: np.ndarray
+    force: np.ndarray
+    upper: float  # F
+    lower: float  # f
+    best: float  # the least lower loss found at this x
+    better: np.ndarray  # the y where it was
+    violation: tuple[float, float]  # of the upper and the lower constraints
+
+    @property
+    def gap(self) -> float:
+        return max(self.lower - self.best, 0.0) if np.isfinite(self.best) else np.inf
+
+    @property
+    def relative_gap(self) -> float:
+        return self.gap / (1 + abs(self.lower))
+
+    @property
+    def feasible(self) -> bool:
+        return max(self.violation) <= FEASIBLE
+
+    def passes(self, tol: float = GAP) -> bool:
+        return self.feasible and self.relative_gap <= tol
+
+
+class SearchResult(NamedTuple):
+    """What the search ends with."""
+
+    best: Candidate
+    history: list[dict[str, float]]
+    starts: int  # of the follower, in all
+    candidates: int  # that were checked
+    traps: int  # of these, points where the follower's conditions held and it had a better answer
+
+
+class Search:
+    """One search; `run` does it all."""
+
+    def __init__(self, functions: Functions):
+        self.f = functions
+        self.region = Region(functions)
+        self.follower = Follower(functions, self.region)
+        self.checked: list[Candidate] = []
+        self.traps = 0
+        self.bound = -np.inf  # of the upper loss over all points that satisfy the constraints
+        self._treated: set[int] = set()
+        self.cuts: list[Cut] = []
+        self.history: list[dict[str, float]] = []
+        self.begin = time.monotonic()
+
+    def run(self) -> SearchResult:
+        samples = self.sample()
+        self.note("sampled")
+        self.polish_until_idle(self.chosen(samples))
+        for _ in range(ROUNDS):
+            again = self.cut()
+            if not again:
+                break
+            self.check(again)
+            self.note("cut")
+        self.zoom(samples)
+        best = self.best()
+        if best is None:
+            best = measured(self.f, self.follower, self.f.z0)
+            self.note("nothing")
+        return SearchResult(best, self.history, self.follower.starts, len(self.checked), self.traps)
+
+    # --- samples --------------------------------------------------------------------------------
+
+    def sample(self) -> Responses:
+        """Points of the joint feasible set, those that the leader would like best, and answers."""
+        f = self.f
+        everything = {
+            "free": slice(None),
+            "inequalities": np.concatenate([f.G, f.g]),
+            "equations": np.concatenate([f.H, f.h]),
+        }
+        drawn = self.region.draw(SAMPLES - 1) if f.n else self.region.draw(8)
+        near = minimise(f, np.concatenate([f.z0[None], drawn]), cost=None, **everything)
+        liked = minimise(f, near.z[:32], cost=UPPER, **everything)
+        upper, lower = f.violations(liked.c)
+        ended = (np.maximum(upper, lower) <= FEASIBLE) & (liked.error <= 1e-5)
+        if ended.any() and np.isfinite(liked.c[:, UPPER]).all():
+            self.bound = float(liked.c[:, UPPER].min())
+        z = np.concatenate([f.z0[None], near.z, liked.z, self.region.grid(GRID.get(f.n, 0))])
+        ok = np.isfinite(z).all(1) & (np.abs(z).max(1) < 1e6)
+        z = z[ok]
+        _, first = np.unique(np.round(z[:, : f.n], 7), axis=0, return_index=True)
+        z = z[np.sort(first)]
+        answers = self.follower.respond(z[:, : f.n], STARTS, z[:, None, f.n :])
+        return answers.take(np.isfinite(answers.lower))
+
+    def chosen(self, samples: Responses) -> Responses:
+        """The best by a merit of value and violation, and a few far from each other."""
+        if not len(samples.z):
+            return samples
+        upper, _ = self.f.violations(samples.c)
+        value = samples.c[:, UPPER]
+        spread = np.median(np.abs(value - np.median(value))) + 1e-9
+        order = []
+        for weight in (0.0, 1.0, 100.0, np.inf):
+            merit = upper + 1e-9 * value if weight == np.inf else value / spread + weight * upper
+            order.append(np.argsort(merit, kind="stable"))
+        x = samples.z[:, : self.f.n] / (1 + np.abs(self.f.z0[: self.f.n]))
+        far = [int(order[-1][0])]
+        while len(far) < min(4, len(x)):
+            distance = np.min([np.linalg.norm(x - x[i], axis=1) for i in far], axis=0)
+            far.append(int(distance.argmax()))
+        picked: list[int] = []
+        turn = 0
+        while len(picked) < min(POLISHED, len(x)) and turn < 4 * len(x):
+            i = int(order[turn % 4][turn // 4])
+            picked += [i] if i not in picked else []
+            turn += 1
+        return samples.take(np.array(list(dict.fromkeys(picked + far))))
+
+    # --- candidates -----------------------------------------------------------------------------
+
+    def polish_until_idle(self, starts: Responses) -> None:
+        """Polish a few at a time, until some rounds have found nothing better."""
+        idle, last = 0, np.inf
+        multipliers = len(self.f.g) + len(self.f.h)
+        at_once = AT_ONCE if self.f.size + multipliers <= MANY else AT_ONCE // 2
+        for i in range(0, len(starts.z), at_once):
+            some = starts.take(slice(i, i + at_once))
+            part = zip(some.z, some.dual, some.force, strict=True)
+            self.check([polish(self.f, *start) for start in part])
+            self.note("polished")
+            best = self.best()
+            upper = best.upper if best is not None and best.passes(TIGHT) else np.inf
+            idle = 0 if upper < last - 1e-5 * (1 + abs(upper)) or upper == np.inf else idle + 1
+            last = min(last, upper)
+            if idle == IDLE or last <= self.bound + 1e-5 * (1 + abs(self.bound)):
+                break
+
+    def check(self, points) -> None:
+        """Ask the follower at each candidate's x, from many starts, in one call for all."""
+        n = self.f.n
+        kept = [p for p in points if np.isfinite(p[0]).all() and np.abs(p[0]).max() < 1e7]
+        if not kept:
+            return
+        z = np.stack([p[0] for p in kept])
+        c = self.f(z).c
+        upper, lower = self.f.violations(c)
+        # One answer for candidates that are the same, and only for those that are feasible.
+        order = sorted(
+            range(len(kept)), key=lambda i: (max(upper[i], lower[i]) > FEASIBLE, c[i, UPPER])
+        )
+        seen: list[int] = []
+        for i in order:
+            same = any(np.allclose(z[i], z[j], rtol=1e-5, atol=1e-6) for j in seen)
+            if not same:
+                seen.append(i)
+        seen = [i for i in seen if max(upper[i], lower[i]) <= FEASIBLE] or seen[:1]
+        answers = self.follower.respond(z[seen][:, :n], CHECKS, z[seen][:, None, n:])
+        for k, i in enumerate(seen):
+            self._record(kept[i], c[i], (upper[i], lower[i]), answers.take([k]))
+
+    def _record(self, point, c, violation, answer: Responses) -> None:
+        found = _candidate(self.f, point, c, violation, answer)
+        self.traps += found.feasible and not found.passes()
+        self.checked.append(found)
+        if found.feasible and not found.passes(TIGHT) and np.isfinite(answer.z).all():
+            upper, lower = self.f.violations(answer.c)
+            own = answer.z[0], answer.dual[0], answer.force[0]
+            self.checked.append(_candidate(self.f, own, answer.c[0], (upper[0], lower[0]), answer))
+
+    def cut(self):
+        """New starts from candidates that look better than the best and are not the follower's."""
+        best = self.best()
+        bar = (
+            best.upper - 1e-6 * (1 + abs(best.upper))
+            if best is not None and best.passes()
+            else np.inf
+        )
+        wrong = [c for c in self.checked if c.feasible and not c.passes(TIGHT) and c.upper < bar]
+        wrong = [c for c in wrong if np.isfinite(c.better).all() and id(c) not in self._treated]
+        wrong.sort(key=lambda c: c.upper)
+        found = []
+        for candidate in wrong[:4]:
+            self._treated.add(id(candidate))
+            n = self.f.n
+            x = candidate.z[:n]
+            answer = self.follower.respond(x[None], 16, candidate.better[None, None])
+            if not np.isfinite(answer.lower[0]):
+                continue
+            D = sensitivity(self.f, answer.z[0], answer.dual[0], answer.force[0])
+            self.cuts.append(Cut(x, answer.z[0, n:], D))
+            cuts = tuple(self.cuts[-3:])
+            found.append(polish(self.f, answer.z[0], answer.dual[0], answer.force[0]))
+            found.append(polish(self.f, candidate.z, candidate.dual, candidate.force, cuts))
+            found.append(polish(self.f, answer.z[0], answer.dual[0], answer.force[0], cuts))
+        return found
+
+    # --- in few dimensions ----------------------------------------------------------------------
+
+    def zoom(self, samples: Responses) -> None:
+        """Sampled answers that beat all candidates are refined by samples ever closer to them."""
+        f = self.f
+        upper, _ = f.violations(samples.c)
+        ok = np.flatnonzero(upper <= FEASIBLE)
+        if not len(ok):
+            return
+        i = ok[samples.c[ok, UPPER].argmin()]
+        best = self.best()
+        bar = best.upper if best is not None and best.passes(TIGHT) else np.inf
+        value = samples.c[i, UPPER]
+        if value >= bar - 1e-4 * (1 + abs(bar)):
+            return
+        point = samples.take([i])
+        radius = np.ptp(samples.z[ok, : f.n], axis=0) / max(2, len(ok) ** (1 / max(f.n, 1))) * 2
+        if f.n:
+            rng = np.random.default_rng(0)
+            for _ in range(24):
+                x = point.z[0, : f.n] + radius * rng.uniform(-1, 1, (32, f.n))
+                y = np.repeat(point.z[:, None, f.n :], 32, 0)
+                near = self.follower.respond(x, 4, y)
+                outside, _ = f.violations(near.c)
+                merit = np.where(
+                    np.isfinite(near.lower) & (outside <= FEASIBLE), near.c[:, UPPER], np.inf
+                )
+                k = merit.argmin()
+                if merit[k] < point.c[0, UPPER]:
+                    point = near.take([k])
+                    radius = radius * 0.7
+                else:
+                    radius = radius * 0.4
+                if radius.max(initial=0) < 1e-7:
+                    break
+        self.check([(point.z[0], point.dual[0], point.force[0])])
+        self.check([polish(f, point.z[0], point.dual[0], point.force[0])])
+        self.note("zoomed")
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def best(self) -> Candidate | None:
+        """The least upper loss among those that pass; a tight gap is preferred to a loose one."""
+        tight = [c for c in self.checked if c.passes(TIGHT)]
+        loose = [c for c in self.checked if c.passes()]
+        feasible = [c for c in self.checked if c.feasible]
+        if tight and loose:
+            a, b = min(tight, key=_upper_loss), min(loose, key=_upper_loss)
+            return b if b.upper < a.upper - 1e-2 * (1 + abs(a.upper)) else a
+        if loose:
+            return min(loose, key=_upper_loss)
+        if feasible:
+            return min(feasible, key=lambda c: c.relative_gap)
+        return min(self.checked, key=lambda c: max(c.violation), default=None)
+
+    def note(self, stage: str) -> None:
+        best = self.best()
+        self.history.append(
+            {
+                "step": len(self.history),
+                "seconds": time.monotonic() - self.begin,
+                "upper": best.upper if best else np.nan,
+                "lower_gap": best.gap if best else np.nan,
+                "violation": max(best.violation) if best else np.nan,
+            }
+        )
+
+
+def _upper_loss(candidate: Candidate) -> float:
+    return candidate.upper
+
+
+def measured(functions: Functions, follower: Follower, z: np.ndarray) -> Candidate:
+    """A point that came from elsewhere, checked."""
+    c = functions(z[None]).c
+    upper, lower = functions.violations(c)
+    n = functions.n
+    answer = follower.respond(z[None, :n], CHECKS, z[None, None, n:])
+    none = np.zeros(len(functions.g)), np.zeros(len(functions.h))
+    return _candidate(functions, (z, *none), c[0], (upper[0], lower[0]), answer)
+
+
+def _candidate(functions: Functions, point, c, violation, answer: Responses) -> Candidate:
+    """A point (z, λ, μ) with its values, beside the follower's answer at the same x."""
+    mine, best, better = float(c[LOWER]), float(answer.lower[0]), answer.z[0, functions.n :]
+    if violation[1] <= FEASIBLE and mine < best:
+        better = point[0][functions.n :]
+        # Where no start ended in a minimum, y itself is no proof of one.
+        best = min(mine, best) if np.isfinite(best) else best
+    return Candidate(
+        *point,
+        upper=float(c[UPPER]),
+        lower=mine,
+        best=best,
+        better=better,
+        violation=(float(violation[0]), float(violation[1])),
+    )

@@ -1,0 +1,7 @@
+"""Methods for many lower problems, of which a step touches a few."""
+
+from bilevel.methods.blocks.bsvrbv1 import BSVRBv1
+from bilevel.methods.blocks.bsvrbv2 import BSVRBv2
+from bilevel.methods.blocks.rsvrb import RSVRB
+
+__all__ = ["RSVRB", "BSVRBv1", "BSVRBv2"]

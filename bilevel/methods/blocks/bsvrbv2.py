@@ -1,0 +1,172 @@
+"""BSVRB-v2: many lower problems, a few a step, with a tracked adjoint of each.
+
+Hu, Qiu, Guo, Zhang, Yang. "Blockwise stochastic variance-reduced methods with parallel speedup
+for multi-block bilevel optimization". ICML 2023, arXiv:2305.18730.
+Differs from the paper: v is the adjoint of the whole problem, the paper's v_b divided by m; a
+block that is drawn for the first time takes its evaluation whole; x is projected on `upper_set`
+when there is one.
+"""
+
+from typing import Any, ClassVar, NamedTuple, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, ScalarLike
+
+from bilevel import oracles, trees
+from bilevel.estimators import MSVR
+from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.blocks import blocks
+from bilevel.oracles import Price
+from bilevel.problem import Batch, Draws, Problem, Structure
+from bilevel.schedules import AbstractSchedule, Polynomial, as_schedule, first_one, horizon
+from bilevel.sets import Ball
+from bilevel.typing import Lower, Scalar, Upper
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class Point(NamedTuple):
+    """Where directions are taken; leading axes are blocks."""
+
+    x: Upper
+    y: blocks.Rows
+    v: blocks.Rows
+
+
+class BSVRBv2State(NamedTuple):
+    k: Scalar  # steps done
+    x: Upper
+    y: Lower  # row b follows y_b*(x)
+    v: Lower  # row b follows the solution of H_b v_b = ∇_y f_b / m
+    h: Upper  # direction of x
+    s: blocks.Rows  # row b follows ∇_y g_b
+    u: blocks.Rows  # row b follows H_b v_b − ∇_y f_b / m
+    seen: Bool[Array, " blocks"]  # drawn in some step before
+    missed: Int[Array, " blocks"]  # steps since
+    before: Point
+    updates: tuple[Any, Any, Any]  # what the x, y and v updates remember
+
+
+class BSVRBv2(AbstractMethod):
+    """Many lower problems, a few a step: variance-reduced gradients and adjoints, no matrices.
+
+    With I of m blocks drawn, a step tracks `∇_y g_b` and `(∂²g_b/∂y²) v_b − ∇_y f_b` of these by
+    MSVR, and moves x along a STORM average of the mean over them of
+    `∇_x f_b − (∂²g_b/∂x∂y) v_b`; every y_b and v_b moves along its last tracked direction. Two
+    points a step, on the same sample: per block two upper gradients and two fused lower products
+    (gradient, Hessian and cross product). Made for `Problem(..., blocks=m)` with
+    `Data(..., blocks=I)`; without them there is one block, the whole y, and the method is SOBA
+    with STORM directions. For lower losses strongly convex in y and sample losses with Lipschitz
+    derivatives; as with SOBA the x step must be small against the y and v steps. With x, y and v
+    steps of order ε^(1/2) and weights of order ε, `m ε^(−3/2)/I` steps or fewer give a mean
+    squared hypergradient of ε.
+
+    Attributes:
+        weight: a of the MSVR trackers.
+        x_weight: that of the average along which x moves.
+        correction: γ of the trackers; that of the theory when absent, which needs a < 1.
+        radius: a bound of `‖H_b⁻¹ ∇_y f_b‖` over the blocks, which the analysis asks for; v is
+            not bounded when absent.
+        catch_up: move only the drawn blocks' y and v, by as many steps at once as they have
+            missed, as the released code does. For plain steps.
+    """
+
+    x_update: AbstractUpdate = eqx.field(
+        converter=as_update, default_factory=lambda: Polynomial(0.02, 1 / 3)
+    )
+    y_update: AbstractUpdate = eqx.field(
+        converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 3)
+    )
+    v_update: AbstractUpdate = eqx.field(
+        converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 3)
+    )
+    weight: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3, 2.0)
+    )
+    x_weight: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3, 2.0)
+    )
+    correction: AbstractSchedule | None = eqx.field(
+        converter=lambda value: None if value is None else as_schedule(value), default=None
+    )
+    radius: ScalarLike | None = eqx.field(
+        converter=lambda value: None if value is None else jnp.asarray(value), default=None
+    )
+    catch_up: bool = eqx.field(static=True, default=False)
+
+    supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.BLOCKS})
+    memory: ClassVar[str] = "3 x, 6 y"
+    rate: ClassVar[str] = "m ε^(−3/2)"
+    paper: ClassVar[Paper] = Paper(
+        "Hu, Qiu, Guo, Zhang, Yang",
+        "Blockwise stochastic variance-reduced methods with parallel speedup for multi-block "
+        "bilevel optimization",
+        "ICML 2023",
+        "2305.18730",
+    )
+
+    @classmethod
+    def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
+        """All steps of order `K^(−1/3)`, x a tenth of the others, and weights `K^(−2/3)`."""
+        weight = Polynomial(1.0, 2 / 3, 2.0) if steps is None else horizon(0.9, 2 / 3, steps)
+        fast = horizon(1 / constants.L, 1 / 3, steps)
+        return cls(horizon(0.1 / constants.hyper_L, 1 / 3, steps), fast, fast, weight, weight)
+
+    def draws(self, problem: Problem) -> Draws:
+        return Draws(upper=1, lower=1)
+
+    def price(self, problem: Problem) -> Price:
+        return Price(upper_grad=2, lower_grad=2, hvp=2, cross=2)
+
+    def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> BSVRBv2State:
+        many = blocks.Blocks.of(problem)
+        x, y, v, h = trees.copy(x0), trees.copy(y0), trees.zeros_like(y0), trees.zeros_like(x0)
+        before = Point(trees.copy(x), trees.copy(many.stack(y)), trees.copy(many.stack(v)))
+        s, u = trees.zeros_like(before.y), trees.zeros_like(before.y)
+        unseen, missed = jnp.zeros(many.m, bool), jnp.zeros(many.m, jnp.int32)
+        updates = self.x_update.init(x), self.y_update.init(y), self.v_update.init(v)
+        k = jnp.zeros((), jnp.int32)
+        return BSVRBv2State(k, x, y, v, h, s, u, unseen, missed, before, updates)
+
+    def step(
+        self, problem: Problem, state: BSVRBv2State, batch: Batch
+    ) -> tuple[BSVRBv2State, dict[str, Scalar]]:
+        k, x, y, v, h, s, u, seen, missed, before, (sx, sy, sv) = state
+        many = blocks.Blocks.of(problem)
+        problem, drawn = many.problem, many.drawn(batch)
+        here = Point(x, many.stack(y), many.stack(v))
+        share = drawn.size / many.m  # ∇_y f of a draw weighs a block 1/I, that of the whole 1/m
+
+        def directions(point: Point):
+            x, y, v = point.x, blocks.take(point.y, drawn), blocks.take(point.v, drawn)
+            value, f_x, f_y = oracles.upper_grads(problem, x, y, batch.upper)
+            g_y, hvp, cross = oracles.lower_products(problem, x, y, v, batch.lower)
+            return value, trees.axpy(-1 / share, cross, f_x), (g_y, trees.axpy(-share, f_y, hvp))
+
+        # At both points the same blocks and samples.
+        (value, G, new), (_, G_old, old) = directions(here), directions(before)
+        msvr = MSVR(many.m, self.weight, self.correction)
+        s, u = msvr.combine((s, u), new, old, drawn, k, seen)
+        h = trees.axpy(1 - first_one(self.x_weight, k), trees.sub(h, G_old), G)
+
+        d_y, d_v = s, u
+        if self.catch_up:
+            due = jnp.zeros_like(missed).at[drawn].set(missed[drawn] + 1)
+            d_y, d_v = blocks.scale(due, s), blocks.scale(due, u)
+        x, sx = self.x_update.step(h, sx, x, k)
+        y, sy = self.y_update.step(many.unstack(d_y), sy, y, k)
+        v, sv = self.v_update.step(many.unstack(d_v), sv, v, k)
+        if self.radius is not None:
+            ball = Ball(self.radius / many.m)
+            v = many.unstack(jax.vmap(ball.project)(many.stack(v)))
+        info = {"upper": value, "hypergrad_norm": trees.norm(h), "lower_grad_norm": trees.norm(s)}
+        return BSVRBv2State(
+            k + 1,
+            problem.upper_set.project(x),
+            *(y, v, h, s, u),
+            seen.at[drawn].set(True),
+            (missed + 1).at[drawn].set(0),
+            here,
+            (sx, sy, sv),
+        ), info

@@ -1,0 +1,192 @@
+"""Barrier: gradient descent on the hyper-objective of a log-barrier lower level.
+
+Jiang, Li, Hong, Zhang. "A barrier function approach for bilevel optimization with coupled
+lower-level constraints: formulation, approximation and algorithms". 2024, arXiv:2410.10670.
+Differs from the paper: y is solved for anew after x has moved, which makes the gradient that of
+`l_t` where the paper's is one step late; the adaptive step rule is a reconstruction, with the same
+aim as the paper's, to follow the local smoothness.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, ScalarLike
+
+from bilevel import hypergrad, lower, oracles, trees
+from bilevel.methods.base import AbstractMethod, Paper
+from bilevel.oracles import Price
+from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
+from bilevel.schedules import AbstractSchedule, as_schedule
+from bilevel.typing import Lower, Scalar, Upper
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class BarrierState(NamedTuple):
+    k: Scalar  # steps done
+    x: Upper
+    y: Lower  # y_t(x), strictly feasible
+    step_size: Scalar  # the last one accepted, of the adaptive rule
+    memory: Any  # what the x update remembers, where there is one
+
+
+class _Point(NamedTuple):
+    x: Upper
+    y: Lower  # y_t(x)
+    value: Scalar  # l_t(x)
+    residual: Scalar
+
+
+class _Search(NamedTuple):
+    x: Upper  # the candidate
+    y: Lower  # where the solve for y starts; y_t(x) once accepted
+    here: _Point  # where the step began
+    grad: Upper  # of l_t there
+    step_size: Scalar
+    memory: Any
+    tried: Int[Array, ""]
+    newton_steps: Int[Array, ""]
+    accepted: Bool[Array, ""]
+
+
+class Barrier(AbstractMethod):
+    """Gradient descent on `l_t(x) = f(x, y_t(x))`, y_t the minimiser of `g − t Σ log(−h_i)`.
+
+    A step solves for y_t(x) by Newton's method to rounding (`lower.LogBarrier`), moves x along the
+    exact gradient of l_t (`hypergrad.barrier`), projects it, and solves for y again: some three to
+    ten Hessians of g each. y is strictly feasible at every step, and t/(−h_i) tends to the lower
+    multipliers. Made for a lower set with an interior at every x, inequalities convex in y and g
+    strongly convex in y, or a linear program; linear equations are kept. As t → 0 l_t tends to l
+    where l is continuous (the error is of order t or t²), but not at its jumps: there l_t is a
+    wall of slope 1/t, and its minimiser stands √t away.
+
+    Deterministic: one batch serves a whole step. Without an `x_update` the step size follows the
+    local smoothness: it is doubled, up to `max_step`, then halved until
+    `l_t(x⁺) ≤ l_t(x) − ‖x⁺ − x‖²/(4 step)`, so that l_t never rises while t is constant; x stays
+    where no step does that, and where the lower set has no interior.
+
+    Attributes:
+        x_update: a step size, schedule or update; None is the adaptive rule (a reconstruction).
+        t: weight of the barrier. A schedule that falls is the continuation method.
+        max_step: of the adaptive rule.
+        newton_steps: at most, in each solve for y.
+    """
+
+    x_update: AbstractUpdate | None = eqx.field(
+        converter=lambda value: None if value is None else as_update(value), default=None
+    )
+    t: AbstractSchedule = eqx.field(converter=as_schedule, default=1e-4)
+    max_step: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
+    newton_steps: int = eqx.field(static=True, default=200)
+
+    supports: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET}
+    samples: ClassVar[bool] = False
+    memory: ClassVar[str] = "x, y, Hessian of y"
+    rate: ClassVar[str] = "ε⁻¹ t^(−4.5)"
+    paper: ClassVar[Paper] = Paper(
+        "Jiang, Li, Hong, Zhang",
+        "A barrier function approach for bilevel optimization with coupled lower-level "
+        "constraints: formulation, approximation and algorithms",
+        "2024",
+        "2410.10670",
+    )
+
+    def draws(self, problem: Problem) -> Draws:
+        return Draws(upper=1, lower=1)
+
+    def price(self, problem: Problem) -> Price:
+        """Of a step accepted at once, with three Newton steps for the new y."""
+        values = 0 if self.x_update is not None else 1
+        return Price(
+            upper_grad=1, upper_value=values, lower_value=10, lower_grad=10, dense_hessian=5
+        )
+
+    def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> BarrierState:
+        x = problem.upper_set.project(trees.copy(x0))
+        step_size = jnp.asarray(self.max_step, trees.widest((x0, y0)))
+        memory = None if self.x_update is None else self.x_update.init(x)
+        k = jnp.zeros((), jnp.int32)
+        return trees.copy(BarrierState(k, x, trees.copy(y0), step_size, memory))
+
+    def step(
+        self, problem: Problem, state: BarrierState, batch: Batch
+    ) -> tuple[BarrierState, dict[str, Scalar]]:
+        t = self.t(state.k)
+        x, y, zero, none = (
+            state.x,
+            state.y,
+            jnp.zeros_like(state.step_size),
+            jnp.zeros((), jnp.int32),
+        )
+        here, grad = _Point(x, y, zero, zero), trees.zeros_like(x)
+        size, memory = state.step_size, state.memory
+        start = _Search(x, y, here, grad, size, memory, none, none, jnp.asarray(False))
+
+        def body(at: _Search) -> _Search:
+            return self._tried(problem, state, batch, t, at)
+
+        end = jax.lax.while_loop(lambda at: ~at.accepted & (at.tried < 60), body, start)
+        moved = end.accepted
+        new = BarrierState(
+            state.k + 1,
+            trees.where(moved, end.x, end.here.x),
+            trees.where(moved, end.y, end.here.y),
+            jnp.where(moved, end.step_size, state.step_size),
+            end.memory,
+        )
+        info = {
+            "upper": end.here.value,
+            "hypergrad_norm": trees.norm(end.grad),
+            "lower_grad_norm": end.here.residual,
+            "t": t,
+            "step_size": new.step_size,
+            "newton_steps": end.newton_steps,
+        }
+        return new, info
+
+    def _tried(
+        self, problem: Problem, state: BarrierState, batch: Batch, t, at: _Search
+    ) -> _Search:
+        """Solve for y at the candidate: first at x itself, for l_t and its gradient; then where
+        they lead, until l_t has fallen enough."""
+        solver = lower.LogBarrier(t, self.newton_steps)
+        found = solver.solve(problem, at.x, at.y, batch.lower)
+        first, dtype = at.tried == 0, at.step_size.dtype
+
+        def measured():
+            h = hypergrad.barrier(problem, at.x, found.y, batch, t=t)
+            return h.value.astype(dtype), h.grad
+
+        def valued():
+            f = oracles.upper_value(problem, at.x, found.y, batch.upper)
+            return f.astype(dtype), at.grad
+
+        value, grad = jax.lax.cond(first, measured, valued)
+        point = _Point(at.x, found.y, value, found.residual.astype(dtype))
+        here = trees.where(first, point, at.here)
+
+        if self.x_update is None:
+            move = trees.sub(at.x, here.x)
+            fall = trees.dot(move, move).astype(dtype) / (4 * at.step_size)
+            rounding = 500 * jnp.finfo(dtype).eps * (1 + jnp.abs(here.value))
+            accepted = ~first & trees.all_finite(found.y) & (value <= here.value - fall + rounding)
+            longest = jnp.minimum(2 * at.step_size, jnp.asarray(self.max_step, dtype))
+            shorter = jnp.where(first, longest, at.step_size / 2)
+            step_size, memory = jnp.where(accepted, at.step_size, shorter), at.memory
+            ahead = trees.axpy(-step_size, grad, here.x)
+        else:
+            accepted, step_size = ~first, at.step_size
+            ahead, memory = self.x_update.step(grad, state.memory, here.x, state.k)
+        ahead = problem.upper_set.project(ahead)
+        return _Search(
+            trees.where(accepted, at.x, ahead),
+            trees.where(accepted, found.y, here.y),
+            here,
+            grad,
+            step_size,
+            memory,
+            at.tried + 1,
+            at.newton_steps + found.steps,
+            accepted,
+        )

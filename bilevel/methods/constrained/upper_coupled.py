@@ -1,0 +1,262 @@
+"""Upper constraints that see the lower solution, `h(x, y*(x)) <= 0`, around any method.
+
+What a constraint costs is added to the upper loss, so that a method's own adjoint system carries
+its gradient; the method itself never hears of it. Standard: Nocedal, Wright. "Numerical
+optimization", chapters 17 and 19. Springer 2006.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ScalarLike
+
+from bilevel import trees
+from bilevel.lower.barrier import finite
+from bilevel.methods.base import AbstractMethod, Paper, Unsupported
+from bilevel.oracles import Price
+from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
+from bilevel.schedules import AbstractSchedule, as_schedule
+from bilevel.sets import AbstractSet, Free, Intersection
+from bilevel.typing import Lower, Scalar, Upper
+
+
+class Values(NamedTuple):
+    """Constraint values, or their multipliers, as vectors."""
+
+    inequalities: Array  # h <= 0
+    equalities: Array  # e = 0
+
+
+class ChargedState(NamedTuple):
+    inner: Any  # of the method inside
+    duals: Values  # ν
+    weight: Scalar  # of the penalty or barrier
+    violation: Scalar  # when ν was last renewed; huge before
+
+    @property
+    def k(self) -> Scalar:
+        return self.inner.k
+
+    @property
+    def x(self) -> Upper:
+        return self.inner.x
+
+    @property
+    def y(self) -> Lower:
+        return self.inner.y
+
+
+class Charged(AbstractMethod):
+    """A method on the problem whose upper loss is `f + cost(h(x, y))` and that is free of h.
+
+    Fixed sets of x that have a projection are left to the method inside.
+    """
+
+    method: eqx.AbstractVar[AbstractMethod]
+
+    supports: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET, Structure.UPPER_COUPLED}
+    memory: ClassVar[str] = "that of the method inside, ν"
+    paper: ClassVar[Paper] = Paper("Nocedal, Wright", "Numerical optimization", "Springer 2006", "")
+
+    @staticmethod
+    @abc.abstractmethod
+    def cost(values: Values, duals: Values, weight: Scalar) -> Scalar:
+        """What constraint values cost."""
+
+    @abc.abstractmethod
+    def weight_at(self, k: Scalar) -> Scalar:
+        """The weight at step k."""
+
+    def renewed(self, state: ChargedState, values: Values) -> ChargedState:
+        """The state after a step that ended at these constraint values."""
+        weight = self.weight_at(state.k).astype(state.weight.dtype)
+        return state._replace(weight=weight, violation=_excess(values))
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        self.method.check(_without_costs(problem))
+
+    def draws(self, problem: Problem) -> Draws:
+        return self.method.draws(_without_costs(problem))
+
+    def price(self, problem: Problem) -> Price:
+        """That of the method inside; the constraints are differentiated along with f."""
+        return self.method.price(_without_costs(problem))
+
+    def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> ChargedState:
+        inner = self.method.init(_without_costs(problem), x0, y0, key=key)
+        duals = trees.zeros_like(constraint_values(problem.upper_set, x0, y0))
+        dtype = trees.widest(duals)
+        violation = jnp.full((), jnp.finfo(dtype).max, dtype)
+        weight = jnp.array(self.weight_at(jnp.zeros((), jnp.int32)), violation.dtype)
+        return ChargedState(inner, duals, weight, violation)
+
+    def step(
+        self, problem: Problem, state: ChargedState, batch: Batch
+    ) -> tuple[ChargedState, dict[str, Scalar]]:
+        charged = self.charged(problem, state.duals, state.weight)
+        inner, info = self.method.step(charged, state.inner, batch)
+        values = constraint_values(problem.upper_set, inner.x, inner.y)
+        state = self.renewed(state._replace(inner=inner), values)
+        told = {"violation": _excess(values), "dual": trees.norm(state.duals)}
+        return state, info | told | {"weight": state.weight}
+
+    def charged(self, problem: Problem, duals: Values, weight: Scalar) -> Problem:
+        """What the method inside is given."""
+        cost = _Charge(problem.upper, problem.upper_set, duals, weight, type(self).cost)
+        return _without_costs(problem, cost)
+
+
+class AugmentedLagrangian(Charged):
+    """Upper constraints `h(x, y*(x)) <= 0` by multipliers and a penalty, around any method.
+
+    The method inside minimises `f + (‖[ν + ρ h]_+‖² − ‖ν‖²)/(2ρ)` for `period` of its steps; then
+    `ν ← [ν + ρ h(x, y)]_+`. Exact for a finite ρ: ν tends to the multipliers, linearly and the
+    faster the larger ρ. The curvature of the penalty grows with ρ, and x steps have to suit it.
+    Made for a method whose y follows y*(x) and which differentiates f at y, whatever it does about
+    the lower level. Where the lower solution is not unique, a constraint on y chooses among them.
+
+    Attributes:
+        method: any of `bilevel.methods` that solves the problem without the constraint.
+        penalty: ρ, at first.
+        growth: ρ is multiplied by it whenever the violation has not fallen by a factor of 4.
+        period: steps of the method between renewals of ν.
+    """
+
+    method: AbstractMethod
+    penalty: ScalarLike = eqx.field(converter=jnp.asarray, default=10.0)
+    growth: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
+    period: int = eqx.field(static=True, default=100)
+
+    @staticmethod
+    def cost(values: Values, duals: Values, weight: Scalar) -> Scalar:
+        (h, e), (nu, mu) = values, duals
+        signed = jnp.sum(jax.nn.relu(nu + weight * h) ** 2 - nu**2) / (2 * weight)
+        return signed + jnp.sum(mu * e) + weight * jnp.sum(e**2) / 2
+
+    def weight_at(self, k: Scalar) -> Scalar:
+        return jnp.asarray(self.penalty)
+
+    def renewed(self, state: ChargedState, values: Values) -> ChargedState:
+        now, weight = state.k % self.period == 0, state.weight
+        violation = _excess(values)
+        raised = Values(
+            jax.nn.relu(state.duals.inequalities + weight * values.inequalities),
+            state.duals.equalities + weight * values.equalities,
+        )
+        slow = (violation > state.violation / 4) & (violation > jnp.finfo(weight.dtype).eps ** 0.5)
+        grown = jnp.where(slow, weight * jnp.asarray(self.growth, weight.dtype), weight)
+        new = state._replace(duals=raised, weight=grown, violation=violation)
+        return trees.where(now, new, state)
+
+
+class QuadraticPenalty(Charged):
+    """Upper constraints `h(x, y*(x)) <= 0` by a quadratic penalty, around any method.
+
+    The method inside minimises `f + (ρ/2) ‖[h]_+‖²`. The constraint is missed by about ν/ρ, ν its
+    multiplier; the curvature of the penalty grows with ρ, and x steps have to suit it.
+
+    Attributes:
+        method: any of `bilevel.methods` that solves the problem without the constraint.
+        penalty: ρ.
+    """
+
+    method: AbstractMethod
+    penalty: AbstractSchedule = eqx.field(converter=as_schedule, default=100.0)
+
+    @staticmethod
+    def cost(values: Values, duals: Values, weight: Scalar) -> Scalar:
+        h, e = values
+        return weight * (jnp.sum(jax.nn.relu(h) ** 2) + jnp.sum(e**2)) / 2
+
+    def weight_at(self, k: Scalar) -> Scalar:
+        return self.penalty(k)
+
+
+class UpperBarrier(Charged):
+    """Upper constraints `h(x, y*(x)) <= 0` by a logarithmic barrier, around any method.
+
+    The method inside minimises `f − t Σ log(−h)`. Needs a start with `h(x0, y0) < 0`, and x steps
+    short enough to stay inside, or a method that looks before it steps, such as MAID: at or beyond
+    the boundary the loss is infinite or NaN. t/(−h) tends to the multipliers; the error is of
+    order t. Equations have no barrier and are refused.
+
+    Attributes:
+        method: any of `bilevel.methods` that solves the problem without the constraint.
+        t: weight of the barrier.
+    """
+
+    method: AbstractMethod
+    t: AbstractSchedule = eqx.field(converter=as_schedule, default=1e-2)
+
+    @staticmethod
+    def cost(values: Values, duals: Values, weight: Scalar) -> Scalar:
+        return -weight * jnp.sum(jnp.log(-values.inequalities))
+
+    def weight_at(self, k: Scalar) -> Scalar:
+        return self.t(k)
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        if any(member.traits().equalities for member in _parted(problem.upper_set)[1]):
+            raise Unsupported(
+                "UpperBarrier cannot solve this problem: upper_set has equations, which have no "
+                "interior. Methods that handle it: AugmentedLagrangian, QuadraticPenalty."
+            )
+
+
+class _Charge(eqx.Module):
+    upper: Callable
+    upper_set: AbstractSet
+    duals: Values
+    weight: Scalar
+    cost: Callable = eqx.field(static=True)
+
+    def __call__(self, x, y, batch) -> Scalar:
+        f = self.upper(x, y, batch)
+        values = constraint_values(self.upper_set, x, y)
+        return f + self.cost(values, self.duals, self.weight).astype(f.dtype)
+
+
+def constraint_values(upper_set: AbstractSet, x: Upper, y: Lower) -> Values:
+    """The values of those upper constraints that are charged for."""
+    charged = _parted(upper_set)[1]
+    found = [m.constraints(y, x) if m.moves else m.constraints(x) for m in charged]
+    h, e = [c.inequalities for c in found], [c.equalities for c in found]
+    dtype = trees.widest((h, e, x, y))
+
+    def stacked(tree) -> Array:
+        pieces = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)]
+        return jnp.concatenate([jnp.zeros(0, dtype), *pieces])
+
+    return Values(stacked(finite(h)), stacked(e))
+
+
+def _parted(upper_set: AbstractSet) -> tuple[AbstractSet, tuple[AbstractSet, ...]]:
+    """What x is projected on, and what is charged for."""
+    members = upper_set.sets if isinstance(upper_set, Intersection) else (upper_set,)
+    fixed = tuple(member for member in members if not member.moves)
+    moving = tuple(member for member in members if member.moves)
+    kept = Intersection(fixed) if fixed else Free()
+    if kept.projectable:
+        return kept, moving
+    return fixed[0], fixed[1:] + moving
+
+
+def _without_costs(problem: Problem, upper: Callable | None = None) -> Problem:
+    """The problem without the constraints that are charged for, and with another upper loss."""
+    return Problem(
+        problem.upper if upper is None else upper,
+        problem.lower,
+        upper_set=_parted(problem.upper_set)[0],
+        lower_set=problem.lower_set,
+        blocks=problem.blocks,
+    )
+
+
+def _excess(values: Values) -> Scalar:
+    return trees.norm((jax.nn.relu(values.inequalities), values.equalities))

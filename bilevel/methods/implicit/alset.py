@@ -1,0 +1,64 @@
+"""ALSET: alternating stochastic gradients, all on one timescale.
+
+Chen, Sun, Yin. "Closing the gap: tighter analysis of alternating stochastic gradient methods for
+bilevel problems". NeurIPS 2021, arXiv:2106.13781.
+Differs from one version of the paper: the random number of factors starts at 0, without which the
+bias of the series never vanishes. x is projected on `upper_set` when there is one.
+"""
+
+from typing import ClassVar, Self
+
+import equinox as eqx
+
+from bilevel.linear import AbstractLinear, RandomizedNeumann
+from bilevel.methods.base import Constants, LoopMethod, Paper, series_terms
+from bilevel.methods.implicit.nested import Nested
+from bilevel.problem import Structure
+from bilevel.schedules import Polynomial, horizon
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class ALSET(LoopMethod):
+    """A few lower steps, one upper step, steps of the same order for both.
+
+    TTSA with `lower_steps` lower steps and a single timescale: x and y steps of order `K^(−1/2)`
+    give a mean squared hypergradient of `O(K^(−1/2))`, because y*(x) is smooth. Made for a lower
+    loss strongly convex in y with Lipschitz second derivatives. With `g = −f` it is stochastic
+    gradient descent-ascent; with `g = ½‖y − h(x)‖²`, compositional optimisation.
+    """
+
+    x_update: AbstractUpdate = eqx.field(
+        converter=as_update, default_factory=lambda: Polynomial(0.05, 1 / 2)
+    )
+    y_update: AbstractUpdate = eqx.field(
+        converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 2)
+    )
+    linear: AbstractLinear = eqx.field(default_factory=lambda: RandomizedNeumann(10, 0.1))
+    lower_steps: int = eqx.field(static=True, default=1)
+
+    supports: ClassVar = frozenset(
+        {Structure.UPPER_SET, Structure.HYPERGRADIENT, Structure.LOWER_STEP}
+    )
+    memory: ClassVar[str] = "x, y"
+    rate: ClassVar[str] = "ε⁻²"
+    paper: ClassVar[Paper] = Paper(
+        "Chen, Sun, Yin",
+        "Closing the gap: tighter analysis of alternating stochastic gradient methods for bilevel "
+        "problems",
+        "NeurIPS 2021",
+        "2106.13781",
+    )
+
+    @classmethod
+    def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
+        """x and y steps of order `K^(−1/2)`; a series whose bias is a thousandth."""
+        L = constants.L
+        return cls(
+            horizon(0.5 / constants.hyper_L, 1 / 2, steps),
+            horizon(1 / L, 1 / 2, steps),
+            RandomizedNeumann(series_terms(constants, 1e-3), 1 / L),
+        )
+
+    @property
+    def loop(self) -> Nested:
+        return Nested(self.x_update, self.y_update, self.linear, self.lower_steps)

@@ -1,0 +1,57 @@
+"""IGFM: the inexact gradient-free method, for lower minimisers that are not unique.
+
+Chen, Xu, Zhang. "On finding small hyper-gradients in bilevel optimization: hardness results and
+improved analysis". COLT 2024, arXiv:2301.00712 (first as "Bilevel optimization without lower-level
+strong convexity from the hyper-objective perspective").
+Differs from the paper: where the lower loss is too high, the value oracle steps with 1/L.
+"""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import ScalarLike
+
+from bilevel.hypergrad import AbstractSelection, SwitchingGradient
+from bilevel.methods.base import LoopMethod, LowerAssumption, Paper
+from bilevel.methods.nonsmooth.zeroth import Zeroth
+from bilevel.problem import Structure
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class IGFM(LoopMethod):
+    """Zeroth order in x: two values of the optimistic hyper-objective, a random direction apart.
+
+    x moves along `n/(2r) (l(x + r u) − l(x − r u)) u`, u uniform on the unit sphere, where
+    `l(x) = min f(x, y)` over the lower minimisers y is found by switching gradients. Two value
+    oracles a step, each of `first_steps + steps` gradients. For f and g convex in y, and a g
+    that grows away from its minimisers (Polyak-Łojasiewicz or sharper), so that l is Lipschitz;
+    with a lower loss that is only convex the paper shows l to be intractable. A (δ, ε)-Goldstein
+    stationary point with δ = r after `O(n^{3/2} δ⁻¹ ε⁻⁴)` values; the paper's output is a random
+    iterate.
+
+    Attributes:
+        selection: the value oracle; any of `bilevel.hypergrad`'s selections.
+        radius: r. Values wrong by a are amplified to `a n / r` in the direction.
+    """
+
+    x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
+    selection: AbstractSelection = eqx.field(default_factory=SwitchingGradient)
+    radius: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+
+    supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
+    below: ClassVar[LowerAssumption] = LowerAssumption.DOMINATED
+    samples: ClassVar[bool] = False
+    memory: ClassVar[str] = "x, y"
+    rate: ClassVar[str] = "n^{3/2} δ⁻¹ ε⁻² values, (δ, √ε)-Goldstein"
+    paper: ClassVar[Paper] = Paper(
+        "Chen, Xu, Zhang",
+        "On finding small hyper-gradients in bilevel optimization: hardness results and improved "
+        "analysis",
+        "COLT 2024",
+        "2301.00712",
+    )
+
+    @property
+    def loop(self) -> Zeroth:
+        return Zeroth(self.x_update, self.selection, self.radius)

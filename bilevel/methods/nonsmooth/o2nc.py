@@ -1,0 +1,57 @@
+"""O2NC: clipped online-to-nonconvex conversion, with hypergradients of a penalised Lagrangian.
+
+Kornowski, Padmanabhan, Wang, Zhang, Sra. "First-order methods for linearly constrained bilevel
+optimization". NeurIPS 2024, arXiv:2406.12771.
+"""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import ScalarLike
+
+from bilevel.hypergrad import AbstractOracle, TwoPenalty
+from bilevel.methods.base import LoopMethod, Paper
+from bilevel.methods.nonsmooth.online import OnlineToNonconvex
+from bilevel.problem import Structure
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class O2NC(LoopMethod):
+    """First-order descent where the lower constraints give the hyper-objective kinks.
+
+    `x ← x + Δ`, then `Δ ← clip(Δ − η oracle(z), D)` with z uniform on the step just taken. The
+    output of the theory is the mean of z over a block of `period` steps, drawn at random; the state
+    holds that of the last block as `mean`, and the norm of its mean hypergradient as
+    `certificate`: `mean` is a (period · D, certificate)-Goldstein point, up to the oracle's error.
+    For g strongly convex in y, inequalities linear or convex in y with independent active rows, f
+    and l Lipschitz. With an oracle of accuracy a, `D = Θ(δ ε²/L²)` and `η = Θ(δ ε³/L⁴)`, a
+    (δ, ε + a)-Goldstein point takes `O(δ⁻¹ ε⁻³)` calls, whatever the dimension. The price is that
+    of the oracle without its lower solves, whose length is not known beforehand.
+
+    Attributes:
+        x_update: moves Δ; a number is η.
+        radius: D, the longest step.
+        period: M, about δ/D.
+        oracle: of hypergradients; `hypergrad.TwoPenalty` in the paper.
+    """
+
+    x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-3)
+    radius: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-2)
+    period: int = eqx.field(static=True, default=10)
+    oracle: AbstractOracle = eqx.field(default_factory=TwoPenalty)
+
+    supports: ClassVar = frozenset({Structure.LOWER_LINEAR, Structure.LOWER_COUPLED})
+    samples: ClassVar[bool] = False
+    memory: ClassVar[str] = "5 x, y, Hessian of y"
+    rate: ClassVar[str] = "δ⁻¹ ε⁻²"
+    paper: ClassVar[Paper] = Paper(
+        "Kornowski, Padmanabhan, Wang, Zhang, Sra",
+        "First-order methods for linearly constrained bilevel optimization",
+        "NeurIPS 2024",
+        "2406.12771",
+    )
+
+    @property
+    def loop(self) -> OnlineToNonconvex:
+        return OnlineToNonconvex(self.oracle, self.x_update, self.radius, self.period)

@@ -1,0 +1,84 @@
+"""PIGD: gradient descent with inexact hypergradients at randomly perturbed points.
+
+Kornowski, Padmanabhan, Wang, Zhang, Sra. "First-order methods for linearly constrained bilevel
+optimization". NeurIPS 2024, arXiv:2406.12771. Its perturbed inexact gradient descent.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import ScalarLike
+
+from bilevel import hypergrad, trees
+from bilevel.hypergrad import AbstractOracle, TwoPenalty
+from bilevel.methods.base import AbstractMethod, Paper
+from bilevel.oracles import Price
+from bilevel.problem import Batch, Draws, Problem, Structure
+from bilevel.typing import Lower, RandomKey, Scalar, Upper
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class PIGDState(NamedTuple):
+    k: Scalar  # steps done
+    x: Upper
+    y: Lower  # where the next lower solve starts
+    key: RandomKey
+    update: Any  # what the x update remembers
+
+
+class PIGD(AbstractMethod):
+    """`x ← x − η oracle(x + δ w)`, w uniform on the unit sphere: kinks are met by chance only.
+
+    For g strongly convex in y, inequalities linear or convex in y with independent active rows, f
+    and l Lipschitz. With an oracle of accuracy a, an iterate drawn at random has a δ-Goldstein
+    subdifferential within `ε + √(aL)` of zero after `O(√n L³ δ⁻¹ ε⁻⁴)` calls. The authors ran
+    Adam on these hypergradients: give it as `x_update`. The price is that of the oracle without
+    its lower solves, whose length is not known beforehand.
+
+    Attributes:
+        radius: δ.
+        oracle: of hypergradients; `hypergrad.TwoPenalty` in the paper.
+    """
+
+    x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
+    radius: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-2)
+    oracle: AbstractOracle = eqx.field(default_factory=TwoPenalty)
+
+    supports: ClassVar = frozenset({Structure.LOWER_LINEAR, Structure.LOWER_COUPLED})
+    samples: ClassVar[bool] = False
+    memory: ClassVar[str] = "x, y, Hessian of y"
+    rate: ClassVar[str] = "√n δ⁻¹ ε⁻²"
+    paper: ClassVar[Paper] = Paper(
+        "Kornowski, Padmanabhan, Wang, Zhang, Sra",
+        "First-order methods for linearly constrained bilevel optimization",
+        "NeurIPS 2024",
+        "2406.12771",
+    )
+
+    def draws(self, problem: Problem) -> Draws:
+        return Draws(upper=1, lower=1)
+
+    def price(self, problem: Problem) -> Price:
+        return self.oracle.price
+
+    def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> PIGDState:
+        x, y = trees.copy(x0), trees.copy(y0)
+        key = jax.random.key(0) if key is None else jnp.copy(key)
+        return PIGDState(jnp.zeros((), jnp.int32), x, y, key, self.x_update.init(x))
+
+    def step(
+        self, problem: Problem, state: PIGDState, batch: Batch
+    ) -> tuple[PIGDState, dict[str, Scalar]]:
+        k, x, y, key, memory = state
+        key, of_w, of_oracle = jax.random.split(key, 3)
+        near = trees.axpy(self.radius, hypergrad.sphere(of_w, x), x)
+        h = self.oracle(problem, near, y, batch, of_oracle)
+        x, memory = self.x_update.step(h.grad, memory, x, k)
+        info = {
+            "upper": h.value,
+            "hypergrad_norm": trees.norm(h.grad),
+            "lower_grad_norm": h.lower_grad_norm,
+        }
+        return PIGDState(k + 1, x, h.y, key, memory), info

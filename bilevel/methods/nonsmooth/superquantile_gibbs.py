@@ -1,0 +1,113 @@
+"""Descent of the worst (or best) lower minimiser, by Langevin chains and a superquantile.
+
+Masiha, Shen, Kiyavash, He. "Superquantile-Gibbs relaxation for minima-selection in bi-level
+optimization". 2025, arXiv:2505.05991.
+A reconstruction of the gradient estimator; the relaxation is the paper's.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from bilevel import hypergrad, oracles, trees
+from bilevel.lower.gibbs import MALA, AbstractGibbs
+from bilevel.methods.base import AbstractMethod, LowerAssumption, Paper
+from bilevel.oracles import Price
+from bilevel.problem import Batch, Draws, Problem, Structure
+from bilevel.schedules import AbstractSchedule, as_schedule
+from bilevel.typing import Lower, RandomKey, Scalar, Upper
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class SuperquantileGibbsState(NamedTuple):
+    k: Scalar  # steps done
+    x: Upper
+    y: Lower  # of the points in the tail, the one with the least lower loss
+    cloud: Any  # where the sampler goes on
+    key: RandomKey
+    update: Any  # what the x update remembers
+
+
+class SuperquantileGibbs(AbstractMethod):
+    """Projected descent of a superquantile of f over the Gibbs measure of the lower loss.
+
+    For `max f(x, y)` over the lower minimisers y (pessimistic), or the minimum, when these form a
+    manifold near which g satisfies the Polyak-Łojasiewicz inequality. That maximum is replaced by
+    the mean of the highest part d of f under `exp(−g/T)`, which the paper follows to an (ε,
+    ρ)-Goldstein stationary point in polynomially many gradients, with an exponent that grows with
+    the dimension of the manifold. A draw of the sampler a step, and one gradient of each level
+    in x at every point. The reconstructed gradient is a likelihood ratio, whose variance grows
+    like 1/T.
+
+    Attributes:
+        sampler: `lower.MALA`, or `lower.Quadrature` for a y of few entries.
+        temperature: T, a number or a schedule; 1e-2 to 1e-3 of the scale of g.
+        level: d, a number or a schedule; 0.03 to 0.1.
+        pessimistic: otherwise the best of the minimisers is meant.
+    """
+
+    x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
+    sampler: AbstractGibbs = eqx.field(default_factory=MALA)
+    temperature: AbstractSchedule = eqx.field(converter=as_schedule, default=1e-2)
+    level: AbstractSchedule = eqx.field(converter=as_schedule, default=0.1)
+    pessimistic: bool = eqx.field(static=True, default=True)
+
+    supports: ClassVar[frozenset[Structure]] = frozenset({Structure.UPPER_SET})
+    below: ClassVar[LowerAssumption] = LowerAssumption.NONCONVEX
+    samples: ClassVar[bool] = False
+    memory: ClassVar[str] = "x, y, one y a chain"
+    rate: ClassVar[str] = ""
+    paper: ClassVar[Paper] = Paper(
+        "Masiha, Shen, Kiyavash, He",
+        "Superquantile-Gibbs relaxation for minima-selection in bi-level optimization",
+        "2025",
+        "2505.05991",
+    )
+
+    def draws(self, problem: Problem) -> Draws:
+        return Draws(upper=1, lower=1)
+
+    def price(self, problem: Problem) -> Price:
+        """The draw's calls, and at each point one gradient of each level in x; not the first
+        descent of the chains."""
+        draw, points = self.sampler.price(), self.sampler.points
+        return draw._replace(
+            lower_value=draw.lower_value + points,
+            upper_grad_x=points,
+            lower_grad_x=points,
+            lower_grad=draw.lower_grad + 1,
+        )
+
+    def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> SuperquantileGibbsState:
+        x, y = trees.copy(x0), trees.copy(y0)
+        key = jax.random.key(0) if key is None else key
+        now, key = jax.random.split(key)
+        cloud = self.sampler.init(y0, now)
+        return SuperquantileGibbsState(
+            jnp.zeros((), jnp.int32), x, y, cloud, key, self.x_update.init(x)
+        )
+
+    def step(
+        self, problem: Problem, state: SuperquantileGibbsState, batch: Batch
+    ) -> tuple[SuperquantileGibbsState, dict[str, Scalar]]:
+        k, x, _, memory, key, sx = state
+        now, key = jax.random.split(key)
+        T, d = self.temperature(k), self.level(k)
+        cloud = self.sampler.draw(
+            problem, x, memory, batch.lower, temperature=T, first=k == 0, key=now
+        )
+        h = hypergrad.superquantile(
+            problem, x, cloud, batch, temperature=T, level=d, pessimistic=self.pessimistic
+        )
+        g_y = oracles.lower_grad(problem, x, h.y, batch.lower)
+        x, sx = self.x_update.step(h.grad, sx, x, k)
+        info = {
+            "upper": h.value,
+            "hypergrad_norm": trees.norm(h.grad),
+            "lower_grad_norm": trees.norm(g_y),
+            "acceptance": cloud.acceptance,
+        }
+        x = problem.upper_set.project(x)
+        return SuperquantileGibbsState(k + 1, x, h.y, cloud.memory, key, sx), info

@@ -1,0 +1,180 @@
+"""BVFSM: a sequence of smooth problems with a logarithmic barrier on the lower value gap.
+
+Liu, Liu, Zeng, Zhang, Zhang. "Value-function-based sequential minimization for bi-level
+optimization". IEEE TPAMI 2023, arXiv:2110.04974. Recalled, not checked against the text.
+Differs from the released code: the barrier is kept finite by a line search on y, where the code
+adds a constant to the gap.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from bilevel import lower, oracles, trees
+from bilevel.methods.base import AbstractMethod, LowerAssumption, Paper
+from bilevel.methods.penalty.value_gap import value_gap
+from bilevel.oracles import Price
+from bilevel.problem import Batch, Draws, Problem, Structure
+from bilevel.schedules import AbstractSchedule, Polynomial, as_schedule
+from bilevel.typing import Lower, Scalar, ScalarLike, Upper
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class BVFSMState(NamedTuple):
+    k: Scalar  # steps done
+    x: Upper
+    y: Lower  # minimises the upper loss with the barrier
+    z: Lower  # follows the minimiser of the regularised lower loss
+    update: Any  # what the x update remembers
+
+
+class Regularised(eqx.Module):
+    """The lower loss `g(x, z) + ½ weight ‖z‖²`."""
+
+    problem: Problem
+    weight: Array
+
+    def __call__(self, x, z, batch) -> Scalar:
+        g = self.problem.lower(x, z, batch)
+        return g + (self.weight * trees.dot(z, z) / 2).astype(g.dtype)
+
+
+class BVFSM(AbstractMethod):
+    """Interior descent on the upper loss among the nearly optimal lower points: first order.
+
+    With θ, σ, s that go to zero: z takes `lower_steps` steps down `g + ½ θ ‖z‖²`, which gives the
+    relaxed value `v = g(x, z) + ½ θ ‖z‖² + θ`; y takes `y_steps` steps down
+    `f + ½ θ ‖y‖² − s log(v − g(x, y))`, each halved until y stays inside and the sum falls enough;
+    x moves along `∇_x f + (s/(v − g(x, y))) (∇_x g(x, y) − ∇_x g(x, z))`. Deterministic: one batch
+    serves a whole step. The lower loss may be nonconvex, with many minimisers, as long as z finds a
+    least one; the optimistic answer is found, slowly: the error is of the order of θ, so it is
+    a first search, to be polished by a penalty method. Asymptotic convergence only.
+
+    Attributes:
+        z_update: the steps of z, at most `1/(L + θ)`.
+        y_step: the first y step tried.
+        slack: θ of step k.
+        barrier: s of step k.
+    """
+
+    x_update: AbstractUpdate = eqx.field(converter=as_update, default=2e-2)
+    z_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
+    y_step: AbstractSchedule = eqx.field(converter=as_schedule, default=1.0)
+    slack: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(0.5, 1.0)
+    )
+    barrier: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(0.1, 1.0)
+    )
+    lower_steps: int = eqx.field(static=True, default=50)
+    y_steps: int = eqx.field(static=True, default=25)
+
+    supports: ClassVar = frozenset({Structure.UPPER_SET})
+    below: ClassVar[LowerAssumption] = LowerAssumption.NONCONVEX
+    samples: ClassVar[bool] = False
+    memory: ClassVar[str] = "x, 2 y"
+    paper: ClassVar[Paper] = Paper(
+        "Liu, Liu, Zeng, Zhang, Zhang",
+        "Value-function-based sequential minimization for bi-level optimization",
+        "IEEE TPAMI 2023",
+        "2110.04974",
+    )
+
+    def draws(self, problem: Problem) -> Draws:
+        return Draws(upper=1, lower=1)
+
+    def price(self, problem: Problem) -> Price:
+        """Without the line searches: each trial takes a value of both losses."""
+        steps = self.y_steps
+        return Price(
+            upper_value=steps,
+            upper_grad_y=steps,
+            upper_grad_x=1,
+            lower_value=2 * steps + 4,
+            lower_grad=self.lower_steps + steps + 2,
+            lower_grad_x=2,
+        )
+
+    def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> BVFSMState:
+        x, y, z = trees.copy(x0), trees.copy(y0), trees.copy(y0)
+        return BVFSMState(jnp.zeros((), jnp.int32), x, y, z, self.x_update.init(x))
+
+    def step(
+        self, problem: Problem, state: BVFSMState, batch: Batch
+    ) -> tuple[BVFSMState, dict[str, Scalar]]:
+        k, x, y, z, sx = state
+        dtype = trees.widest((x, y))
+        theta, s = self.slack(k).astype(dtype), self.barrier(k).astype(dtype)
+        regular = Problem(problem.upper, Regularised(problem, theta))
+        descent = lower.Gradient(self.z_update, self.lower_steps)
+        z = descent.solve(regular, x, z, batch.lower).y
+        least = oracles.lower_value(problem, x, z, batch.lower).astype(dtype)
+        value = least + theta * trees.dot(z, z) / 2 + theta
+
+        def room(y):
+            """`v − g(x, y)`, positive inside."""
+            return value - oracles.lower_value(problem, x, y, batch.lower).astype(dtype)
+
+        def slope(y, left):
+            f_y = oracles.upper_grad_y(problem, x, y, batch.upper)
+            g_y = oracles.lower_grad(problem, x, y, batch.lower)
+            return trees.axpy(theta, y, trees.axpy(s / left, g_y, f_y))
+
+        def inner(y) -> tuple[Scalar, Scalar]:
+            """The inner objective, infinite outside, and the room."""
+            left = room(y)
+            f = oracles.upper_value(problem, x, y, batch.upper).astype(dtype)
+            barred = -s * jnp.log(jnp.where(left > 0, left, 1))
+            total = f + theta * trees.dot(y, y) / 2 + barred
+            return jnp.where(left > 0, total, jnp.inf), left
+
+        def search(carry, _):
+            y, left, now = carry
+            d = slope(y, left)
+            y, left, now = _armijo(inner, y, left, now, d, self.y_step(k).astype(dtype))
+            return (y, left, now), None
+
+        y = trees.where(room(y) > 0, y, z)  # inside, for a larger θ than the last is not given
+        now, left = inner(y)
+        (y, left, _), _ = jax.lax.scan(search, (y, left, now), length=self.y_steps)
+        upper, f_x = oracles.upper_grad_x(problem, x, y, batch.upper)
+        gap, (q_x, q_y) = value_gap(problem, x, y, z, batch.lower)
+        d_x = trees.axpy(s / left, q_x, f_x)
+        x, sx = self.x_update.step(d_x, sx, x, k)
+        info = {
+            "upper": upper,
+            "hypergrad_norm": trees.norm(d_x),
+            "lower_grad_norm": trees.norm(q_y),
+            "lower_gap": gap,
+        }
+        return BVFSMState(k + 1, problem.upper_set.project(x), y, z, sx), info
+
+
+class _Trial(NamedTuple):
+    y: Lower
+    left: Scalar
+    value: Scalar
+    step: Scalar
+    falls: Array
+    halvings: Array
+
+
+def _armijo(inner, y: Lower, left: Scalar, now: Scalar, d: Lower, step: ScalarLike):
+    """Along −d, the step halved until the value falls by a ten-thousandth of what d promises."""
+    square = trees.dot(d, d).astype(now.dtype)
+
+    def attempt(step, halvings) -> _Trial:
+        there = trees.axpy(-step, d, y)
+        value, room = inner(there)
+        return _Trial(there, room, value, step, value <= now - 1e-4 * step * square, halvings)
+
+    end = jax.lax.while_loop(
+        lambda tried: ~tried.falls & (tried.halvings < 40),
+        lambda tried: attempt(tried.step / 2, tried.halvings + 1),
+        attempt(step, jnp.zeros((), jnp.int32)),
+    )
+    pick = lambda new, old: jnp.where(end.falls, new, old)  # noqa: E731
+    return trees.where(end.falls, end.y, y), pick(end.left, left), pick(end.value, now)

@@ -1,0 +1,205 @@
+"""Lu and Mei's first-order penalty methods: Algorithm 2, and Algorithm 4 with lower constraints.
+
+Lu, Mei. "First-order penalty methods for bilevel optimization". SIAM J. Optim. 34(2), 2024,
+arXiv:2301.01716.
+Differs from the paper: nonsmooth parts of the losses are indicators of sets; the nested solver,
+and a step of the method being one step of its outer loop, are ours.
+"""
+
+import abc
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import ScalarLike
+
+from bilevel import oracles, trees
+from bilevel.lower import AbstractLowerSolver, ToTolerance
+from bilevel.methods.base import AbstractMethod, LowerAssumption, Paper
+from bilevel.methods.penalty.infeasibility import infeasibility, penalised
+from bilevel.methods.penalty.minimax import proximal_saddle
+from bilevel.methods.penalty.value_gap import ValueGap, ValueGapState, value_gap
+from bilevel.oracles import Price
+from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
+from bilevel.schedules import Constant
+from bilevel.typing import Lower, Scalar, Upper
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class LuMeiState(NamedTuple):
+    k: Scalar  # steps done
+    x: Upper
+    y: Lower  # (x, y) minimises f + ρ (P(x, y) − min P(x, ·))
+    z: Lower  # follows a minimiser of P(x, ·)
+    anchor: Lower | None  # the first z, of the theory's solver
+    updates: Any  # what the x and y updates remember, of the nested solver
+
+
+class MinimaxSolver(eqx.Module):
+    """One step towards a stationary point of `min_{x,y} max_z f + ρ (P(x, y) − P(x, z))`."""
+
+    @abc.abstractmethod
+    def init(self, x: Upper, y: Lower) -> LuMeiState:
+        """The state before the first step, in buffers of its own."""
+
+    @abc.abstractmethod
+    def step(
+        self, relaxed: Problem, state: LuMeiState, batch: Batch, eps: Scalar, constrained: bool
+    ) -> tuple[LuMeiState, dict[str, Scalar]]:
+        """A step on the problem with the lower loss P; `constrained` where P holds constraints."""
+
+
+class NestedSolver(MinimaxSolver):
+    """z by `solver`, then (x, y) one (projected) step down `f + ρ (P(x, y) − P(x, z))`.
+
+    RepeatedBatch stationary points as the theory's, at a small part of its price.
+
+    Attributes:
+        x_update, y_update: steps of at most about `1/(L_f + 2 ρ L_P)`, `L_P = L_g + 2 μ L_h²`.
+        solver: of `min P(x, ·)`, from where z was.
+    """
+
+    x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
+    y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
+    solver: AbstractLowerSolver = eqx.field(default_factory=lambda: ToTolerance(1e-8))
+
+    def init(self, x, y):
+        updates = self.x_update.init(x), self.y_update.init(y)
+        k = jnp.zeros((), jnp.int32)
+        return LuMeiState(k, trees.copy(x), trees.copy(y), trees.copy(y), None, updates)
+
+    def step(self, relaxed, state, batch, eps, constrained):
+        k, x, y, z, anchor, updates = state
+        loop = ValueGap(self.x_update, self.y_update, self.solver, Constant(1 / eps))
+        new, info = loop.step(relaxed, ValueGapState(k, x, y, z, updates), batch)
+        return LuMeiState(new.k, new.x, new.y, new.z, anchor, new.updates), info
+
+
+class TheorySolver(MinimaxSolver):
+    """The paper's: proximal-point steps, each an accelerated strongly-convex-concave saddle.
+
+    Slow: of the order of 1e6 gradients where the nested solver takes 1e3.
+
+    Attributes:
+        upper_L, lower_L: Lipschitz constants of ∇f and ∇g, in x and y together.
+        diameter: of the simple part of the lower set, which must be bounded.
+        constraint_L: `h_hi L(∇h) + L(h)²`, with h_hi the largest |h|; of Algorithm 4.
+        max_steps: of each loop inside.
+    """
+
+    upper_L: ScalarLike = eqx.field(converter=jnp.asarray)
+    lower_L: ScalarLike = eqx.field(converter=jnp.asarray)
+    diameter: ScalarLike = eqx.field(converter=jnp.asarray)
+    constraint_L: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
+    max_steps: int = eqx.field(static=True, default=10_000)
+
+    def init(self, x, y):
+        k = jnp.zeros((), jnp.int32)
+        return LuMeiState(k, trees.copy(x), trees.copy(y), trees.copy(y), trees.copy(y), None)
+
+    def step(self, relaxed, state, batch, eps, constrained):
+        k, x, y, z, anchor, _ = state
+        rho, mu = 1 / eps, 1 / eps**2
+        numbers = self.upper_L, self.lower_L, self.diameter, self.constraint_L
+        upper_L, lower_L, diameter, constraint_L = (jnp.asarray(n, eps.dtype) for n in numbers)
+        L = upper_L + 2 * rho * lower_L + (4 * rho * mu * constraint_L if constrained else 0)
+
+        def field(xy, z):
+            x, y = xy
+            _, f_x, f_y = oracles.upper_grads(relaxed, x, y, batch.upper)
+            _, (q_x, q_y) = value_gap(relaxed, x, y, z, batch.lower)
+            down = trees.scale(-rho, oracles.lower_grad(relaxed, x, z, batch.lower))
+            return (trees.axpy(rho, q_x, f_x), trees.axpy(rho, q_y, f_y)), down
+
+        def project(xy):
+            return relaxed.upper_set.project(xy[0]), relaxed.lower_set.project(xy[1])
+
+        found = proximal_saddle(
+            field,
+            (x, y),
+            z,
+            anchor,
+            project_a=project,
+            project_b=relaxed.lower_set.project,
+            smoothness=L,
+            diameter=diameter,
+            accuracy=eps,
+            tol=eps ** (5 / 2 if constrained else 3 / 2) / (k + 1).astype(eps.dtype),
+            max_steps=self.max_steps,
+        )
+        move = 4 * L * trees.norm(trees.sub(found.a, (x, y)))
+        (x, y), z = found.a, found.b
+        value, f_x, _ = oracles.upper_grads(relaxed, x, y, batch.upper)
+        gap, (q_x, q_y) = value_gap(relaxed, x, y, z, batch.lower)
+        info = {
+            "upper": value,
+            "hypergrad_norm": trees.norm(trees.axpy(rho, q_x, f_x)),
+            "lower_grad_norm": trees.norm(q_y),
+            "lower_gap": gap,
+            "penalty": rho,
+            "move": move,
+            "evaluations": found.evaluations,
+        }
+        return LuMeiState(k + 1, x, y, z, anchor, None), info
+
+
+class LuMei(AbstractMethod):
+    """Minimax penalty method for convex lower levels with constraints: first derivatives only.
+
+    With `ρ = 1/ε` it goes to a stationary point of `min_{x,y} max_z f + ρ (P(x, y) − P(x, z))`.
+    Where the lower set is simple to project on, P is the lower loss g (Algorithm 2); the
+    constraints `h(x, y) ≤ 0` of any other set join it, `P = g + μ ‖[h]_+‖²` with `μ = 1/ε²`
+    (Algorithm 4). A tuple of sets is parted: a box, say, is projected on, the rest penalised. g
+    and h are convex in y, with no strong convexity, and Slater's condition holds (equations are
+    taken as two inequalities, outside of the theory); of many lower minimisers the optimistic one
+    is found. The paper's `O(ε⁻⁴ log 1/ε)` gradients (Algorithm 2) and `O(ε⁻⁷ log 1/ε)` (Algorithm
+    4) to an ε-KKT point are those of `TheorySolver`, which wants bounded sets. Start y within ε
+    of the least P(x0, ·). Deterministic: one batch serves a whole step.
+
+    Attributes:
+        accuracy: ε, in (0, 1/4].
+        solver: `NestedSolver` or `TheorySolver`; a step of the method is one step of its outer
+            loop. The theory stops when the info `"move"`, `4 L_h` times how far (x, y) moved, is
+            at most ε.
+    """
+
+    accuracy: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+    solver: MinimaxSolver = eqx.field(default_factory=NestedSolver)
+
+    supports: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET}
+    below: ClassVar[LowerAssumption] = LowerAssumption.CONVEX
+    samples: ClassVar[bool] = False
+    memory: ClassVar[str] = "x, 2 y (x, 3 y with the theory's solver)"
+    paper: ClassVar[Paper] = Paper(
+        "Lu, Mei",
+        "First-order penalty methods for bilevel optimization",
+        "SIAM J. Optim. 2024",
+        "2301.01716",
+    )
+
+    def __check_init__(self) -> None:
+        if not isinstance(self.solver, MinimaxSolver):
+            raise TypeError(f"solver is {self.solver!r}; a NestedSolver or TheorySolver is needed.")
+
+    def draws(self, problem: Problem) -> Draws:
+        return Draws(upper=1, lower=1)
+
+    def price(self, problem: Problem) -> Price:
+        """What a step ends with. Its solves are of unknown length.
+
+        A pass inside the theory's takes an upper and four lower gradients.
+        """
+        return Price(upper_grad=1, lower_value=2, lower_grad=1, lower_grad_x=2)
+
+    def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> LuMeiState:
+        return self.solver.init(x0, y0)
+
+    def step(
+        self, problem: Problem, state: LuMeiState, batch: Batch
+    ) -> tuple[LuMeiState, dict[str, Scalar]]:
+        eps = jnp.asarray(self.accuracy, trees.widest((state.x, state.y)))
+        relaxed = penalised(problem, 1 / eps**2)
+        state, info = self.solver.step(relaxed, state, batch, eps, relaxed is not problem)
+        excess = infeasibility(problem, state.x, state.z)
+        dual = 2 * excess / eps.astype(excess.dtype) ** 2
+        return state, info | {"violation": excess, "dual": dual}

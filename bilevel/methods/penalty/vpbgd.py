@@ -1,0 +1,64 @@
+"""V-PBGD: gradient descent on the upper loss plus a penalty on the lower value gap.
+
+Shen, Chen. "On penalty-based bilevel gradient descent method". ICML 2023, arXiv:2302.05185.
+"""
+
+from typing import ClassVar
+
+import equinox as eqx
+
+from bilevel import lower
+from bilevel.methods.base import LoopMethod, LowerAssumption, Paper
+from bilevel.methods.penalty.value_gap import ValueGap
+from bilevel.oracles import Price
+from bilevel.problem import Draws, Problem, Structure
+from bilevel.schedules import AbstractSchedule, as_schedule
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class VPBGD(LoopMethod):
+    """Joint descent of (x, y) on `f + γ (g − v(x))`, `v(x) = min g(x, ·)`: first order.
+
+    z takes `lower_steps` steps down g(x, ·) from where it was and stands for its minimiser in
+    `∇_x v(x) = ∇_x g(x, z)`; then x moves along `∇_x f + γ (∇_x g(x, y) − ∇_x g(x, z))` and y
+    along `∇_y f + γ ∇_y g`. Deterministic: one batch serves a whole step. The lower loss need only
+    satisfy the Polyak-Łojasiewicz inequality, and may have many minimisers, of which the
+    optimistic one is found; in several valleys of different depth z may stick in a wrong one and
+    the penalty turn negative. The solution is off by `O(1/γ)`, its gap `O(1/γ²)`; the squared
+    gradient mapping of the penalised loss is `O(γ/K)`.
+
+    Attributes:
+        x_update, y_update: steps of at most about `1/(L_f + γ L_g)`, so of order 1/γ.
+        z_update: the steps of z, at most 1/L; its schedules see the number of the lower step.
+        penalty: γ; a schedule that grows from zero helps from afar.
+    """
+
+    x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
+    y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
+    z_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
+    penalty: AbstractSchedule = eqx.field(converter=as_schedule, default=10.0)
+    lower_steps: int = eqx.field(static=True, default=10)
+
+    supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
+    below: ClassVar[LowerAssumption] = LowerAssumption.DOMINATED
+    samples: ClassVar[bool] = False
+    memory: ClassVar[str] = "x, 2 y"
+    paper: ClassVar[Paper] = Paper(
+        "Shen, Chen",
+        "On penalty-based bilevel gradient descent method",
+        "ICML 2023",
+        "2302.05185",
+    )
+
+    @property
+    def loop(self) -> ValueGap:
+        descent = lower.Gradient(self.z_update, self.lower_steps)
+        return ValueGap(self.x_update, self.y_update, descent, self.penalty)
+
+    def draws(self, problem: Problem) -> Draws:
+        return Draws(upper=1, lower=1)
+
+    def price(self, problem: Problem) -> Price:
+        """z takes a lower gradient a step, and one to tell its residual."""
+        price = self.loop.price(problem)
+        return price._replace(lower_grad=price.lower_grad + self.lower_steps + 1)

@@ -1,0 +1,130 @@
+"""SABA: SOBA for finite sums, with a table of what every mini-batch last said.
+
+Dagréou, Ablin, Vaiter, Moreau. "A framework for bilevel optimization that enables stochastic and
+global variance reduction algorithms". NeurIPS 2022, arXiv:2201.13409.
+Differs from the paper: x is projected on `upper_set` when there is one.
+"""
+
+from functools import partial
+from typing import ClassVar, Self
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from bilevel.estimators import SAGA, Slot
+from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.tracked import tracked
+from bilevel.methods.tracked.tracked import TrackedState
+from bilevel.oracles import Price
+from bilevel.problem import Batch, Draws, Problem, Structure
+from bilevel.typing import Lower, Scalar, Upper
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class SABA(AbstractMethod):
+    """Single loop on finite sums: constant steps, and no noise left at the solution.
+
+    SOBA's step along SAGA estimates of its five pieces: ∇_x f and ∇_y f remember one value for each
+    part of the upper data, ∇_y g, Hessian and cross product one for each part of the lower data,
+    taken at whatever (x, y, v) the part was last drawn. The price of a step is SOBA's; the tables
+    start empty and are updated in place. Made for finite sums with a lower loss strongly convex in
+    y. With steps of order `(n+m)^(−2/3)` the mean squared hypergradient is `O((n+m)^(2/3)/K)`, and
+    it falls linearly where the hyper-objective satisfies the Polyak-Łojasiewicz condition.
+
+    The parts must be fixed: single rows (`batch_size=1`, any order), or mini-batches in
+    `bl.Data(..., order="partition")`.
+
+    Attributes:
+        upper_slots, lower_slots: how many parts there are: rows / batch_size.
+    """
+
+    x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
+    y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
+    v_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
+    upper_slots: int = eqx.field(static=True, default=1)
+    lower_slots: int = eqx.field(static=True, default=1)
+
+    supports: ClassVar = frozenset({Structure.UPPER_SET})
+    memory: ClassVar[str] = "x, 2 y; upper_slots (x + y); lower_slots (x + 2 y)"
+    rate: ClassVar[str] = "(n+m)^(2/3) ε⁻¹"
+    paper: ClassVar[Paper] = Paper(
+        "Dagréou, Ablin, Vaiter, Moreau",
+        "A framework for bilevel optimization that enables stochastic and global variance "
+        "reduction algorithms",
+        "NeurIPS 2022",
+        "2201.13409",
+    )
+
+    @classmethod
+    def theory(
+        cls,
+        constants: Constants,
+        *,
+        steps: int | None = None,
+        upper_slots: int = 1,
+        lower_slots: int = 1,
+    ) -> Self:
+        """Constant steps of order `slots^(−2/3)`, with or without a horizon."""
+        scale = (upper_slots + lower_slots - 1) ** (-2 / 3)
+        fast, slow = scale / constants.L, 0.1 * scale / constants.hyper_L
+        return cls(slow, fast, fast, upper_slots, lower_slots)
+
+    def check_parts(self, parts: Batch) -> None:
+        for level in ("upper", "lower"):
+            found, slots = getattr(parts, level), getattr(self, f"{level}_slots")
+            if found is None:
+                raise ValueError(
+                    f"SABA remembers every mini-batch, but those of Data.{level} are new at each "
+                    "draw (shuffled rows, a sampler or a stream). Give arrays with batch_size=1, "
+                    'or with order="partition".'
+                )
+            if found != slots:
+                raise ValueError(
+                    f"SABA.{level}_slots is {slots}, but Data.{level} has {found} parts "
+                    f"(rows / batch_size). Set {level}_slots={found}."
+                )
+
+    @property
+    def _loop(self) -> tracked.Tracked:
+        return tracked.Tracked(self.x_update, self.y_update, self.v_update)
+
+    def draws(self, problem: Problem) -> Draws:
+        return Draws(upper=1, lower=1)
+
+    def price(self, problem: Problem) -> Price:
+        return tracked.PRICE
+
+    def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> TrackedState:
+        state, nothing = self._loop.init(x0, y0), Slot(None, jnp.int32(0))
+        upper = SAGA(self.upper_slots).init(tracked.like_upper, state.point, nothing)
+        lower = SAGA(self.lower_slots).init(tracked.like_lower, state.point, nothing)
+        return state._replace(memory=(upper, lower))
+
+    def step(
+        self, problem: Problem, state: TrackedState, batch: Batch
+    ) -> tuple[TrackedState, dict[str, Scalar]]:
+        k, point, (upper, lower) = state.k, state.point, state.memory
+        j = slot_of(batch.index, "upper", self.upper_slots)
+        i = slot_of(batch.index, "lower", self.lower_slots)
+        f, upper = SAGA(self.upper_slots).step(
+            partial(tracked.upper_pieces, problem), point, Slot(batch.upper, j), upper, k
+        )
+        g, lower = SAGA(self.lower_slots).step(
+            partial(tracked.lower_pieces, problem), point, Slot(batch.lower, i), lower, k
+        )
+        return self._loop.move(problem, state, tracked.joined(f, g), (upper, lower))
+
+
+def slot_of(index: Batch | None, level: str, slots: int) -> Int[Array, ""]:
+    """Which part of the data a batch is, from the numbers of its rows."""
+    rows = None if index is None else getattr(index, level)
+    if slots == 1:
+        return jnp.int32(0)
+    if rows is None:
+        raise ValueError(
+            f"SABA.{level}_slots is {slots}, but Batch.index.{level} is None: pass the row numbers "
+            "of the batch, Batch(upper, lower, Batch(upper_rows, lower_rows))."
+        )
+    rows = jnp.ravel(rows)
+    return rows[0] // rows.size

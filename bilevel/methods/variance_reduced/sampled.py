@@ -1,0 +1,146 @@
+"""Both directions at a point (x, y) as one estimand, for estimators that compare two points.
+
+All that is random lies in the sample: the old and the new point see the same batches and the same
+number of factors of a randomised series, or the difference would not cancel their noise.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from bilevel import hypergrad, oracles, trees
+from bilevel.estimators import mean_over
+from bilevel.linear import AbstractLinear
+from bilevel.oracles import Price
+from bilevel.problem import Batch, Draws, Problem, RepeatedBatch, Samples, ZippedSamples, as_samples
+from bilevel.typing import Lower, RandomKey, Upper
+
+
+class Point(NamedTuple):
+    """Where directions are taken."""
+
+    x: Upper
+    y: Lower
+
+
+class Sample(NamedTuple):
+    """One draw of everything random in a pair of directions."""
+
+    upper: Any
+    lower: Samples  # 0 for ∇_y g, the rest for the hypergradient
+    key: RandomKey | None  # of the linear solver, when it draws at random
+
+
+class Directions(NamedTuple):
+    """What x and y move against."""
+
+    value: Any  # upper loss, a scalar
+    x: Upper  # hypergradient
+    y: Lower  # ∇_y g
+
+
+class Sampled(NamedTuple):
+    """The estimand `(x, y) ↦ (f, hypergradient, ∇_y g)` of a problem, on a `Sample`.
+
+    Takes a hypergradient in closed form where the problem declares it, else the implicit one.
+    """
+
+    problem: Problem
+    linear: AbstractLinear
+
+    def __call__(self, point: Point, sample: Sample) -> Directions:
+        (x, y), (upper, lower, key) = point, sample
+        batch = Batch(upper, lower.skip(1))
+        h = hypergrad.closed_form_or_implicit(
+            self.problem, x, y, batch, linear=self.linear, key=key
+        )
+        g_y = oracles.lower_grad(self.problem, x, y, lower[0])
+        return Directions(h.value.astype(trees.widest(point)), trees.cast_like(h.grad, x), g_y)
+
+    def zeros(self, point: Point, sample: None = None) -> Directions:
+        """Zeros in the shapes of the directions."""
+        value = jnp.zeros((), trees.widest(point))
+        return Directions(value, trees.zeros_like(point.x), trees.zeros_like(point.y))
+
+    def draws(self, n: int) -> Draws:
+        """How many batches n samples hold."""
+        return Draws(upper=n, lower=n * self._lower)
+
+    def samples(self, batch: Batch, n: int, key: RandomKey | None) -> Samples:
+        """The n samples in the batches of one step; one `RepeatedBatch` without randomness."""
+        draws = self.draws(n)
+        upper, lower = as_samples(batch.upper, draws.upper), as_samples(batch.lower, draws.lower)
+        found = Bundles(upper, lower, key, self._lower)
+        fixed = (
+            isinstance(upper, RepeatedBatch) and isinstance(lower, RepeatedBatch) and key is None
+        )
+        return RepeatedBatch(found[0]) if fixed else found
+
+    def large(
+        self, batch: Batch, skip: int, r: int, key: RandomKey | None
+    ) -> tuple["Sampled", Sample]:
+        """The estimand of losses averaged over r batches, and its sample.
+
+        The sample is made of the batches of r samples after the first `skip`. Each of its roles
+        takes r batches in a row: with r batches of "epochs" in the data, all rows.
+        """
+        draws = self.draws(skip + r)
+        upper = as_samples(batch.upper, draws.upper).skip(skip)
+        lower = as_samples(batch.lower, draws.lower).skip(skip * self._lower)
+        lower = RepeatedBatch(lower) if isinstance(lower, RepeatedBatch) else Groups(lower, r)
+        key = None if key is None else jax.random.fold_in(key, skip)
+        return Sampled(averaged(self.problem, r), self.linear), Sample(upper, lower, key)
+
+    def price(self, times: float) -> Price:
+        """The oracle calls of as many evaluations."""
+        if self.problem.hypergradient is not None:
+            return Price(upper_value=times, lower_grad=times)
+        hvp = times * self.linear.products
+        return Price(upper_grad=times, lower_grad=times, hvp=hvp, cross=times)
+
+    @property
+    def _lower(self) -> int:
+        return 2 + (0 if self.problem.hypergradient is not None else self.linear.samples)
+
+
+class Bundles(Samples):
+    """`Sample` i: the i-th upper batch, the i-th run of `size` lower batches, a key of its own."""
+
+    upper: Samples
+    lower: Samples
+    key: RandomKey | None
+    size: int = eqx.field(static=True)
+
+    def __getitem__(self, i):
+        key = None if self.key is None else jax.random.fold_in(self.key, i)
+        return Sample(self.upper[i], self.lower.skip(i * self.size), key)
+
+
+class Groups(Samples):
+    """Runs of `size` batches, each a handle."""
+
+    samples: Samples
+    size: int = eqx.field(static=True)
+
+    def __getitem__(self, i):
+        return self.samples.skip(i * self.size)
+
+
+def averaged(problem: Problem, r: int) -> Problem:
+    """The problem with each loss a mean over r batches, which it takes as a `Samples` handle."""
+
+    def mean(fn):
+        return lambda x, y, samples: mean_over(lambda s: fn(x, y, s), samples, r)
+
+    known = problem.hypergradient
+
+    def hypergradient(x, y, batch):
+        return mean(known)(x, y, ZippedSamples(*batch[:2]))
+
+    return Problem(
+        mean(problem.upper),
+        mean(problem.lower),
+        hypergradient=None if known is None else hypergradient,
+    )

@@ -1,0 +1,120 @@
+"""STABLE: tracked dense second derivatives, and a lower step that anticipates the move of x.
+
+Chen, Sun, Xiao, Yin. "A single-timescale method for stochastic bilevel optimization". AISTATS 2022,
+arXiv:2102.04671.
+"""
+
+from typing import Any, ClassVar, NamedTuple, Self
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import ScalarLike
+
+from bilevel import hypergrad, oracles, trees
+from bilevel.estimators import STORM, Path
+from bilevel.hypergrad import Curvature
+from bilevel.linear import matrices
+from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.variance_reduced.sampled import Point
+from bilevel.oracles import Price
+from bilevel.problem import Batch, Draws, Problem, Structure, as_samples
+from bilevel.schedules import AbstractSchedule, Polynomial, as_schedule, horizon
+from bilevel.typing import Lower, Scalar, Upper
+from bilevel.updates import AbstractUpdate, as_update
+
+
+class STABLEState(NamedTuple):
+    k: Scalar  # steps done
+    x: Upper
+    y: Lower  # follows y*(x)
+    curvature: Path  # last `Curvature`, and the `Point` it was estimated at
+    updates: tuple[Any, Any]  # what the x and y updates remember
+
+
+class STABLE(AbstractMethod):
+    """Single loop and single timescale, with dense second derivatives: for a small lower level.
+
+    Recursive momentum (STORM) on `∂²g/∂y²` and `∂²g/∂x∂y`, each projected on what is known of it;
+    x moves along `∇_x f − J H⁻¹ ∇_y f`, and y along `∇_y g` plus `−H⁻¹ Jᵀ (x₊ − x)`, the move of
+    `y*(x)` that the move of x implies. With all steps and weights of order `K^(−1/2)` the mean
+    squared hypergradient is `O(K^(−1/2))`. Made for a lower loss strongly convex in y, in up to a
+    few hundred unknowns: a step takes order m³ operations for m entries of y.
+
+    Attributes:
+        weight: τ, share of a new sample in the tracked matrices; the first is always 1.
+        convexity: μ, floor of the eigenvalues of H. Give that of the lower loss; the default only
+            keeps H invertible.
+        cross_bound: C, cap of the singular values of J.
+    """
+
+    x_update: AbstractUpdate = eqx.field(
+        converter=as_update, default_factory=lambda: Polynomial(0.05, 0.5)
+    )
+    y_update: AbstractUpdate = eqx.field(
+        converter=as_update, default_factory=lambda: Polynomial(0.2, 0.5)
+    )
+    weight: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 0.5)
+    )
+    convexity: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-3)
+    cross_bound: ScalarLike = eqx.field(converter=jnp.asarray, default=1e3)
+
+    supports: ClassVar = frozenset({Structure.UPPER_SET})
+    memory: ClassVar[str] = "2 x, 2 y, y × y, x × y"
+    rate: ClassVar[str] = "ε⁻²"
+    paper: ClassVar[Paper] = Paper(
+        "Chen, Sun, Xiao, Yin",
+        "A single-timescale method for stochastic bilevel optimization",
+        "AISTATS 2022",
+        "2102.04671",
+    )
+
+    @classmethod
+    def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
+        """Steps and weight of order `K^(−1/2)`; the matrices' bounds as measured, with room.
+
+        Room of two: single samples curve less, and couple more, than their mean.
+        """
+        return cls(
+            horizon(0.5 / constants.hyper_L, 1 / 2, steps),
+            horizon(1 / constants.L, 1 / 2, steps),
+            horizon(1.0, 1 / 2, steps),
+            constants.mu / 2,
+            2 * constants.cross,
+        )
+
+    def draws(self, problem: Problem) -> Draws:
+        return Draws(upper=1, lower=2)
+
+    def price(self, problem: Problem) -> Price:
+        return Price(upper_grad=1, lower_grad=1, dense_hessian=2, dense_cross=2)
+
+    def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> STABLEState:
+        x, y = trees.copy(x0), trees.copy(y0)
+        curvature = Path(Curvature.zeros(x, y), trees.copy(Point(x, y)))
+        updates = self.x_update.init(x), self.y_update.init(y)
+        return STABLEState(jnp.zeros((), jnp.int32), x, y, curvature, updates)
+
+    def step(
+        self, problem: Problem, state: STABLEState, batch: Batch
+    ) -> tuple[STABLEState, dict[str, Scalar]]:
+        k, x, y, last, (sx, sy) = state
+        lower, point = as_samples(batch.lower, 2), Point(x, y)
+
+        def estimand(point: Point, sample) -> Curvature:
+            return hypergrad.curvature(problem, *point, sample)
+
+        (H, J), _ = STORM(self.weight).step(estimand, point, lower[0], last, k)
+        H = matrices.floor_eigenvalues(H, self.convexity)
+        J = matrices.cap_norm(J, self.cross_bound)
+        value, f_x, f_y = oracles.upper_grads(problem, x, y, batch.upper)
+        h = hypergrad.from_matrices(value, f_x, f_y, H, J)
+        g_y = oracles.lower_grad(problem, x, y, lower[1])
+        new, sx = self.x_update.step(h.grad, sx, x, k)
+        new = problem.upper_set.project(new)
+        ahead = matrices.solve(H, matrices.multiply(J.T, trees.sub(new, x), like=y))
+        moved, sy = self.y_update.step(g_y, sy, y, k)
+        moved = trees.sub(moved, ahead)  # −H⁻¹ Jᵀ (x₊ − x)
+        norms = {"hypergrad_norm": trees.norm(h.grad), "lower_grad_norm": trees.norm(g_y)}
+        last = Path(Curvature(H, J), point)
+        return STABLEState(k + 1, new, moved, last, (sx, sy)), {"upper": value, **norms}

@@ -1,0 +1,134 @@
+"""Which method a problem gets when none is given, and why."""
+
+from typing import NamedTuple
+
+from bilevel import methods, trees
+from bilevel.certificates import Convexity, probe
+from bilevel.data import Data
+from bilevel.data.sources import Whole
+from bilevel.driver import validate
+from bilevel.methods.base import AbstractMethod, Unsupported, all_methods
+from bilevel.problem import Batch, Problem, Structure
+from bilevel.selection.tune import tune
+from bilevel.typing import Lower, RandomKey, Upper
+
+SMALL = 40  # entries of x and y together, up to which a problem is searched globally
+
+PLAIN = frozenset({Structure.UPPER_SET})
+OWN = frozenset({Structure.HYPERGRADIENT, Structure.LOWER_STEP})
+
+
+class Choice(NamedTuple):
+    """A method, or `None` for the global search of small problems, and the reason in a sentence."""
+
+    method: AbstractMethod | None
+    why: str
+
+
+def choose(
+    problem: Problem,
+    x0: Upper,
+    y0: Lower,
+    *,
+    data: Data | None = None,
+    key: RandomKey | None = None,
+) -> Choice:
+    """A method for a problem, by declared structure and `certificates.probe`.
+
+    In this order:
+
+    1. Mini-batches: SOBA with steps from `tune`, where y is free.
+    2. Constraints that tie the levels, any set for y, or a lower loss that is not strongly convex
+       at the start: the global search, where x and y have at most 40 entries together.
+    3. A free y, x free or in a set with a projection, a lower loss strongly convex at the start:
+       MAID, which finds its own steps.
+
+    Args:
+        data, key: as for `solve`.
+
+    Raises:
+        Unsupported: none of these; the methods that handle what the problem declares are named.
+    """
+    declared = problem.structure()
+    kinds = frozenset().union(*(found.kinds for found in declared))
+    told = " and ".join(found.words for found in declared) or "no constraints"
+    size = trees.size(x0) + trees.size(y0)
+    if data is not None and data.blocks is not None:
+        raise _refusal(problem, "the data draw blocks", needs=Structure.BLOCKS)
+    if kinds & OWN:
+        raise _refusal(problem, told)
+    if not is_deterministic(data):
+        return _stochastic(problem, x0, y0, told, kinds <= PLAIN, data, key)
+    small = size <= SMALL and problem.blocks is None
+    batch = whole(data)
+    traced = validate.check_each_loss(problem, x0, y0, batch)
+    apart = validate.uncoupled(problem, x0, y0, traced)
+    if apart and not small:
+        raise ValueError(apart)
+    if apart:
+        told = f"{told}, and losses that do not both depend on the other level"
+    elif kinds <= PLAIN:
+        look = probe(problem, x0, y0, batch)
+        if look.convexity is Convexity.STRONGLY_CONVEX:
+            return Choice(
+                methods.MAID(),
+                f"Chose MAID: {told}, losses without noise, and a lower loss that is strongly "
+                f"convex at the start (eigenvalues {look.mu:.2g} to {look.L:.2g})",
+            )
+        told = f"{told}, and a lower loss that is {look.convexity.value} at the start"
+    if small:
+        return Choice(
+            None,
+            f"Chose the global search for small problems: {told}; {size} variables in all",
+        )
+    raise _refusal(problem, f"{told}, and {size} variables (the global search takes {SMALL})")
+
+
+def is_deterministic(data: Data | None) -> bool:
+    """Whether every evaluation sees the same data."""
+    return data is None or (isinstance(data.upper, Whole) and isinstance(data.lower, Whole))
+
+
+def whole(data: Data | None) -> Batch:
+    """All data, where there are any."""
+    full = None if data is None else data.full
+    return Batch() if full is None else full
+
+
+def is_small(problem: Problem, x: Upper, y: Lower, data: Data | None) -> bool:
+    """Whether the follower can be asked again globally."""
+    plain = not any(found.kinds & OWN for found in problem.structure())
+    few = trees.size(x) + trees.size(y) <= SMALL
+    return plain and few and problem.blocks is None and is_deterministic(data)
+
+
+def check_alone(**given: bool) -> None:
+    """Arguments that belong to a method, which the global search does not use."""
+    named = [name for name, is_given in given.items() if is_given]
+    if named:
+        raise ValueError(
+            f"{' and '.join(named)} would go to a method, and this problem gets the global search "
+            "for small problems, which has no use for them. Leave them out, or give a method."
+        )
+
+
+def _stochastic(problem, x0, y0, told, plain: bool, data, key) -> Choice:
+    if not plain:
+        raise _refusal(problem, f"{told}, with data that come in batches")
+    try:
+        tuned = tune(methods.SOBA, problem, x0, y0, data=data, key=key)
+    except (TypeError, ValueError) as error:
+        raise Unsupported(
+            f"no method was given, and SOBA, which would be taken for data in batches, cannot be "
+            f"tuned: {error} Give a method with its steps, such as bl.methods.SOBA()."
+        ) from error
+    return Choice(tuned.method, f"Chose SOBA with steps from bl.tune: {told}, and data in batches")
+
+
+def _refusal(problem: Problem, told: str, needs: Structure | None = None) -> Unsupported:
+    able = [m for m in all_methods() if not m.unsupported(problem)]
+    names = sorted(m.__name__ for m in able if needs is None or needs in m.supports)
+    return Unsupported(
+        f"no method was given, and none can be chosen for this problem: {told}. Pass one that "
+        f"handles it: {', '.join(names) or 'none yet'}."
+    )

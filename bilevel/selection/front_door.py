@@ -1,0 +1,129 @@
+"""The front door: run the method that was given, or the one that is chosen."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bilevel.data import Data
+from bilevel.driver import validate
+from bilevel.driver.checkpoint import Checkpoint
+from bilevel.driver.log import Metrics
+from bilevel.driver.prepare import Callback, Options, check_start
+from bilevel.driver.result import Best, Outcome, Result, SolveError
+from bilevel.driver.solve import drive
+from bilevel.methods.base import AbstractMethod
+from bilevel.problem import Problem
+from bilevel.selection.choose import check_alone, choose, is_small, whole
+from bilevel.typing import Lower, RandomKey, Upper
+
+# Options that only a method uses, not the global search.
+METHODS_OWN = ("metrics", "callbacks", "checkpoint")
+
+
+def solve(
+    problem: Problem,
+    method: AbstractMethod | None = None,
+    x0: Upper | None = None,
+    y0: Lower | None = None,
+    *,
+    data: Data | None = None,
+    steps: int = 1000,
+    key: RandomKey | None = None,
+    tol: float = 0.0,
+    log_every: int = 100,
+    metrics: Metrics | None = None,
+    callbacks: Iterable[Callback] = (),
+    checkpoint: Checkpoint | str | Path | None = None,
+    state: Any = None,
+    progress: bool | None = None,
+    keep: str | Best = "last",
+    certify: bool = True,
+    throw: bool = False,
+) -> Result:
+    """Solve a bilevel problem: `steps` updates of the upper variable by a method.
+
+    Without a method one is chosen by what the problem declares and a look at its curvature
+    (`bilevel.selection.choose` says how), and the status tells which and why. A problem with
+    constraints and at most 40 variables is searched globally instead; the certificate then says
+    how far y is from the follower's best answer.
+
+    Chunks of `log_every` steps run as one compiled loop; between them the host measures, shows
+    progress, saves, and stops what diverges. A look costs about a tenth of a millisecond: raise
+    `log_every` where a step takes microseconds.
+
+    Args:
+        problem, method: what, and how; refused before compiling if they do not fit. A method that
+            is absent is chosen.
+        x0, y0: starting points, pytrees of floating arrays. They are copied.
+        data: `bl.Data`; without, both losses get `None`.
+        steps: how many updates in all. A run resumed from a checkpoint makes the missing ones; a
+            run from a given `state` makes this many more.
+        key: all randomness, of the method and of the samples; `jax.random.key(0)` when absent.
+        tol: stop once the certificate's stationarity is at most this, looked at every
+            `log_every` steps; 0 never does.
+        metrics: names to functions `(x, y) -> number`, evaluated every `log_every` steps.
+        callbacks: called as `callback(step, state, row)` every `log_every` steps, with `row` the
+            new line of the history; one that returns something true stops the run. The first
+            Ctrl-C stops it as well, after the chunk; a second one at once.
+        checkpoint: a folder, or `bl.Checkpoint` with more to say. Holds the run's state; a run
+            that finds its own state there goes on from it, bit for bit.
+        state: a method's state to start from instead of x0 and y0; it is copied.
+        progress: show a progress bar; absent, only when standard error is a terminal.
+        keep: "last" iterate, or the best by a metric: its name (smallest is best) or `bl.Best`.
+        certify: end with a certificate of what was reached, on the whole data (on one batch of a
+            sampler or stream).
+        throw: raise `SolveError` when the status is not ok.
+
+    Returns:
+        `Result`. A run that diverges ends within one chunk, with the last finite iterate.
+
+    Raises:
+        TypeError, ValueError: a wrong use, in one sentence, before anything compiles.
+
+    On several devices: put x0, y0 or the rows of the data on a mesh, and all else follows. Over
+    several processes, each makes the same call; the first one shows progress, and a checkpoint's
+    folder is one that all of them see.
+    """
+    options = Options(
+        data, steps, key, tol, log_every, metrics, callbacks, checkpoint, progress, keep, certify
+    )
+    if method is not None:
+        result = drive(problem, method, x0, y0, state, options)
+    else:
+        result = _solve_chosen(problem, x0, y0, state, options)
+    if throw and not result.status.ok:
+        raise SolveError(result)
+    return result
+
+
+def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Options) -> Result:
+    """By a method that is chosen here, or the global search."""
+    from bilevel.global_search import check_small, solve_small  # imports scipy.optimize: seconds
+
+    validate.check_steps(steps=options.steps, log_every=options.log_every)
+    if state is not None:
+        raise ValueError("state belongs to a method: give the method that made it, too.")
+    validate.check_problem(problem)
+    options = options._replace(callbacks=tuple(options.callbacks))
+    validate.check_arguments(options.data, options.key, options.callbacks)
+    check_start(problem, x0, y0)
+    methods_own = {name: bool(getattr(options, name)) for name in METHODS_OWN}
+    choice = choose(problem, x0, y0, data=options.data, key=options.key)
+    batch = whole(options.data)
+    if choice.method is not None:
+        result = drive(problem, choice.method, x0, y0, None, options)
+        status = result.status._replace(advice=f"{choice.why}. {result.status.advice}")
+        result = result._replace(status=status)
+        diverged = result.status.outcome is Outcome.DIVERGED
+        ended = result.status.ok or diverged
+        if not (ended and options.certify and is_small(problem, x0, y0, options.data)):
+            return result
+        proof = check_small(problem, result.x, result.y, batch)
+        if (proof.ok and not diverged) or any(methods_own.values()):
+            return result._replace(certificate=proof._replace(local=result.certificate))
+        what = "diverged" if diverged else "ended where the follower has a better answer"
+        choice = choice._replace(
+            why=f"{choice.why}; it {what}, so the global search for small problems came after it"
+        )
+    check_alone(**methods_own)
+    return solve_small(problem, x0, y0, batch, why=choice.why)
