@@ -31,7 +31,7 @@ def test_every_method_is_listed_with_its_price_and_paper():
     assert len(ours) >= 4
     for method in ours:
         assert method.__name__ in found.output
-        assert method.paper.arxiv in found.output
+        assert method.reference().arxiv in found.output
     assert "∇f, ∇ᵧg, Hv, Jv" in found.output  # SOBA
 
 

@@ -4,7 +4,6 @@ from bilevel.methods.base import (
     AbstractMethod,
     Constants,
     LowerAssumption,
-    Paper,
     Unsupported,
     all_methods,
 )
@@ -62,6 +61,7 @@ from bilevel.methods.penalty import (
     NestedSolver,
     TheorySolver,
 )
+from bilevel.methods.references import Paper
 from bilevel.methods.tracked import BOREP, FSLA, MASOBA, SABA, SOBA, SRBA
 from bilevel.methods.variance_reduced import MRBO, STABLE, SUSTAIN, SVRB, VRBO
 

@@ -4,31 +4,20 @@ import abc
 import dataclasses
 import enum
 import math
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import equinox as eqx
 from jaxtyping import Scalar
 
 from bilevel.linear import AbstractLinear
+from bilevel.methods import references
+from bilevel.methods.references import Paper
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
 from bilevel.schedules import PolynomialCount, shown
 from bilevel.typing import Lower, Upper
 
 State = Any  # a NamedTuple with fields x, y and k (steps done)
-
-
-class Paper(NamedTuple):
-    """Where a method comes from."""
-
-    authors: str
-    title: str
-    venue: str
-    arxiv: str  # empty where there is none
-
-    def __str__(self) -> str:
-        where = f"{self.venue}, arXiv:{self.arxiv}" if self.arxiv else self.venue
-        return f'{self.authors}. "{self.title}". {where}.'
 
 
 class Constants(Protocol):
@@ -91,7 +80,7 @@ class AbstractMethod(eqx.Module):
     """
 
     supports: ClassVar[frozenset[Structure]]
-    paper: ClassVar[Paper]
+    paper: ClassVar[Any]  # a key of references.bib; a `Paper` in a method outside this package
     memory: ClassVar[str]  # what the state holds, in copies of x and y
     rate: ClassVar[str] = ""  # samples until E‖∇l‖² ≤ ε, l nonconvex, where one is claimed
     below: ClassVar[LowerAssumption] = LowerAssumption.STRONGLY_CONVEX
@@ -140,6 +129,11 @@ class AbstractMethod(eqx.Module):
                 raise TypeError(
                     f"linear is {value!r}; a solver of bilevel.linear is needed, such as CG(10)."
                 )
+
+    @classmethod
+    def reference(cls) -> Paper:
+        """The paper that the method comes from."""
+        return references.paper(cls.paper) if isinstance(cls.paper, str) else cls.paper
 
     def check(self, problem: Problem) -> None:
         """Refuse a problem with structure this method does not handle.

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bilevel.methods import AbstractMethod, all_methods
+from bilevel.methods import AbstractMethod, Paper, all_methods
 from bilevel.problem import Problem
 
 SYMBOLS = {
@@ -46,6 +46,7 @@ def method_rows() -> Iterator[MethodRow]:
     """Every method of the package, by name."""
     ours = [m for m in all_methods() if m.__module__.startswith("bilevel.")]
     for method in sorted(ours, key=lambda m: m.__name__.lower()):
+        paper = method.reference()
         yield MethodRow(
             name=method.__name__,
             summary=(method.__doc__ or "").strip().split("\n")[0],
@@ -53,9 +54,9 @@ def method_rows() -> Iterator[MethodRow]:
             price=_price(method),
             memory=method.memory,
             rate=method.rate,
-            paper=_paper(method),
-            arxiv=method.paper.arxiv,
-            citation=str(method.paper),
+            paper=_paper(paper),
+            arxiv=paper.arxiv,
+            citation=str(paper),
             about=_about(method),
         )
 
@@ -69,10 +70,10 @@ def _price(method: type[AbstractMethod]) -> str:
     return ", ".join(f"{n:g}{symbol}" if n != 1 else symbol for symbol, n in told.items())
 
 
-def _paper(method: type[AbstractMethod]) -> str:
-    first, *others = method.paper.authors.split(", ")
+def _paper(paper: Paper) -> str:
+    first, *others = paper.authors.split(", ")
     names = f"{first} et al." if others else first
-    return f"{names}, {method.paper.venue}"
+    return f"{names}, {paper.venue}"
 
 
 def _about(method: type[AbstractMethod]) -> str:

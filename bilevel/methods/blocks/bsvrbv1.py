@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, ScalarLike
 
 from bilevel import oracles, trees
 from bilevel.estimators import MSVR
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.blocks import blocks
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -87,13 +87,7 @@ class BSVRBv1(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.BLOCKS})
     memory: ClassVar[str] = "3 x, 3 y; a block: y × y"
     rate: ClassVar[str] = "m ε^(−3/2)"
-    paper: ClassVar[Paper] = Paper(
-        "Hu, Qiu, Guo, Zhang, Yang",
-        "Blockwise stochastic variance-reduced methods with parallel speedup for multi-block "
-        "bilevel optimization",
-        "ICML 2023",
-        "2305.18730",
-    )
+    paper: ClassVar[str] = "hu2023blockwise"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import oracles, trees
 from bilevel.estimators import MSVR
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.blocks import blocks
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -98,13 +98,7 @@ class BSVRBv2(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.BLOCKS})
     memory: ClassVar[str] = "3 x, 6 y"
     rate: ClassVar[str] = "m ε^(−3/2)"
-    paper: ClassVar[Paper] = Paper(
-        "Hu, Qiu, Guo, Zhang, Yang",
-        "Blockwise stochastic variance-reduced methods with parallel speedup for multi-block "
-        "bilevel optimization",
-        "ICML 2023",
-        "2305.18730",
-    )
+    paper: ClassVar[str] = "hu2023blockwise"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

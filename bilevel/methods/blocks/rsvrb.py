@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from bilevel import oracles, trees
 from bilevel.estimators import SparseSTORM
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.blocks import blocks
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -83,13 +83,7 @@ class RSVRB(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.BLOCKS})
     memory: ClassVar[str] = "3 x, 2 y; a block: x, 2 y, x × y, y × y"
     rate: ClassVar[str] = "m ε^(−3/2)"
-    paper: ClassVar[Paper] = Paper(
-        "Guo, Hu, Zhang, Yang",
-        "Randomized stochastic variance-reduced methods for multi-task stochastic bilevel "
-        "optimization",
-        "2021",
-        "2105.02266",
-    )
+    paper: ClassVar[str] = "guo2021randomized"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

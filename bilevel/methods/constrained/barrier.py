@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import hypergrad, lower, oracles, trees
-from bilevel.methods.base import AbstractMethod, Paper
+from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
 from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
@@ -84,13 +84,7 @@ class Barrier(AbstractMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y, Hessian of y"
     rate: ClassVar[str] = "ε⁻¹ t^(−4.5)"
-    paper: ClassVar[Paper] = Paper(
-        "Jiang, Li, Hong, Zhang",
-        "A barrier function approach for bilevel optimization with coupled lower-level "
-        "constraints: formulation, approximation and algorithms",
-        "2024",
-        "2410.10670",
-    )
+    paper: ClassVar[str] = "jiang2024barrier"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

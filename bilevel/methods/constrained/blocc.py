@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from bilevel import oracles, trees
 from bilevel.lower import kkt, lagrangian
 from bilevel.lower.kkt import Duals
-from bilevel.methods.base import AbstractMethod, Paper
+from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
 from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
@@ -70,12 +70,7 @@ class BLOCC(AbstractMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y, 2 λ"
     rate: ClassVar[str] = "ε^(−2.5)"
-    paper: ClassVar[Paper] = Paper(
-        "Jiang, Xiao, Tenorio, Real-Rojas, Marques, Chen",
-        "A primal-dual-assisted penalty approach to bilevel optimization with coupled constraints",
-        "NeurIPS 2024",
-        "2406.10148",
-    )
+    paper: ClassVar[str] = "jiang2024primal"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import hypergrad, lower, oracles, trees
 from bilevel.lower import SQP, AbstractLowerSolver
-from bilevel.methods.base import AbstractMethod, Paper
+from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
@@ -62,12 +62,7 @@ class DSIGD(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_LINEAR})
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y, Hessian of y"
-    paper: ClassVar[Paper] = Paper(
-        "Khanduri, Tsaknakis, Zhang, Liu, Liu, Zhang, Hong",
-        "Linearly constrained bilevel optimization: a smoothed implicit gradient approach",
-        "ICML 2023",
-        "",
-    )
+    paper: ClassVar[str] = "khanduri2023linearly"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

@@ -16,7 +16,7 @@ from jaxtyping import Array, ScalarLike
 from bilevel import oracles, trees
 from bilevel.lower import kkt, lagrangian
 from bilevel.lower.kkt import Duals
-from bilevel.methods.base import AbstractMethod, LowerAssumption, Paper, Unsupported
+from bilevel.methods.base import AbstractMethod, LowerAssumption, Unsupported
 from bilevel.oracles import Price
 from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, Polynomial, as_schedule
@@ -76,13 +76,7 @@ class LVHBA(AbstractMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y, 2 λ"
     rate: ClassVar[str] = ""
-    paper: ClassVar[Paper] = Paper(
-        "Yao, Yu, Zeng, Zhang",
-        "Constrained bi-level optimization: proximal Lagrangian value function approach and "
-        "Hessian-free algorithm",
-        "ICLR 2024",
-        "2401.16164",
-    )
+    paper: ClassVar[str] = "yao2024constrained"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from bilevel import oracles, trees
 from bilevel.lower import kkt, lagrangian
 from bilevel.lower.kkt import Duals
-from bilevel.methods.base import AbstractMethod, Paper
+from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
 from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.typing import Lower, Scalar, Upper
@@ -57,12 +57,7 @@ class MGD(AbstractMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y, λ"
     rate: ClassVar[str] = "ε⁻¹"
-    paper: ClassVar[Paper] = Paper(
-        "Tsaknakis, Hong, Zhang",
-        "Minimax problems with coupled linear constraints: computational complexity and duality",
-        "SIAM J. Optim. 2023",
-        "2110.11210",
-    )
+    paper: ClassVar[str] = "tsaknakis2023minimax"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

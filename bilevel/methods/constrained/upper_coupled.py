@@ -16,7 +16,7 @@ from jaxtyping import Array, ScalarLike
 
 from bilevel import trees
 from bilevel.lower.barrier import finite
-from bilevel.methods.base import AbstractMethod, Paper, Unsupported
+from bilevel.methods.base import AbstractMethod, Unsupported
 from bilevel.oracles import Price
 from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
@@ -60,7 +60,7 @@ class Charged(AbstractMethod):
 
     supports: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET, Structure.UPPER_COUPLED}
     memory: ClassVar[str] = "that of the method inside, ν"
-    paper: ClassVar[Paper] = Paper("Nocedal, Wright", "Numerical optimization", "Springer 2006", "")
+    paper: ClassVar[str] = "nocedal2006numerical"
 
     @staticmethod
     @abc.abstractmethod

@@ -12,7 +12,7 @@ import equinox as eqx
 
 from bilevel import hypergrad
 from bilevel.linear import AbstractLinear, RandomizedNeumann
-from bilevel.methods.base import Constants, LoopMethod, Paper, series_terms
+from bilevel.methods.base import Constants, LoopMethod, series_terms
 from bilevel.methods.implicit.nested import Nested, NestedState
 from bilevel.oracles import Price
 from bilevel.problem import Problem, Structure
@@ -44,12 +44,7 @@ class AiPOD(LoopMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_EQUATIONS})
     memory: ClassVar[str] = "x, y"
     rate: ClassVar[str] = "ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Xiao, Shen, Yin, Chen",
-        "Alternating projected SGD for equality-constrained bilevel optimization",
-        "AISTATS 2023",
-        "2211.07096",
-    )
+    paper: ClassVar[str] = "xiao2023alternating"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

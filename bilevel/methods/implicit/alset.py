@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.linear import AbstractLinear, RandomizedNeumann
-from bilevel.methods.base import Constants, LoopMethod, Paper, series_terms
+from bilevel.methods.base import Constants, LoopMethod, series_terms
 from bilevel.methods.implicit.nested import Nested
 from bilevel.problem import Structure
 from bilevel.schedules import Polynomial, horizon
@@ -41,13 +41,7 @@ class ALSET(LoopMethod):
     )
     memory: ClassVar[str] = "x, y"
     rate: ClassVar[str] = "ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Chen, Sun, Yin",
-        "Closing the gap: tighter analysis of alternating stochastic gradient methods for bilevel "
-        "problems",
-        "NeurIPS 2021",
-        "2106.13781",
-    )
+    paper: ClassVar[str] = "chen2021closing"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

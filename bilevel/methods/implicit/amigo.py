@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.linear import AbstractLinear, FixedPoint
-from bilevel.methods.base import Constants, LoopMethod, Paper
+from bilevel.methods.base import Constants, LoopMethod
 from bilevel.methods.implicit.nested import Nested
 from bilevel.problem import Structure
 from bilevel.updates import AbstractUpdate, as_update
@@ -40,12 +40,7 @@ class AmIGO(LoopMethod):
     )
     memory: ClassVar[str] = "x, 2 y"
     rate: ClassVar[str] = "ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Arbel, Mairal",
-        "Amortized implicit differentiation for stochastic bilevel optimization",
-        "ICLR 2022",
-        "2111.14580",
-    )
+    paper: ClassVar[str] = "arbel2022amortized"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.linear import CG, AbstractLinear
-from bilevel.methods.base import Constants, LoopMethod, Paper
+from bilevel.methods.base import Constants, LoopMethod
 from bilevel.methods.implicit.nested import Nested
 from bilevel.problem import Structure
 from bilevel.schedules import PolynomialCount
@@ -41,9 +41,7 @@ class BA(LoopMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y (2 y when cold)"
     rate: ClassVar[str] = "ε⁻¹ upper, ε^(−5/4) lower, no noise"
-    paper: ClassVar[Paper] = Paper(
-        "Ghadimi, Wang", "Approximation methods for bilevel programming", "2018", "1802.02246"
-    )
+    paper: ClassVar[str] = "ghadimi2018approximation"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.linear import CG, AbstractLinear
-from bilevel.methods.base import Constants, LoopMethod, Paper
+from bilevel.methods.base import Constants, LoopMethod
 from bilevel.methods.implicit.nested import Nested
 from bilevel.problem import Structure
 from bilevel.updates import AbstractUpdate, as_update
@@ -39,12 +39,7 @@ class BiOAID(LoopMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y"
     rate: ClassVar[str] = "ε⁻¹, no noise"
-    paper: ClassVar[Paper] = Paper(
-        "Ji, Yang, Liang",
-        "Bilevel optimization: convergence analysis and enhanced design",
-        "ICML 2021",
-        "2010.07962",
-    )
+    paper: ClassVar[str] = "ji2021bilevel"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

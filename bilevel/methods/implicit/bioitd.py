@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from bilevel import hypergrad, trees
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure, as_samples
 from bilevel.typing import Lower, Scalar, Upper
@@ -55,12 +55,7 @@ class BiOITD(AbstractMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y (2 y when cold; D + 1 while it differentiates)"
     rate: ClassVar[str] = "ε⁻¹, no noise"
-    paper: ClassVar[Paper] = Paper(
-        "Ji, Yang, Liang",
-        "Bilevel optimization: convergence analysis and enhanced design",
-        "ICML 2021",
-        "2010.07962",
-    )
+    paper: ClassVar[str] = "ji2021bilevel"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.linear import AbstractLinear, RandomizedNeumann
-from bilevel.methods.base import Constants, LoopMethod, Paper, series_terms
+from bilevel.methods.base import Constants, LoopMethod, series_terms
 from bilevel.methods.implicit.nested import Nested
 from bilevel.problem import Structure
 from bilevel.schedules import Polynomial, PolynomialCount, horizon
@@ -45,9 +45,7 @@ class BSA(LoopMethod):
     )
     memory: ClassVar[str] = "x, y (2 y when cold)"
     rate: ClassVar[str] = "ε⁻² upper, ε⁻³ lower"
-    paper: ClassVar[Paper] = Paper(
-        "Ghadimi, Wang", "Approximation methods for bilevel programming", "2018", "1802.02246"
-    )
+    paper: ClassVar[str] = "ghadimi2018approximation"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import hypergrad, oracles, trees
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
@@ -54,12 +54,7 @@ class DARTS(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "x, y"
     rate: ClassVar[str] = ""
-    paper: ClassVar[Paper] = Paper(
-        "Liu, Simonyan, Yang",
-        "DARTS: differentiable architecture search",
-        "ICLR 2019",
-        "1806.09055",
-    )
+    paper: ClassVar[str] = "liu2019darts"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

@@ -15,7 +15,7 @@ from jaxtyping import ScalarLike
 
 from bilevel import hypergrad, oracles, trees
 from bilevel.linear import AbstractLinear, RandomizedNeumann
-from bilevel.methods.base import AbstractMethod, Constants, Paper, series_terms
+from bilevel.methods.base import AbstractMethod, Constants, series_terms
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure, as_samples
 from bilevel.schedules import AbstractSchedule, as_schedule, horizon
@@ -59,12 +59,7 @@ class EAiPOD(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_EQUATIONS})
     memory: ClassVar[str] = "x, 2 y"
     rate: ClassVar[str] = "ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Xiao, Shen, Yin, Chen",
-        "Alternating projected SGD for equality-constrained bilevel optimization",
-        "AISTATS 2023",
-        "2211.07096",
-    )
+    paper: ClassVar[str] = "xiao2023alternating"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

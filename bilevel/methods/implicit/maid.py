@@ -19,7 +19,7 @@ from jaxtyping import Array, ScalarLike
 from bilevel import oracles, trees
 from bilevel.linear.tolerance import conjugate
 from bilevel.lower import AbstractLowerSolver, NewtonCG
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.implicit import curvature as measured
 from bilevel.methods.implicit import line_search
 from bilevel.methods.implicit.curvature import CurvatureEstimates
@@ -112,13 +112,7 @@ class MAID(AbstractMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "3 x, 6 y"
     rate: ClassVar[str] = ""
-    paper: ClassVar[Paper] = Paper(
-        "Salehi, Mukherjee, Roberts, Ehrhardt",
-        "An adaptively inexact first-order method for bilevel optimization with application to "
-        "hyperparameter learning",
-        "SIAM J. Math. Data Sci. 2025",
-        "2308.10098",
-    )
+    paper: ClassVar[str] = "salehi2025adaptively"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

@@ -14,7 +14,7 @@ from jaxtyping import ScalarLike
 from bilevel import hypergrad, lower, oracles, trees
 from bilevel.hypergrad import HyperGrad
 from bilevel.linear import AbstractLinear, NormalCG
-from bilevel.methods.base import LoopMethod, LowerAssumption, Paper
+from bilevel.methods.base import LoopMethod, LowerAssumption
 from bilevel.methods.implicit.nested import Nested
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Problem, Samples, Structure
@@ -52,12 +52,7 @@ class SMBG(LoopMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y"
     rate: ClassVar[str] = ""
-    paper: ClassVar[Paper] = Paper(
-        "Bolte, Le, Pauwels, Vaiter",
-        "Bilevel gradient methods and Morse parametric qualification",
-        "Math. of Operations Research 2026",
-        "2502.09074",
-    )
+    paper: ClassVar[str] = "bolte2026bilevel"
 
     @property
     def loop(self) -> Nested:

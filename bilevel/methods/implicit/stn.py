@@ -18,9 +18,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
-from bilevel import hypergrad, oracles, trees
-from bilevel.lower import responses
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel import hypergrad, oracles, responses, trees
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure, as_samples
 from bilevel.schedules import horizon
@@ -79,13 +78,7 @@ class STN(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "2 x, y, response (affine: (1 + dim x) y; dense: 2 y)"
     rate: ClassVar[str] = ""
-    paper: ClassVar[Paper] = Paper(
-        "MacKay, Vicol, Lorraine, Duvenaud, Grosse",
-        "Self-Tuning Networks: bilevel optimization of hyperparameters using structured "
-        "best-response functions",
-        "ICLR 2019",
-        "1903.03088",
-    )
+    paper: ClassVar[str] = "mackay2019self"
 
     def __check_init__(self) -> None:
         for name, least in (("train_steps", 1), ("valid_steps", 1), ("warm_up", 0)):

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.linear import AbstractLinear, Neumann
-from bilevel.methods.base import Constants, LoopMethod, Paper, series_terms
+from bilevel.methods.base import Constants, LoopMethod, series_terms
 from bilevel.methods.implicit.nested import Nested
 from bilevel.problem import Structure
 from bilevel.updates import AbstractUpdate, as_update
@@ -36,12 +36,7 @@ class StocBiO(LoopMethod):
     )
     memory: ClassVar[str] = "x, y"
     rate: ClassVar[str] = "ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Ji, Yang, Liang",
-        "Bilevel optimization: convergence analysis and enhanced design",
-        "ICML 2021",
-        "2010.07962",
-    )
+    paper: ClassVar[str] = "ji2021bilevel"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.linear import AbstractLinear, RandomizedNeumann
-from bilevel.methods.base import Constants, LoopMethod, Paper, series_terms
+from bilevel.methods.base import Constants, LoopMethod, series_terms
 from bilevel.methods.implicit.nested import Nested
 from bilevel.problem import Structure
 from bilevel.schedules import Polynomial, horizon
@@ -45,13 +45,7 @@ class TTSA(LoopMethod):
     )
     memory: ClassVar[str] = "x, y"
     rate: ClassVar[str] = "ε^(−5/2)"
-    paper: ClassVar[Paper] = Paper(
-        "Hong, Wai, Wang, Yang",
-        "A two-timescale stochastic algorithm framework for bilevel optimization: complexity "
-        "analysis and application to actor-critic",
-        "SIAM J. Optim. 2023",
-        "2007.05170",
-    )
+    paper: ClassVar[str] = "hong2023two"
 
     @classmethod
     def theory(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel.hypergrad import AbstractSelection, PenalisedSelection
-from bilevel.methods.base import LoopMethod, LowerAssumption, Paper
+from bilevel.methods.base import LoopMethod, LowerAssumption
 from bilevel.methods.nonsmooth.zeroth import Zeroth
 from bilevel.problem import Structure
 from bilevel.updates import AbstractUpdate, as_update
@@ -45,12 +45,7 @@ class ChenLiSo(LoopMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y"
     rate: ClassVar[str] = "ε⁻², Moreau or smoothed gradient"
-    paper: ClassVar[Paper] = Paper(
-        "Chen, Li, So",
-        "Set smoothness unlocks Clarke hyper-stationarity in bilevel optimization",
-        "2025",
-        "2506.04587",
-    )
+    paper: ClassVar[str] = "chen2025set"
 
     @property
     def loop(self) -> Zeroth:

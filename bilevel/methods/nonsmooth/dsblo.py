@@ -14,7 +14,7 @@ from jaxtyping import ScalarLike
 
 from bilevel import lower, trees
 from bilevel.hypergrad import AbstractOracle, ActiveSet
-from bilevel.methods.base import AbstractMethod, Paper
+from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
 from bilevel.typing import Lower, RandomKey, Scalar, Upper
@@ -60,12 +60,7 @@ class DSBLO(AbstractMethod):
     supports: ClassVar = frozenset({Structure.LOWER_LINEAR})
     memory: ClassVar[str] = "3 x, y, Hessian of y"
     rate: ClassVar[str] = "δ⁻¹ ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Khanduri, Tsaknakis, Zhang, Liu, Hong",
-        "A doubly stochastically perturbed algorithm for linearly constrained bilevel optimization",
-        "2025",
-        "2504.04545",
-    )
+    paper: ClassVar[str] = "khanduri2025doubly"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

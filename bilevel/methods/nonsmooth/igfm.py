@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel.hypergrad import AbstractSelection, SwitchingGradient
-from bilevel.methods.base import LoopMethod, LowerAssumption, Paper
+from bilevel.methods.base import LoopMethod, LowerAssumption
 from bilevel.methods.nonsmooth.zeroth import Zeroth
 from bilevel.problem import Structure
 from bilevel.updates import AbstractUpdate, as_update
@@ -44,13 +44,7 @@ class IGFM(LoopMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y"
     rate: ClassVar[str] = "n^{3/2} δ⁻¹ ε⁻² values, (δ, √ε)-Goldstein"
-    paper: ClassVar[Paper] = Paper(
-        "Chen, Xu, Zhang",
-        "On finding small hyper-gradients in bilevel optimization: hardness results and improved "
-        "analysis",
-        "COLT 2024",
-        "2301.00712",
-    )
+    paper: ClassVar[str] = "chen2024finding"
 
     @property
     def loop(self) -> Zeroth:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel.hypergrad import AbstractOracle, TwoPenalty
-from bilevel.methods.base import LoopMethod, Paper
+from bilevel.methods.base import LoopMethod
 from bilevel.methods.nonsmooth.online import OnlineToNonconvex
 from bilevel.problem import Structure
 from bilevel.updates import AbstractUpdate, as_update
@@ -45,12 +45,7 @@ class O2NC(LoopMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "5 x, y, Hessian of y"
     rate: ClassVar[str] = "δ⁻¹ ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Kornowski, Padmanabhan, Wang, Zhang, Sra",
-        "First-order methods for linearly constrained bilevel optimization",
-        "NeurIPS 2024",
-        "2406.12771",
-    )
+    paper: ClassVar[str] = "kornowski2024first"
 
     @property
     def loop(self) -> OnlineToNonconvex:

@@ -13,7 +13,7 @@ from jaxtyping import ScalarLike
 
 from bilevel import hypergrad, trees
 from bilevel.hypergrad import AbstractOracle, TwoPenalty
-from bilevel.methods.base import AbstractMethod, Paper
+from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
 from bilevel.typing import Lower, RandomKey, Scalar, Upper
@@ -50,12 +50,7 @@ class PIGD(AbstractMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y, Hessian of y"
     rate: ClassVar[str] = "√n δ⁻¹ ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Kornowski, Padmanabhan, Wang, Zhang, Sra",
-        "First-order methods for linearly constrained bilevel optimization",
-        "NeurIPS 2024",
-        "2406.12771",
-    )
+    paper: ClassVar[str] = "kornowski2024first"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

@@ -13,7 +13,7 @@ from jaxtyping import ScalarLike
 
 from bilevel import lower, trees
 from bilevel.hypergrad import AbstractOracle, ActiveSet
-from bilevel.methods.base import AbstractMethod, Paper
+from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
 from bilevel.typing import Lower, RandomKey, Scalar, Upper
@@ -55,12 +55,7 @@ class SSIGD(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_LINEAR})
     memory: ClassVar[str] = "x, 2 y, Hessian of y"
     rate: ClassVar[str] = "ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Khanduri, Tsaknakis, Zhang, Liu, Liu, Zhang, Hong",
-        "Linearly constrained bilevel optimization: a smoothed implicit gradient approach",
-        "ICML 2023",
-        "",
-    )
+    paper: ClassVar[str] = "khanduri2023linearly"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

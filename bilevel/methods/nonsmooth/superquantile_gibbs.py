@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from bilevel import hypergrad, oracles, trees
 from bilevel.lower.gibbs import MALA, AbstractGibbs
-from bilevel.methods.base import AbstractMethod, LowerAssumption, Paper
+from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
@@ -59,12 +59,7 @@ class SuperquantileGibbs(AbstractMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y, one y a chain"
     rate: ClassVar[str] = ""
-    paper: ClassVar[Paper] = Paper(
-        "Masiha, Shen, Kiyavash, He",
-        "Superquantile-Gibbs relaxation for minima-selection in bi-level optimization",
-        "2025",
-        "2505.05991",
-    )
+    paper: ClassVar[str] = "masiha2025superquantile"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

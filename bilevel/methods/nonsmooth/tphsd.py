@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import oracles, trees
-from bilevel.methods.base import AbstractMethod, LowerAssumption, Paper
+from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, Polynomial, as_schedule
@@ -71,12 +71,7 @@ class TPHSD(AbstractMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "2 x, 3 y"
     rate: ClassVar[str] = ""
-    paper: ClassVar[Paper] = Paper(
-        "Xiao, Hu, Liu, Toh",
-        "A hybrid subgradient method for nonsmooth nonconvex bilevel optimization",
-        "2025",
-        "2505.22040",
-    )
+    paper: ClassVar[str] = "xiao2025hybrid"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

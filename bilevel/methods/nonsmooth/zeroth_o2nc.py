@@ -12,7 +12,7 @@ from jaxtyping import ScalarLike
 
 from bilevel.hypergrad import TwoPoint
 from bilevel.lower import SQP, AbstractLowerSolver
-from bilevel.methods.base import LoopMethod, Paper
+from bilevel.methods.base import LoopMethod
 from bilevel.methods.nonsmooth.online import OnlineToNonconvex
 from bilevel.problem import Structure
 from bilevel.updates import AbstractUpdate, as_update
@@ -46,12 +46,7 @@ class ZerothO2NC(LoopMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "5 x, y, Hessian of y"
     rate: ClassVar[str] = "n δ⁻¹ ε⁻¹·⁵"
-    paper: ClassVar[Paper] = Paper(
-        "Kornowski, Padmanabhan, Wang, Zhang, Sra",
-        "First-order methods for linearly constrained bilevel optimization",
-        "NeurIPS 2024",
-        "2406.12771",
-    )
+    paper: ClassVar[str] = "kornowski2024first"
 
     @property
     def loop(self) -> OnlineToNonconvex:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import lower, oracles, trees
-from bilevel.methods.base import AbstractMethod, Constants, LowerAssumption, Paper, series_terms
+from bilevel.methods.base import AbstractMethod, Constants, LowerAssumption, series_terms
 from bilevel.methods.penalty.barrier_multiplier import barrier_multiplier
 from bilevel.methods.penalty.value_gap import value_gap
 from bilevel.oracles import Price
@@ -66,12 +66,7 @@ class BOME(AbstractMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y"
     rate: ClassVar[str] = "ε⁻⁴"
-    paper: ClassVar[Paper] = Paper(
-        "Liu, Ye, Wright, Stone, Liu",
-        "BOME! Bilevel optimization made easy: a simple first-order approach",
-        "NeurIPS 2022",
-        "2209.08709",
-    )
+    paper: ClassVar[str] = "liu2022bome"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from bilevel import lower, oracles, trees
-from bilevel.methods.base import AbstractMethod, LowerAssumption, Paper
+from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.methods.penalty.value_gap import value_gap
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -76,12 +76,7 @@ class BVFSM(AbstractMethod):
     below: ClassVar[LowerAssumption] = LowerAssumption.NONCONVEX
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y"
-    paper: ClassVar[Paper] = Paper(
-        "Liu, Liu, Zeng, Zhang, Zhang",
-        "Value-function-based sequential minimization for bi-level optimization",
-        "IEEE TPAMI 2023",
-        "2110.04974",
-    )
+    paper: ClassVar[str] = "liu2023value"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

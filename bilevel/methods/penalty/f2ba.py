@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel import hypergrad
-from bilevel.methods.base import Constants, LoopMethod, Paper, series_terms
+from bilevel.methods.base import Constants, LoopMethod, series_terms
 from bilevel.methods.penalty.penalty import Penalty
 from bilevel.problem import Structure
 from bilevel.schedules import AbstractSchedule, as_schedule, horizon
@@ -45,13 +45,7 @@ class F2BA(LoopMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
     memory: ClassVar[str] = "x, 2 y (4 y for orders 3, 4)"
     rate: ClassVar[str] = "ε⁻³"
-    paper: ClassVar[Paper] = Paper(
-        "Chen, Ma, Zhang",
-        "Near-optimal nonconvex-strongly-convex bilevel optimization with fully first-order "
-        "oracles",
-        "JMLR 2025",
-        "2306.14853",
-    )
+    paper: ClassVar[str] = "chen2025near"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None, order: int = 1) -> Self:

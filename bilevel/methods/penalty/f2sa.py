@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 import equinox as eqx
 
-from bilevel.methods.base import Constants, LoopMethod, Paper
+from bilevel.methods.base import Constants, LoopMethod
 from bilevel.methods.penalty.penalty import Penalty
 from bilevel.problem import Structure
 from bilevel.schedules import AbstractSchedule, Polynomial, as_schedule, horizon
@@ -49,12 +49,7 @@ class F2SA(LoopMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
     memory: ClassVar[str] = "x, 2 y"
     rate: ClassVar[str] = "ε^(−7/2)"
-    paper: ClassVar[Paper] = Paper(
-        "Kwon, Kwon, Wright, Nowak",
-        "A fully first-order method for stochastic bilevel optimization",
-        "ICML 2023",
-        "2301.10945",
-    )
+    paper: ClassVar[str] = "kwon2023fully"
 
     @classmethod
     def theory(

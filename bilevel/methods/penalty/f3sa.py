@@ -12,7 +12,7 @@ import equinox as eqx
 from jaxtyping import PyTree
 
 from bilevel.estimators import STORM
-from bilevel.methods.base import Constants, LoopMethod, Paper
+from bilevel.methods.base import Constants, LoopMethod
 from bilevel.methods.penalty.penalty import Penalty
 from bilevel.problem import Structure
 from bilevel.schedules import AbstractSchedule, Polynomial, as_schedule, as_schedules, horizon
@@ -55,12 +55,7 @@ class F3SA(LoopMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
     memory: ClassVar[str] = "6 x, 9 y"
     rate: ClassVar[str] = "ε^(−5/2)"
-    paper: ClassVar[Paper] = Paper(
-        "Kwon, Kwon, Wright, Nowak",
-        "A fully first-order method for stochastic bilevel optimization",
-        "ICML 2023",
-        "2301.10945",
-    )
+    paper: ClassVar[str] = "kwon2023fully"
 
     @classmethod
     def theory(

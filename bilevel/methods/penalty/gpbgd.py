@@ -10,7 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from bilevel import oracles, trees
-from bilevel.methods.base import AbstractMethod, LowerAssumption, Paper
+from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
@@ -47,12 +47,7 @@ class GPBGD(AbstractMethod):
     below: ClassVar[LowerAssumption] = LowerAssumption.DOMINATED
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y"
-    paper: ClassVar[Paper] = Paper(
-        "Shen, Chen",
-        "On penalty-based bilevel gradient descent method",
-        "ICML 2023",
-        "2302.05185",
-    )
+    paper: ClassVar[str] = "shen2023penalty"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

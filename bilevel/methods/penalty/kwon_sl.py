@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel.estimators import STORM
-from bilevel.methods.base import LoopMethod, LowerAssumption, Paper
+from bilevel.methods.base import LoopMethod, LowerAssumption
 from bilevel.methods.penalty.penalty import Anchors, Penalty
 from bilevel.problem import Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
@@ -47,13 +47,7 @@ class KwonSL(LoopMethod):
     below: ClassVar[LowerAssumption] = LowerAssumption.DOMINATED
     memory: ClassVar[str] = "6 x, 11 y"
     rate: ClassVar[str] = "ε^(−5/2)"
-    paper: ClassVar[Paper] = Paper(
-        "Kwon, Kwon, Wright, Nowak",
-        "On penalty methods for nonconvex bilevel optimization and first-order stochastic "
-        "approximation",
-        "ICLR 2024",
-        "2309.01753",
-    )
+    paper: ClassVar[str] = "kwon2024penalty"
 
     @property
     def loop(self) -> Penalty:

@@ -15,7 +15,7 @@ from jaxtyping import ScalarLike
 
 from bilevel import oracles, trees
 from bilevel.lower import AbstractLowerSolver, ToTolerance
-from bilevel.methods.base import AbstractMethod, LowerAssumption, Paper
+from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.methods.penalty.infeasibility import infeasibility, penalised
 from bilevel.methods.penalty.minimax import proximal_saddle
 from bilevel.methods.penalty.value_gap import ValueGap, ValueGapState, value_gap
@@ -170,12 +170,7 @@ class LuMei(AbstractMethod):
     below: ClassVar[LowerAssumption] = LowerAssumption.CONVEX
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y (x, 3 y with the theory's solver)"
-    paper: ClassVar[Paper] = Paper(
-        "Lu, Mei",
-        "First-order penalty methods for bilevel optimization",
-        "SIAM J. Optim. 2024",
-        "2301.01716",
-    )
+    paper: ClassVar[str] = "lu2024first"
 
     def __check_init__(self) -> None:
         if not isinstance(self.solver, MinimaxSolver):

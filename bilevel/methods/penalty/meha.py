@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import oracles, trees
-from bilevel.methods.base import AbstractMethod, LowerAssumption, Paper
+from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, Polynomial, as_schedule
@@ -59,13 +59,7 @@ class MEHA(AbstractMethod):
     below: ClassVar[LowerAssumption] = LowerAssumption.CONVEX
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y"
-    paper: ClassVar[Paper] = Paper(
-        "Liu, Liu, Yao, Zeng, Zhang",
-        "Moreau envelope for nonconvex bi-level optimization: a single-loop and Hessian-free "
-        "solution strategy",
-        "ICML 2024",
-        "2405.09927",
-    )
+    paper: ClassVar[str] = "liu2024moreau"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

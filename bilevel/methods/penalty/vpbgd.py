@@ -8,7 +8,7 @@ from typing import ClassVar
 import equinox as eqx
 
 from bilevel import lower
-from bilevel.methods.base import LoopMethod, LowerAssumption, Paper
+from bilevel.methods.base import LoopMethod, LowerAssumption
 from bilevel.methods.penalty.value_gap import ValueGap
 from bilevel.oracles import Price
 from bilevel.problem import Draws, Problem, Structure
@@ -43,12 +43,7 @@ class VPBGD(LoopMethod):
     below: ClassVar[LowerAssumption] = LowerAssumption.DOMINATED
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y"
-    paper: ClassVar[Paper] = Paper(
-        "Shen, Chen",
-        "On penalty-based bilevel gradient descent method",
-        "ICML 2023",
-        "2302.05185",
-    )
+    paper: ClassVar[str] = "shen2023penalty"
 
     @property
     def loop(self) -> ValueGap:

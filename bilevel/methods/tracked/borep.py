@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from bilevel import trees
 from bilevel.lower import BallSGD, EpochSGD
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
 from bilevel.oracles import Price
@@ -57,12 +57,7 @@ class BOREP(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "2 x, 2 y"
     rate: ClassVar[str] = "ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Hao, Gong, Liu",
-        "Bilevel optimization under unbounded smoothness: a new algorithm and convergence analysis",
-        "ICLR 2024",
-        "2401.09587",
-    )
+    paper: ClassVar[str] = "hao2024bilevel"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None, length: float = 1.0) -> Self:

@@ -12,7 +12,7 @@ import equinox as eqx
 
 from bilevel import oracles
 from bilevel.estimators import STORM
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import Point, TrackedState
 from bilevel.oracles import Price
@@ -42,12 +42,7 @@ class FSLA(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "3 x, 4 y"
     rate: ClassVar[str] = "ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Li, Gu, Huang",
-        "A fully single loop algorithm for bilevel optimization without Hessian inverse",
-        "AAAI 2022",
-        "2112.04660",
-    )
+    paper: ClassVar[str] = "li2022fully"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from bilevel import trees
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
 from bilevel.oracles import Price
@@ -47,13 +47,7 @@ class MASOBA(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "2 x, 2 y"
     rate: ClassVar[str] = "ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Chen, Xiao, Balasubramanian",
-        "Optimal algorithms for stochastic bilevel optimization under relaxed smoothness "
-        "conditions",
-        "JMLR 2024",
-        "2306.12067",
-    )
+    paper: ClassVar[str] = "chen2024optimal"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

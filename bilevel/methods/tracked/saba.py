@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from bilevel.estimators import SAGA, Slot
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
 from bilevel.oracles import Price
@@ -48,13 +48,7 @@ class SABA(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "x, 2 y; upper_slots (x + y); lower_slots (x + 2 y)"
     rate: ClassVar[str] = "(n+m)^(2/3) ε⁻¹"
-    paper: ClassVar[Paper] = Paper(
-        "Dagréou, Ablin, Vaiter, Moreau",
-        "A framework for bilevel optimization that enables stochastic and global variance "
-        "reduction algorithms",
-        "NeurIPS 2022",
-        "2201.13409",
-    )
+    paper: ClassVar[str] = "dagreou2022framework"
 
     @classmethod
     def theory(

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 import equinox as eqx
 
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
 from bilevel.oracles import Price
@@ -40,13 +40,7 @@ class SOBA(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "x, 2 y"
     rate: ClassVar[str] = "ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Dagréou, Ablin, Vaiter, Moreau",
-        "A framework for bilevel optimization that enables stochastic and global variance "
-        "reduction algorithms",
-        "NeurIPS 2022",
-        "2201.13409",
-    )
+    paper: ClassVar[str] = "dagreou2022framework"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

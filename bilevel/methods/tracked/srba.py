@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple, Self
 import equinox as eqx
 
 from bilevel.estimators import SPIDER, Anchored, mean_over
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
 from bilevel.oracles import Price
@@ -54,12 +54,7 @@ class SRBA(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "3 x, 6 y"
     rate: ClassVar[str] = "(n+m)^(1/2) ε⁻¹"
-    paper: ClassVar[Paper] = Paper(
-        "Dagréou, Moreau, Vaiter, Ablin",
-        "A lower bound and a near-optimal algorithm for bilevel empirical risk minimization",
-        "AISTATS 2024",
-        "2302.08766",
-    )
+    paper: ClassVar[str] = "dagreou2024lower"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None, restart: int = 16) -> Self:

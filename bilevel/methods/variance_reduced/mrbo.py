@@ -12,7 +12,7 @@ import equinox as eqx
 
 from bilevel.estimators import STORM
 from bilevel.linear import AbstractLinear, Neumann
-from bilevel.methods.base import Constants, LoopMethod, Paper, series_terms
+from bilevel.methods.base import Constants, LoopMethod, series_terms
 from bilevel.methods.variance_reduced.sampled import Directions
 from bilevel.methods.variance_reduced.simultaneous import Simultaneous
 from bilevel.problem import Structure
@@ -51,12 +51,7 @@ class MRBO(LoopMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.HYPERGRADIENT})
     memory: ClassVar[str] = "3 x, 3 y"
     rate: ClassVar[str] = "ε^(−3/2)"
-    paper: ClassVar[Paper] = Paper(
-        "Yang, Ji, Liang",
-        "Provably faster algorithms for bilevel optimization",
-        "NeurIPS 2021",
-        "2106.04692",
-    )
+    paper: ClassVar[str] = "yang2021provably"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

@@ -14,7 +14,7 @@ from bilevel import hypergrad, oracles, trees
 from bilevel.estimators import STORM, Path
 from bilevel.hypergrad import Curvature
 from bilevel.linear import matrices
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.variance_reduced.sampled import Point
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure, as_samples
@@ -62,12 +62,7 @@ class STABLE(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "2 x, 2 y, y × y, x × y"
     rate: ClassVar[str] = "ε⁻²"
-    paper: ClassVar[Paper] = Paper(
-        "Chen, Sun, Xiao, Yin",
-        "A single-timescale method for stochastic bilevel optimization",
-        "AISTATS 2022",
-        "2102.04671",
-    )
+    paper: ClassVar[str] = "chen2022single"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

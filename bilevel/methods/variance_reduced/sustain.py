@@ -12,7 +12,7 @@ import equinox as eqx
 
 from bilevel.estimators import STORM
 from bilevel.linear import AbstractLinear, RandomizedNeumann
-from bilevel.methods.base import Constants, LoopMethod, Paper, series_terms
+from bilevel.methods.base import Constants, LoopMethod, series_terms
 from bilevel.methods.variance_reduced.sampled import Directions
 from bilevel.methods.variance_reduced.simultaneous import Simultaneous
 from bilevel.problem import Structure
@@ -52,12 +52,7 @@ class SUSTAIN(LoopMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.HYPERGRADIENT})
     memory: ClassVar[str] = "3 x, 3 y"
     rate: ClassVar[str] = "ε^(−3/2)"
-    paper: ClassVar[Paper] = Paper(
-        "Khanduri, Zeng, Hong, Wai, Wang, Yang",
-        "A near-optimal algorithm for stochastic bilevel optimization via double-momentum",
-        "NeurIPS 2021",
-        "2102.07367",
-    )
+    paper: ClassVar[str] = "khanduri2021near"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

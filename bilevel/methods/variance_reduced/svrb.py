@@ -15,7 +15,7 @@ from bilevel import hypergrad, oracles, trees
 from bilevel.estimators import STORM, Path
 from bilevel.hypergrad import Curvature
 from bilevel.linear import matrices
-from bilevel.methods.base import AbstractMethod, Constants, Paper
+from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.variance_reduced.sampled import Point
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -73,13 +73,7 @@ class SVRB(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "3 x, 4 y, y × y, x × y"
     rate: ClassVar[str] = "ε^(−3/2)"
-    paper: ClassVar[Paper] = Paper(
-        "Guo, Yang",
-        "Randomized stochastic variance-reduced methods for multi-task stochastic bilevel "
-        "optimization",
-        "2021",
-        "2105.02266",
-    )
+    paper: ClassVar[str] = "guo2021randomizedv1"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from bilevel import trees
 from bilevel.estimators import Path, follow
 from bilevel.linear import AbstractLinear, Neumann
-from bilevel.methods.base import AbstractMethod, Constants, Paper, series_terms
+from bilevel.methods.base import AbstractMethod, Constants, series_terms
 from bilevel.methods.variance_reduced.sampled import Directions, Point, Sampled
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -61,12 +61,7 @@ class VRBO(AbstractMethod):
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.HYPERGRADIENT})
     memory: ClassVar[str] = "3 x, 3 y"
     rate: ClassVar[str] = "ε^(−3/2)"
-    paper: ClassVar[Paper] = Paper(
-        "Yang, Ji, Liang",
-        "Provably faster algorithms for bilevel optimization",
-        "NeurIPS 2021",
-        "2106.04692",
-    )
+    paper: ClassVar[str] = "yang2021provably"
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
