@@ -116,7 +116,9 @@ def test_no_method_imports_another():
     defining = {
         module
         for module, path in MODULES.items()
-        if module[0] == "methods" and len(module) == 3 and "paper: ClassVar[str]" in path.read_text()
+        if module[0] == "methods"
+        and len(module) == 3
+        and "paper: ClassVar[str]" in path.read_text()
     }
     assert len(defining) > 50
     crossed = [(m, t) for m in defining for t in GRAPH[m] if t in defining and t != m]

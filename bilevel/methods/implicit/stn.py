@@ -18,7 +18,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
-from bilevel import hypergrad, oracles, responses, trees
+from bilevel import hypergrad, oracles, trees
+from bilevel.lower import responses
 from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure, as_samples
