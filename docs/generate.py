@@ -52,14 +52,21 @@ def methods_table() -> str:
         "|---|---|---|---|---|",
     ]
     for row in report.method_rows():
-        cells = (f"`{row.name}`", row.summary, row.price, row.rate or "–", _paper(row))
+        summary = row.summary if row.status == "stable" else f"{row.summary} *Experimental.*"
+        cells = (f"`{row.name}`", summary, row.price, row.rate or "–", _paper(row))
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", report.LEGEND, RATE_LEGEND])
+    return "\n".join([*lines, "", report.LEGEND, RATE_LEGEND, report.EXPERIMENTAL])
 
 
 def methods_page() -> str:
     """Everything the classes say, a section a method."""
-    parts = ["# The methods", "", GENERATED, "", f"{report.LEGEND} {RATE_LEGEND}"]
+    parts = [
+        "# The methods",
+        "",
+        GENERATED,
+        "",
+        f"{report.LEGEND} {RATE_LEGEND} {report.EXPERIMENTAL}",
+    ]
     for row in report.method_rows():
         parts += [
             "",
@@ -73,6 +80,7 @@ def methods_page() -> str:
             f"- Oracle calls a step: {row.price}",
             f"- Memory: {row.memory}",
             *([f"- Rate: {row.rate}"] if row.rate else []),
+            *([f"- Status: {row.status}"] if row.status != "stable" else []),
             f"- Paper: {row.citation[:-1]}{_arxiv(row)}",
         ]
     return "\n".join(parts) + "\n"

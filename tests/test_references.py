@@ -1,6 +1,7 @@
 """The entries of `references.bib` and what is read from them."""
 
 import re
+import sys
 
 import pytest
 
@@ -35,3 +36,14 @@ def test_every_entry_is_read_and_used():
 def test_an_unknown_key_is_named():
     with pytest.raises(KeyError, match=r"references.bib has no entry 'nobody2000nothing'"):
         references.paper("nobody2000nothing")
+
+
+def test_methods_that_say_so_are_experimental():
+    """A text that speaks of recalling or reconstructing, and the status, go together."""
+    told = {
+        m.__name__
+        for m in OURS
+        if re.search(r"[Rr]ecalled|reconstruction", sys.modules[m.__module__].__doc__ or "")
+    }
+    assert told == {m.__name__ for m in OURS if m.status == "experimental"}
+    assert {m.status for m in OURS} == {"stable", "experimental"}

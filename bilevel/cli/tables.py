@@ -3,7 +3,7 @@
 from rich import box
 from rich.table import Table
 
-from bilevel.report import LEGEND, method_rows
+from bilevel.report import EXPERIMENTAL, LEGEND, method_rows
 
 
 def new_table(title: str, **options) -> Table:
@@ -21,7 +21,7 @@ def new_table(title: str, **options) -> Table:
 
 def methods() -> Table:
     """Every method, by name, generated from the classes."""
-    table = new_table("Methods", caption=LEGEND)
+    table = new_table("Methods", caption=f"{LEGEND} * {EXPERIMENTAL}")
     table.add_column("name", style="bold", no_wrap=True)
     table.add_column("handles")
     table.add_column("oracle calls a step")
@@ -29,5 +29,6 @@ def methods() -> Table:
     table.add_column("paper")
     for row in method_rows():
         paper = f"{row.paper}, arXiv:{row.arxiv}" if row.arxiv else row.paper
-        table.add_row(row.name, row.handles, row.price, row.memory, paper)
+        name = row.name if row.status == "stable" else f"{row.name}*"
+        table.add_row(name, row.handles, row.price, row.memory, paper)
     return table

@@ -81,6 +81,7 @@ class AbstractMethod(eqx.Module):
 
     supports: ClassVar[frozenset[Structure]]
     paper: ClassVar[Any]  # a key of references.bib; a `Paper` in a method outside this package
+    status: ClassVar[str] = "stable"  # "experimental": not checked against its paper in every part
     memory: ClassVar[str]  # what the state holds, in copies of x and y
     rate: ClassVar[str] = ""  # samples until E‖∇l‖² ≤ ε, l nonconvex, where one is claimed
     below: ClassVar[LowerAssumption] = LowerAssumption.STRONGLY_CONVEX

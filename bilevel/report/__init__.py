@@ -11,10 +11,11 @@ from bilevel.report.clock import Clock, clock
 from bilevel.report.comparison import of
 from bilevel.report.environment import environment
 from bilevel.report.figures import curves, series_color, svg
-from bilevel.report.methods import LEGEND, MethodRow, method_rows
+from bilevel.report.methods import EXPERIMENTAL, LEGEND, MethodRow, method_rows
 from bilevel.report.page import check_writable, render, write
 
 __all__ = [
+    "EXPERIMENTAL",
     "LEGEND",
     "Block",
     "Clock",

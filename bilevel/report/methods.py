@@ -27,6 +27,9 @@ LEGEND = (
 )
 
 
+EXPERIMENTAL = "Experimental: recalled or reconstructed in part, not checked against the paper in every detail."
+
+
 class MethodRow(NamedTuple):
     """One method, in words."""
 
@@ -39,6 +42,7 @@ class MethodRow(NamedTuple):
     paper: str
     arxiv: str
     citation: str
+    status: str
     about: str  # the rest of its docstring
 
 
@@ -57,6 +61,7 @@ def method_rows() -> Iterator[MethodRow]:
             paper=_paper(paper),
             arxiv=paper.arxiv,
             citation=str(paper),
+            status=method.status,
             about=_about(method),
         )
 

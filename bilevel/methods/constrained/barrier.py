@@ -85,6 +85,7 @@ class Barrier(AbstractMethod):
     memory: ClassVar[str] = "x, y, Hessian of y"
     rate: ClassVar[str] = "ε⁻¹ t^(−4.5)"
     paper: ClassVar[str] = "jiang2024barrier"
+    status: ClassVar[str] = "experimental"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

@@ -58,6 +58,7 @@ class MGD(AbstractMethod):
     memory: ClassVar[str] = "x, y, λ"
     rate: ClassVar[str] = "ε⁻¹"
     paper: ClassVar[str] = "tsaknakis2023minimax"
+    status: ClassVar[str] = "experimental"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

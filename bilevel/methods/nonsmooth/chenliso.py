@@ -46,6 +46,7 @@ class ChenLiSo(LoopMethod):
     memory: ClassVar[str] = "x, y"
     rate: ClassVar[str] = "ε⁻², Moreau or smoothed gradient"
     paper: ClassVar[str] = "chen2025set"
+    status: ClassVar[str] = "experimental"
 
     @property
     def loop(self) -> Zeroth:

@@ -60,6 +60,7 @@ class SuperquantileGibbs(AbstractMethod):
     memory: ClassVar[str] = "x, y, one y a chain"
     rate: ClassVar[str] = ""
     paper: ClassVar[str] = "masiha2025superquantile"
+    status: ClassVar[str] = "experimental"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

@@ -72,6 +72,7 @@ class TPHSD(AbstractMethod):
     memory: ClassVar[str] = "2 x, 3 y"
     rate: ClassVar[str] = ""
     paper: ClassVar[str] = "xiao2025hybrid"
+    status: ClassVar[str] = "experimental"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

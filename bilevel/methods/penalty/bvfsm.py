@@ -77,6 +77,7 @@ class BVFSM(AbstractMethod):
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, 2 y"
     paper: ClassVar[str] = "liu2023value"
+    status: ClassVar[str] = "experimental"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

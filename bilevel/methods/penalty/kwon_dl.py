@@ -48,6 +48,7 @@ class KwonDL(LoopMethod):
     memory: ClassVar[str] = "x, 4 y"
     rate: ClassVar[str] = "ε^(−7/2)"
     paper: ClassVar[str] = "kwon2024penalty"
+    status: ClassVar[str] = "experimental"
 
     @property
     def loop(self) -> Penalty:

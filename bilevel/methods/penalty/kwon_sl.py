@@ -48,6 +48,7 @@ class KwonSL(LoopMethod):
     memory: ClassVar[str] = "6 x, 11 y"
     rate: ClassVar[str] = "ε^(−5/2)"
     paper: ClassVar[str] = "kwon2024penalty"
+    status: ClassVar[str] = "experimental"
 
     @property
     def loop(self) -> Penalty:
