@@ -63,8 +63,14 @@ class LowerAssumption(enum.Enum):
     NONCONVEX = "nonconvex"
 
 
-# Settings that are one or more.
-COUNTS = ("lower_steps", "upper_steps", "period", "restart", "upper_slots", "lower_slots")
+def count(default: Any, *, grows: bool = False) -> Any:
+    """A static field that must be a whole number of at least 1, which the method checks.
+
+    Args:
+        default: its default value.
+        grows: a `PolynomialCount` is allowed, too.
+    """
+    return eqx.field(static=True, default=default, metadata={"count": True, "grows": grows})
 
 
 class Unsupported(ValueError):
@@ -120,9 +126,9 @@ class AbstractMethod(eqx.Module):
         """Settings of the wrong kind, refused where they are written."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            grows = isinstance(value, PolynomialCount) and field.name == "lower_steps"
-            counted = grows or (type(value) is int and value >= 1)
-            if field.name in COUNTS and not counted:
+            grown = isinstance(value, PolynomialCount) and field.metadata.get("grows", False)
+            counted = grown or (type(value) is int and value >= 1)
+            if field.metadata.get("count", False) and not counted:
                 raise ValueError(
                     f"{field.name} is {value!r}; a whole number of at least 1 is needed."
                 )

@@ -27,7 +27,10 @@ LEGEND = (
 )
 
 
-EXPERIMENTAL = "Experimental: recalled or reconstructed in part, not checked against the paper in every detail."
+EXPERIMENTAL = (
+    "Experimental: recalled or reconstructed in part, "
+    "not checked against the paper in every detail."
+)
 
 
 class MethodRow(NamedTuple):

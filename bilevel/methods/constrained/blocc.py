@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from bilevel import oracles, trees
 from bilevel.lower import kkt, lagrangian
 from bilevel.lower.kkt import Duals
-from bilevel.methods.base import AbstractMethod
+from bilevel.methods.base import AbstractMethod, count
 from bilevel.oracles import Price
 from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
@@ -63,7 +63,7 @@ class BLOCC(AbstractMethod):
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     dual_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     penalty: AbstractSchedule = eqx.field(converter=as_schedule, default=10.0)
-    lower_steps: int = eqx.field(static=True, default=50)
+    lower_steps: int = count(50, grows=True)
     y_steps: int = eqx.field(static=True, default=1)
 
     supports: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET}

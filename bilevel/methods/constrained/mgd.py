@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from bilevel import oracles, trees
 from bilevel.lower import kkt, lagrangian
 from bilevel.lower.kkt import Duals
-from bilevel.methods.base import AbstractMethod
+from bilevel.methods.base import AbstractMethod, count
 from bilevel.oracles import Price
 from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.typing import Lower, Scalar, Upper
@@ -51,7 +51,7 @@ class MGD(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     dual_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
-    lower_steps: int = eqx.field(static=True, default=1)
+    lower_steps: int = count(1, grows=True)
 
     supports: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET}
     samples: ClassVar[bool] = False

@@ -16,7 +16,7 @@ from jaxtyping import Array, ScalarLike
 
 from bilevel import trees
 from bilevel.lower.barrier import finite
-from bilevel.methods.base import AbstractMethod, Unsupported
+from bilevel.methods.base import AbstractMethod, Unsupported, count
 from bilevel.oracles import Price
 from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
@@ -130,7 +130,7 @@ class AugmentedLagrangian(Charged):
     method: AbstractMethod
     penalty: ScalarLike = eqx.field(converter=jnp.asarray, default=10.0)
     growth: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
-    period: int = eqx.field(static=True, default=100)
+    period: int = count(100)
 
     @staticmethod
     def cost(values: Values, duals: Values, weight: Scalar) -> Scalar:

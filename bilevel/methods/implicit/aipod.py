@@ -12,7 +12,7 @@ import equinox as eqx
 
 from bilevel import hypergrad
 from bilevel.linear import AbstractLinear, RandomizedNeumann
-from bilevel.methods.base import Constants, LoopMethod, series_terms
+from bilevel.methods.base import Constants, LoopMethod, count, series_terms
 from bilevel.methods.implicit.nested import Nested, NestedState
 from bilevel.oracles import Price
 from bilevel.problem import Problem, Structure
@@ -39,7 +39,7 @@ class AiPOD(LoopMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     linear: AbstractLinear = eqx.field(default_factory=lambda: RandomizedNeumann(10, 0.1))
-    lower_steps: int = eqx.field(static=True, default=1)
+    lower_steps: int = count(1, grows=True)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_EQUATIONS})
     memory: ClassVar[str] = "x, y"

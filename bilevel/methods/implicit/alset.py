@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.linear import AbstractLinear, RandomizedNeumann
-from bilevel.methods.base import Constants, LoopMethod, series_terms
+from bilevel.methods.base import Constants, LoopMethod, count, series_terms
 from bilevel.methods.implicit.nested import Nested
 from bilevel.problem import Structure
 from bilevel.schedules import Polynomial, horizon
@@ -34,7 +34,7 @@ class ALSET(LoopMethod):
         converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 2)
     )
     linear: AbstractLinear = eqx.field(default_factory=lambda: RandomizedNeumann(10, 0.1))
-    lower_steps: int = eqx.field(static=True, default=1)
+    lower_steps: int = count(1, grows=True)
 
     supports: ClassVar = frozenset(
         {Structure.UPPER_SET, Structure.HYPERGRADIENT, Structure.LOWER_STEP}

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.linear import AbstractLinear, FixedPoint
-from bilevel.methods.base import Constants, LoopMethod
+from bilevel.methods.base import Constants, LoopMethod, count
 from bilevel.methods.implicit.nested import Nested
 from bilevel.problem import Structure
 from bilevel.updates import AbstractUpdate, as_update
@@ -33,7 +33,7 @@ class AmIGO(LoopMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=5e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     linear: AbstractLinear = eqx.field(default_factory=lambda: FixedPoint(10, 0.1))
-    lower_steps: int = eqx.field(static=True, default=10)
+    lower_steps: int = count(10, grows=True)
 
     supports: ClassVar = frozenset(
         {Structure.UPPER_SET, Structure.HYPERGRADIENT, Structure.LOWER_STEP}

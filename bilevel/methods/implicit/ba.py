@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.linear import CG, AbstractLinear
-from bilevel.methods.base import Constants, LoopMethod
+from bilevel.methods.base import Constants, LoopMethod, count
 from bilevel.methods.implicit.nested import Nested
 from bilevel.problem import Structure
 from bilevel.schedules import PolynomialCount
@@ -32,7 +32,7 @@ class BA(LoopMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=5e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     linear: AbstractLinear = eqx.field(default_factory=lambda: CG(20))
-    lower_steps: int | PolynomialCount = eqx.field(static=True, default=PolynomialCount(1 / 4))
+    lower_steps: int | PolynomialCount = count(PolynomialCount(1 / 4), grows=True)
     warm: bool = eqx.field(static=True, default=True)
 
     supports: ClassVar = frozenset(

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from bilevel import hypergrad, trees
-from bilevel.methods.base import AbstractMethod, Constants
+from bilevel.methods.base import AbstractMethod, Constants, count
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure, as_samples
 from bilevel.typing import Lower, Scalar, Upper
@@ -46,7 +46,7 @@ class BiOITD(AbstractMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=5e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    lower_steps: int = eqx.field(static=True, default=20)
+    lower_steps: int = count(20, grows=True)
     back: int | None = eqx.field(static=True, default=None)
     checkpoint: bool = eqx.field(static=True, default=False)
     warm: bool = eqx.field(static=True, default=True)

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.linear import AbstractLinear, RandomizedNeumann
-from bilevel.methods.base import Constants, LoopMethod, series_terms
+from bilevel.methods.base import Constants, LoopMethod, count, series_terms
 from bilevel.methods.implicit.nested import Nested
 from bilevel.problem import Structure
 from bilevel.schedules import Polynomial, PolynomialCount, horizon
@@ -37,7 +37,7 @@ class BSA(LoopMethod):
         converter=as_update, default_factory=lambda: Polynomial(0.8, 1.0, 4.0)
     )
     linear: AbstractLinear = eqx.field(default_factory=lambda: RandomizedNeumann(10, 0.1))
-    lower_steps: int | PolynomialCount = eqx.field(static=True, default=PolynomialCount(1 / 2))
+    lower_steps: int | PolynomialCount = count(PolynomialCount(1 / 2), grows=True)
     warm: bool = eqx.field(static=True, default=True)
 
     supports: ClassVar = frozenset(

@@ -15,7 +15,7 @@ from jaxtyping import ScalarLike
 
 from bilevel import hypergrad, oracles, trees
 from bilevel.linear import AbstractLinear, RandomizedNeumann
-from bilevel.methods.base import AbstractMethod, Constants, series_terms
+from bilevel.methods.base import AbstractMethod, Constants, count, series_terms
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure, as_samples
 from bilevel.schedules import AbstractSchedule, as_schedule, horizon
@@ -52,8 +52,8 @@ class EAiPOD(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_step: AbstractSchedule = eqx.field(converter=as_schedule, default=1e-1)
     linear: AbstractLinear = eqx.field(default_factory=lambda: RandomizedNeumann(10, 0.1))
-    lower_steps: int = eqx.field(static=True, default=5)
-    upper_steps: int = eqx.field(static=True, default=2)
+    lower_steps: int = count(5, grows=True)
+    upper_steps: int = count(2)
     probability: ScalarLike = eqx.field(converter=jnp.asarray, default=0.3)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_EQUATIONS})

@@ -14,7 +14,7 @@ from jaxtyping import ScalarLike
 from bilevel import hypergrad, lower, oracles, trees
 from bilevel.hypergrad import HyperGrad
 from bilevel.linear import AbstractLinear, NormalCG
-from bilevel.methods.base import LoopMethod, LowerAssumption
+from bilevel.methods.base import LoopMethod, LowerAssumption, count
 from bilevel.methods.implicit.nested import Nested
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Problem, Samples, Structure
@@ -41,7 +41,7 @@ class SMBG(LoopMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    lower_steps: int = eqx.field(static=True, default=10)
+    lower_steps: int = count(10, grows=True)
     linear: AbstractLinear = eqx.field(default_factory=lambda: NormalCG(20))
     floor: ScalarLike | None = eqx.field(
         converter=lambda floor: None if floor is None else jnp.asarray(floor), default=None

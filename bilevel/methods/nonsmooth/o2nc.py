@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel.hypergrad import AbstractOracle, TwoPenalty
-from bilevel.methods.base import LoopMethod
+from bilevel.methods.base import LoopMethod, count
 from bilevel.methods.nonsmooth.online import OnlineToNonconvex
 from bilevel.problem import Structure
 from bilevel.updates import AbstractUpdate, as_update
@@ -38,7 +38,7 @@ class O2NC(LoopMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-3)
     radius: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-2)
-    period: int = eqx.field(static=True, default=10)
+    period: int = count(10)
     oracle: AbstractOracle = eqx.field(default_factory=TwoPenalty)
 
     supports: ClassVar = frozenset({Structure.LOWER_LINEAR, Structure.LOWER_COUPLED})

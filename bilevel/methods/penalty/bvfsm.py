@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from bilevel import lower, oracles, trees
-from bilevel.methods.base import AbstractMethod, LowerAssumption
+from bilevel.methods.base import AbstractMethod, LowerAssumption, count
 from bilevel.methods.penalty.value_gap import value_gap
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -69,7 +69,7 @@ class BVFSM(AbstractMethod):
     barrier: AbstractSchedule = eqx.field(
         converter=as_schedule, default_factory=lambda: Polynomial(0.1, 1.0)
     )
-    lower_steps: int = eqx.field(static=True, default=50)
+    lower_steps: int = count(50, grows=True)
     y_steps: int = eqx.field(static=True, default=25)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel import hypergrad
-from bilevel.methods.base import Constants, LoopMethod, series_terms
+from bilevel.methods.base import Constants, LoopMethod, count, series_terms
 from bilevel.methods.penalty.penalty import Penalty
 from bilevel.problem import Structure
 from bilevel.schedules import AbstractSchedule, as_schedule, horizon
@@ -39,7 +39,7 @@ class F2BA(LoopMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     penalty: AbstractSchedule = eqx.field(converter=as_schedule, default=100.0)
-    lower_steps: int = eqx.field(static=True, default=10)
+    lower_steps: int = count(10, grows=True)
     order: int = eqx.field(static=True, default=1)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})

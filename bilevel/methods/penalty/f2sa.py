@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 import equinox as eqx
 
-from bilevel.methods.base import Constants, LoopMethod
+from bilevel.methods.base import Constants, LoopMethod, count
 from bilevel.methods.penalty.penalty import Penalty
 from bilevel.problem import Structure
 from bilevel.schedules import AbstractSchedule, Polynomial, as_schedule, horizon
@@ -43,7 +43,7 @@ class F2SA(LoopMethod):
     penalty: AbstractSchedule = eqx.field(
         converter=as_schedule, default_factory=lambda: Polynomial(2.0, -1 / 3)
     )
-    lower_steps: int = eqx.field(static=True, default=10)
+    lower_steps: int = count(10, grows=True)
     common_samples: bool = eqx.field(static=True, default=True)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})

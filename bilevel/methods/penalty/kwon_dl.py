@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
-from bilevel.methods.base import LoopMethod, LowerAssumption
+from bilevel.methods.base import LoopMethod, LowerAssumption, count
 from bilevel.methods.penalty.penalty import Anchors, Penalty
 from bilevel.problem import Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
@@ -39,7 +39,7 @@ class KwonDL(LoopMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     penalty: AbstractSchedule = eqx.field(converter=as_schedule, default=10.0)
-    lower_steps: int = eqx.field(static=True, default=10)
+    lower_steps: int = count(10, grows=True)
     radius: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
     relaxation: ScalarLike = eqx.field(converter=jnp.asarray, default=0.5)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from bilevel import trees
 from bilevel.lower import BallSGD, EpochSGD
-from bilevel.methods.base import AbstractMethod, Constants
+from bilevel.methods.base import AbstractMethod, Constants, count
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
 from bilevel.oracles import Price
@@ -51,7 +51,7 @@ class BOREP(AbstractMethod):
     weight: AbstractSchedule = eqx.field(converter=as_schedule, default=0.1)
     refine: BallSGD | EpochSGD = eqx.field(default_factory=lambda: BallSGD(10))
     first: BallSGD | EpochSGD = eqx.field(default_factory=lambda: EpochSGD(10))
-    period: int = eqx.field(static=True, default=5)
+    period: int = count(5)
     use_updated_v: bool = eqx.field(static=True, default=False)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})

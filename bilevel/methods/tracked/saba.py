@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from bilevel.estimators import SAGA, Slot
-from bilevel.methods.base import AbstractMethod, Constants
+from bilevel.methods.base import AbstractMethod, Constants, count
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
 from bilevel.oracles import Price
@@ -42,8 +42,8 @@ class SABA(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     v_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    upper_slots: int = eqx.field(static=True, default=1)
-    lower_slots: int = eqx.field(static=True, default=1)
+    upper_slots: int = count(1)
+    lower_slots: int = count(1)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "x, 2 y; upper_slots (x + y); lower_slots (x + 2 y)"

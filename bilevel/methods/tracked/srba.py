@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple, Self
 import equinox as eqx
 
 from bilevel.estimators import SPIDER, Anchored, mean_over
-from bilevel.methods.base import AbstractMethod, Constants
+from bilevel.methods.base import AbstractMethod, Constants, count
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
 from bilevel.oracles import Price
@@ -47,8 +47,8 @@ class SRBA(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     v_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    period: int = eqx.field(static=True, default=16)
-    restart: int = eqx.field(static=True, default=16)
+    period: int = count(16)
+    restart: int = count(16)
     radius: ScalarLike | None = eqx.field(converter=tracked.as_radius, default=None)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})

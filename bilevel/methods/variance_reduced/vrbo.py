@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from bilevel import trees
 from bilevel.estimators import Path, follow
 from bilevel.linear import AbstractLinear, Neumann
-from bilevel.methods.base import AbstractMethod, Constants, series_terms
+from bilevel.methods.base import AbstractMethod, Constants, count, series_terms
 from bilevel.methods.variance_reduced.sampled import Directions, Point, Sampled
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -54,9 +54,9 @@ class VRBO(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=2e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     linear: AbstractLinear = eqx.field(default_factory=lambda: Neumann(10, 0.1))
-    lower_steps: int = eqx.field(static=True, default=5)
-    period: int = eqx.field(static=True, default=16)
-    restart: int = eqx.field(static=True, default=16)
+    lower_steps: int = count(5, grows=True)
+    period: int = count(16)
+    restart: int = count(16)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.HYPERGRADIENT})
     memory: ClassVar[str] = "3 x, 3 y"
