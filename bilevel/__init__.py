@@ -2,27 +2,35 @@
 
 `solve` is the front door, `run` the pure loop, `method.init` and `method.step` one step; the
 blocks they are made of stand in the namespaces below.
+
+Every name is imported at its first use (PEP 562), so that the command line can show its help and
+parse its options without JAX.
 """
 
-from bilevel import certificates as certificates
-from bilevel import estimators as estimators
-from bilevel import host as host
-from bilevel import hypergrad as hypergrad
-from bilevel import linear as linear
-from bilevel import lower as lower
-from bilevel import methods as methods
-from bilevel import oracles as oracles
-from bilevel import schedules as schedules
-from bilevel import sets as sets
-from bilevel import sharding as sharding
-from bilevel import trees as trees
-from bilevel import updates as updates
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from bilevel._version import __version__
-from bilevel.data import Data
-from bilevel.driver import Best, Checkpoint, Outcome, Result, SolveError, Status, run
-from bilevel.lower import responses as responses
-from bilevel.problem import Batch, Draws, Problem, RepeatedBatch, Stacked
-from bilevel.selection import Tuned, solve, tune
+
+if TYPE_CHECKING:
+    from bilevel import certificates as certificates
+    from bilevel import estimators as estimators
+    from bilevel import host as host
+    from bilevel import hypergrad as hypergrad
+    from bilevel import linear as linear
+    from bilevel import lower as lower
+    from bilevel import methods as methods
+    from bilevel import oracles as oracles
+    from bilevel import schedules as schedules
+    from bilevel import sets as sets
+    from bilevel import sharding as sharding
+    from bilevel import trees as trees
+    from bilevel import updates as updates
+    from bilevel.data import Data
+    from bilevel.driver import Best, Checkpoint, Outcome, Result, SolveError, Status, run
+    from bilevel.lower import responses as responses
+    from bilevel.problem import Batch, Draws, Problem, RepeatedBatch, Stacked
+    from bilevel.selection import Tuned, solve, tune
 
 __all__ = [
     "Batch",
@@ -56,3 +64,31 @@ __all__ = [
     "tune",
     "updates",
 ]
+
+_MODULES = frozenset({
+    "certificates", "data", "driver", "estimators", "global_search", "host", "hypergrad", "linear",
+    "lower", "methods", "oracles", "problem", "schedules", "selection", "sets", "sharding", "trees",
+    "typing", "updates",
+})  # fmt: skip
+_HOMES = {
+    "bilevel.data": ("Data",),
+    "bilevel.driver": ("Best", "Checkpoint", "Outcome", "Result", "SolveError", "Status", "run"),
+    "bilevel.lower": ("responses",),
+    "bilevel.problem": ("Batch", "Draws", "Problem", "RepeatedBatch", "Stacked"),
+    "bilevel.selection": ("Tuned", "solve", "tune"),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"bilevel.{name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_HOME_OF})

@@ -73,3 +73,38 @@ def test_the_command_and_the_package_start_without_what_few_runs_need():
     told = "print([m for m in ('matplotlib', 'sklearn', 'scipy.optimize') if m in sys.modules])"
     code = [sys.executable, "-c", f"import sys, bilevel, bilevel.cli.app; {told}"]
     assert subprocess.run(code, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "typed", [["--help"], ["--version"], ["align", "--help"], ["demo", "--steps", "x"]]
+)
+def test_help_and_parsing_import_no_array_library(typed):
+    code = (
+        "import sys\n"
+        "from bilevel.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = ('jax', 'numpy', 'scipy', 'matplotlib')\n"
+        "print('imported:', [name for name in heavy if name in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, *typed], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.endswith("imported: []\n")
+
+
+def test_every_public_name_is_found_when_asked_for():
+    code = (
+        "import sys, bilevel as bl\n"
+        "assert 'jax' not in sys.modules\n"
+        "assert {*bl.__all__} <= {*dir(bl)}\n"
+        "assert all(getattr(bl, name) is not None for name in bl.__all__)\n"
+        "from bilevel import solve\n"
+        "assert solve is bl.solve"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'solv'"):
+        bl.solv  # noqa: B018
