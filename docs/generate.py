@@ -6,6 +6,7 @@ takes half a minute; `--tables` leaves those as they are.
 
 import inspect
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from docs.layers import layers_table
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
 GENERATED = "<!-- Written by `python -m docs.generate` from the classes and the kept results. -->"
 READING = (
@@ -65,7 +67,7 @@ def methods_page() -> str:
         "",
         GENERATED,
         "",
-        f"{report.LEGEND} {RATE_LEGEND} {report.EXPERIMENTAL}",
+        methods_table(),
     ]
     for row in report.method_rows():
         parts += [
@@ -269,6 +271,14 @@ def draw(task, runs, references) -> None:
         figure.savefig(FIGURE, dpi=160, metadata={"Software": None})
 
 
+def quickstart_output(text: str) -> str:
+    """What the README's code prints, in a process of its own, as a reader would run it."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return f"```\n{ran.stdout.strip()}\n```"
+
+
 def filled(text: str, name: str, content: str) -> str:
     """The text with what stands between `<!-- name -->` and `<!-- /name -->` replaced."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -289,13 +299,16 @@ PAGES = {
 }
 
 
-KEPT = {"align": align_demo, "billion": billion, "llm-bench": llm_steps}  # parts of the README
+# Parts of the page on language models.
+KEPT = {"align": align_demo, "billion": billion, "llm-bench": llm_steps}
 
 
 def main() -> None:
-    text = filled(README.read_text(), "methods", methods_table())
+    text = LANGUAGE_MODELS.read_text()
     for name, part in KEPT.items():
         text = filled(text, name, part.readme())
+    LANGUAGE_MODELS.write_text(text)
+    text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())
     README.write_text(text)

@@ -420,7 +420,7 @@ def test_argmin_in_many_dimensions_forms_no_matrix():
     """A box of ten thousand entries, with products alone."""
     size = 10_000
 
-    def next_chunk(x, y, batch):
+    def pull(x, y, batch):
         return jnp.sum((y - x * jnp.linspace(-1, 1, size)) ** 2) / 2
 
     problem = Problem(pull, pull, lower_set=sets.Box(-0.5, 0.5))

@@ -9,7 +9,7 @@ import pytest
 
 import bilevel as bl
 from bilevel import problems
-from bilevel.problem import Batch, Draws, Later, RepeatedBatch, Stacked, as_samples
+from bilevel.problem import Batch, Draws, OffsetSamples, RepeatedBatch, Stacked, as_samples
 
 ROWS = np.arange(10.0)
 KEY = jax.random.key(0)
@@ -184,7 +184,7 @@ def test_handles():
     assert isinstance(stacked, Stacked)
     np.testing.assert_array_equal(stacked[1], [2.0, 3.0])
     np.testing.assert_array_equal(stacked.skip(1)[1], [4.0, 5.0])
-    assert isinstance(stacked.skip(1), Later)
+    assert isinstance(stacked.skip(1), OffsetSamples)
     assert as_samples(None, 4)[2] is None
     assert isinstance(as_samples(None, 4).skip(2), RepeatedBatch)
 

@@ -1,27 +1,30 @@
 """The README's tables are those of the classes, and its code runs."""
 
 import re
-from pathlib import Path
 
 import jax
 import pytest
 
 from bilevel.methods import all_methods
-from docs.generate import CONTRIBUTING, KEPT, PAGES, README, filled, methods_table
+from docs.generate import CONTRIBUTING, KEPT, LANGUAGE_MODELS, PAGES, README, filled, methods_table
 from docs.layers import layers_table
 
 TEXT = README.read_text()
+DOCS = README.parent / "docs"
+USAGE = (DOCS / "usage.md").read_text()
 
 
-def test_table_of_methods_is_up_to_date():
-    assert filled(TEXT, "methods", methods_table()) == TEXT, "run `make generated`"
+def test_every_method_is_in_the_table():
+    table = (DOCS / "methods.md").read_text()
+    assert methods_table() in table, "run `make generated`"
     ours = [m.__name__ for m in all_methods() if m.__module__.startswith("bilevel.")]
-    assert all(f"| `{name}` |" in TEXT for name in ours)
+    assert all(f"| `{name}` |" in table for name in ours)
 
 
 @pytest.mark.parametrize("name", KEPT)
 def test_figures_of_benchmarks_are_those_of_the_kept_runs(name):
-    assert filled(TEXT, name, KEPT[name].readme()) == TEXT, "run `make generated`"
+    text = LANGUAGE_MODELS.read_text()
+    assert filled(text, name, KEPT[name].readme()) == text, "run `make generated`"
 
 
 def test_the_layers_in_contributing_are_those_of_the_test():
@@ -30,19 +33,20 @@ def test_the_layers_in_contributing_are_those_of_the_test():
 
 
 def test_generated_pages_are_up_to_date():
-    docs = Path(README).parent / "docs"
     for name, page in PAGES.items():
-        assert (docs / f"{name}.md").read_text() == page(), "run `make generated`"
+        assert (DOCS / f"{name}.md").read_text() == page(), "run `make generated`"
 
 
-def test_images_exist():
-    for path in re.findall(r"!\[.*?\]\((.*?)\)", TEXT):
-        assert (Path(README).parent / path).is_file()
+def test_images_and_pages_exist():
+    for page in (README, *DOCS.glob("*.md")):
+        for path in re.findall(r"\]\(([^):#]+?)(?:#.*?)?\)", page.read_text()):
+            assert (page.parent / path).exists(), f"{page.name} points to {path}"
 
 
 def test_code_runs(capsys):
-    """In single precision and standard promotion, as a reader would run it."""
-    code = "\n".join(re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL))
+    """In single precision and standard promotion, as a reader would run it; usage.md goes on."""
+    first = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    code = "\n".join([*first, *re.findall(r"```python\n(.*?)```", USAGE, flags=re.DOTALL)])
     assert code.count("bl.solve") == 1
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         jax.config.update("jax_enable_x64", False)
@@ -54,7 +58,9 @@ def test_code_runs(capsys):
     assert scope["result"].status.ok
     assert scope["result"].history["val"][-1] < 0.6 * scope["result"].history["val"][0]
     assert scope["states"].x.shape == (8, 50)
-    assert "certificate" in capsys.readouterr().out
+    shown = re.search(r"<!-- output -->\n```\n(.*?)\n```", TEXT, flags=re.DOTALL)
+    assert shown
+    assert capsys.readouterr().out.startswith(shown[1])
 
 
 def test_a_missing_place_is_told():

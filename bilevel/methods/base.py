@@ -177,7 +177,7 @@ class AbstractMethod(eqx.Module):
 
 
 class LoopMethod(AbstractMethod):
-    """A method that is one of `bilevel.loops` with its blocks chosen."""
+    """A method that is the loop of its family with the blocks chosen."""
 
     @property
     @abc.abstractmethod
