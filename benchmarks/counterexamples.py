@@ -90,7 +90,7 @@ LESSON = """\
 - *Fold, jump*: what follows y from where it was stays with y = −1, which is no longer the least
   minimum beyond the jump; no method here searches for another. The lower solvers of Barrier
   (Newton's method), DSIGD and SSIGD (quadratic programs) are made for a convex g: where it is
-  concave they give up, with a residual that tells so, and x stops on a wrong gradient."""
+  concave they give up with a large residual, and x stops on a wrong gradient."""
 
 
 # --- problems --------------------------------------------------------------------------------

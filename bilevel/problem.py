@@ -1,6 +1,7 @@
 """What is to be solved: two losses, their sets, and the samples a step hands to them."""
 
 import abc
+import dataclasses
 import enum
 import functools
 from collections.abc import Callable
@@ -104,6 +105,19 @@ class Problem(eqx.Module):
         self.hypergradient = hypergradient and _as_argument("hypergradient", hypergradient)
         self.lower_step = lower_step and _as_argument("lower_step", lower_step)
         self.blocks = blocks
+
+    def replace(self, **changes: Any) -> "Problem":
+        """The problem with some of its arguments changed and all others kept.
+
+        A declared hypergradient belongs to both losses, and a lower step to the lower one: where
+        their loss changes they are dropped, unless they are given, too.
+        """
+        kept = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if "lower" in changes:
+            kept["lower_step"] = None
+        if "lower" in changes or "upper" in changes:
+            kept["hypergradient"] = None
+        return Problem(**kept | changes)
 
     def structure(self) -> list[Declared]:
         """What this problem declares beyond its losses."""

@@ -15,7 +15,7 @@ with constraints, or a lower loss that is not strongly convex, of at most 40 var
 are refused, with the names of the methods that handle them.
 
 The search asks the follower at many x from many starts, improves the best points as nonlinear
-programs over the lower optimality conditions, and asks the follower again at each point that comes
+programs over the lower optimality conditions, and checks the follower at each point that comes
 out. Where the follower has a better answer, the point is given up and the program solved again with
 that answer as a cut. `result.certificate` holds the follower's gap `g(x, y) − min g(x, ·)` from 65
 starts: a search, and not a proof."""

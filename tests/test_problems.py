@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from bilevel import problems, trees
+from bilevel import problems, sets, trees
+from bilevel.problem import Problem
 
 KINKED = {"kink1", "well_ns"}  # the hyper-objective has no gradient at the solution
 
@@ -220,3 +221,25 @@ def test_nested_is_quad_twice():
     )
     shapes = {leaf.ndim for leaf in jax.tree.leaves(case.y0)}
     assert shapes == {0, 1, 2}
+
+
+def test_replace_keeps_all_but_what_belongs_to_the_old_loss():
+    def loss(x, y, batch):
+        return jnp.sum((x - y) ** 2)
+
+    box, ball = sets.Box(0.0, 1.0), sets.Ball(1.0)
+    known = {"hypergradient": lambda x, y, batch: x, "lower_step": lambda x, y, batch: y}
+    problem = Problem(loss, loss, upper_set=box, lower_set=ball, blocks=3, **known)
+    same = problem.replace(lower_set=None)
+    assert isinstance(same.lower_set, sets.Free)
+    assert (same.upper_set, same.blocks) == (problem.upper_set, 3)
+    assert same.hypergradient is not None
+    assert same.lower_step is not None
+    upper = problem.replace(upper=lambda x, y, batch: loss(x, y, batch) / 2)
+    assert upper.hypergradient is None
+    assert upper.lower_step is not None
+    lower = problem.replace(lower=lambda x, y, batch: loss(x, y, batch) / 2)
+    assert (lower.hypergradient, lower.lower_step) == (None, None)
+    assert (lower.lower_set, lower.blocks) == (problem.lower_set, 3)
+    with pytest.raises(TypeError, match="wrong"):
+        problem.replace(wrong=1)

@@ -15,7 +15,7 @@ from bilevel.problem import Batch, Problem, RepeatedBatch
 from bilevel.typing import Lower, Upper
 
 _UNKNOWN = (math.nan, math.nan)
-CG_TOL = 1e-6  # relative error of the adjoint for which `cg_steps` is told
+CG_TOL = 1e-6  # relative error of the adjoint that `cg_steps` refers to
 
 
 class Convexity(enum.Enum):

@@ -161,8 +161,8 @@ def align(
 ) -> None:
     """Align a language model with demonstrations, preferences or both.
 
-    A run that was interrupted goes on when the same command is given again. Where only the last
-    LAYERS are adapted and responses are short, what the others make of prompts is computed once.
+    An interrupted run resumes when you give the same command again. If only the last LAYERS are
+    adapted and responses are short, the states of the frozen layers are cached for all prompts.
     """
     settings = {
         "steps": steps, "batch": batch, "samples": samples, "beta": beta, "rate": rate,
@@ -192,9 +192,9 @@ def sft(
     """Fine-tune a language model on demonstrations.
 
     Demonstrations are packed side by side into rows of LENGTH tokens (of the longest one when
-    absent), so that next to no padding is computed; they do not see each other. BATCH is how many
+    absent), which leaves little padding; they do not attend to each other. BATCH is how many
     of them a step learns from, on average, and the loss their mean, each summed over its tokens.
-    With LAYERS and short responses the memory of the prompts (bilevel align) takes its place.
+    With LAYERS and short responses the prompt cache (see bilevel align) is used instead.
     """
     settings = {
         "steps": steps, "batch": batch, "rate": rate, "rank": rank, "layers": layers,

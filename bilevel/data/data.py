@@ -101,6 +101,6 @@ class Data:
 
 
 def level_keys(key: RandomKey) -> tuple[RandomKey, RandomKey]:
-    """A key for each level's samples, apart from what a method makes of the same key."""
+    """A key for each level's samples, independent of what a method derives from that key."""
     upper, lower = jax.random.split(jax.random.fold_in(key, 0xDA7A))
     return upper, lower

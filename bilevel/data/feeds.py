@@ -112,8 +112,8 @@ class Slices(Feeder):
 def _spread(n: int) -> int:
     """A stride that takes every draw of a step through all n starts, evenly.
 
-    The natural stride would show each draw the same few slices for ever wherever it shares a
-    divisor with n. Near the golden section of n, the stride whose ratio to n is worst approximated
+    With the natural stride each draw would see the same few slices forever if the stride and n
+    share a divisor. Near the golden section of n, the stride whose ratio to n is worst approximated
     by fractions spreads any number of starts in a row best.
     """
     golden = round(n * (math.sqrt(5) - 1) / 2)

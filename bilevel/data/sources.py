@@ -80,14 +80,14 @@ def _shuffled(arrays: PyTree, key: RandomKey, batch_size: int) -> tuple[PyTree, 
 def _dealt(
     arrays: PyTree, order: Array, batch_size: int, places: tuple[NamedSharding, ...]
 ) -> tuple[PyTree, Array]:
-    """Rows in an order, dealt like cards to the devices they are split over; so the order.
+    """Rows in an order, assigned to devices round-robin, and the order likewise.
 
     The i-th row goes to device i mod parts, on two leading axes (device, place). So any
-    `batch_size` rows in a row lie on all devices alike. After the last row comes the first again.
+    `batch_size` consecutive rows are spread evenly over the devices. The rows wrap around.
     """
     n, parts = length(arrays), sharding.row_parts(places)
     share = -(-(n + batch_size - 1) // parts)  # rows of a device
-    piece = -(-share // (2 * parts))  # dealt at a time: no device ever holds all rows
+    piece = -(-share // (2 * parts))  # moved at a time: no device ever holds all rows
     pieces = -(-share // piece)
     order = order[jnp.arange(pieces * piece * parts) % n].reshape(pieces, piece, parts)
 

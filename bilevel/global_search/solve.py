@@ -24,8 +24,8 @@ def solve_small(
     For up to a few dozen variables and any constraints, smooth functions. Draws points that satisfy
     all constraints, asks the follower at each from many starts (the leader's favourite among equal
     answers), improves the best of them as nonlinear programs over the lower optimality conditions,
-    and asks the follower again at each point that comes out. Where the follower has a better answer
-    the point is given up, and the program solved again with the cut `g(x, y) <= g(x, y_j(x))`.
+    and checks the follower at each resulting point. If the follower has a better answer, the point
+    is rejected and the program is solved again with the cut `g(x, y) <= g(x, y_j(x))`.
     In double precision whatever the session's, and deterministic.
 
     Args:

@@ -108,7 +108,7 @@ def lagrangian_difference(
 
     def solve(s: Array, y0: Lower):
         perturbed = Perturbed(problem, s)
-        inner = Problem(problem.upper, perturbed, lower_set=problem.lower_set)
+        inner = problem.replace(lower=perturbed)
         found = solver.solve(inner, x, y0, batch)
         slope = oracles.lower_grad(inner, x, found.y, batch)
         dual = Equations.of(problem.lower_set, found.y, x).multiplier(slope)

@@ -134,7 +134,7 @@ class PenalisedSelection(AbstractSelection):
         sign = -1 if self.pessimistic else 1
         penalty = jnp.asarray(self.penalty)
         tilted = Perturbed(problem, sign / penalty)
-        both = Problem(problem.upper, tilted, lower_set=problem.lower_set)
+        both = problem.replace(lower=tilted)
         lowest = self.solver.solve(problem, x, y0, batch.lower).y
         y = self.solver.solve(both, x, lowest, Batch(batch.upper, batch.lower)).y
         least = oracles.lower_value(problem, x, lowest, batch.lower)

@@ -69,7 +69,7 @@ def two_penalty(
     inner = SQP() if inner is None else inner
     a = jnp.asarray(accuracy, trees.widest(y))
     penalised = Penalised(problem, duals, active, a)
-    near = inner.solve(Problem(problem.upper, penalised), x, y, batch).y
+    near = inner.solve(problem.replace(lower=penalised, lower_set=None), x, y, batch).y
     value = oracles.upper_value(problem, x, y, batch.upper)
     _, f_x = oracles.upper_grad_x(problem, x, near, batch.upper)
     g_near = oracles.lower_grad_x(problem, x, near, batch.lower)

@@ -88,7 +88,7 @@ def value_difference(
 
     def at(s):
         perturbed = Perturbed(problem, s)
-        inner = Problem(problem.upper, perturbed, lower_set=problem.lower_set)
+        inner = problem.replace(lower=perturbed)
         y = solver.solve(inner, x, y0, batch).y
         return jax.grad(perturbed)(x, y, batch), y
 

@@ -95,12 +95,9 @@ def with_barrier(problem: Problem, t: ScalarLike) -> Problem:
 
     Its lower solution is y_t(x), its hyper-objective `l_t(x) = f(x, y_t(x))`.
     """
-    return Problem(
-        problem.upper,
-        _Barred(problem.lower, problem.lower_set, jnp.asarray(t)),
-        upper_set=problem.upper_set,
+    return problem.replace(
+        lower=_Barred(problem.lower, problem.lower_set, jnp.asarray(t)),
         lower_set=equations_of(problem.lower_set),
-        blocks=problem.blocks,
     )
 
 

@@ -20,7 +20,7 @@ def split(problem: Problem) -> tuple[AbstractSet, Problem]:
     members = whole.sets if isinstance(whole, Intersection) else (whole,)
     simple = next(filter(_simple, members), Free())
     rest = Intersection(tuple(member for member in members if member is not simple))
-    return simple, Problem(problem.upper, problem.lower, lower_set=rest)
+    return simple, problem.replace(lower_set=rest)
 
 
 def _simple(a_set: AbstractSet) -> bool:

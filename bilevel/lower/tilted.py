@@ -30,13 +30,7 @@ def tilted(problem: Problem, q: Lower) -> Problem:
     differentiable there. With g μ-strongly convex and f L_f-Lipschitz in y,
     `|l_q − l| ≤ L_f ‖q‖/μ`.
     """
-    return Problem(
-        problem.upper,
-        Tilted(problem.lower, q),
-        upper_set=problem.upper_set,
-        lower_set=problem.lower_set,
-        blocks=problem.blocks,
-    )
+    return problem.replace(lower=Tilted(problem.lower, q))
 
 
 def tilt(key: jax.Array, y: Lower, deviation: ScalarLike) -> Lower:

@@ -197,7 +197,7 @@ class _Judge(eqx.Module):
 
     def solved(self, problem: Problem, x, y):
         """The minimiser of the mean lower loss, from y."""
-        mean = Problem(problem.upper, _Mean(problem.lower), lower_set=problem.lower_set)
+        mean = problem.replace(lower=_Mean(problem.lower))
         return ToTolerance(1e-4, max_steps=500).solve(mean, x, y, self.batches.lower).y
 
     def score(self, problem: Problem, x, y):

@@ -249,12 +249,10 @@ def _parted(upper_set: AbstractSet) -> tuple[AbstractSet, tuple[AbstractSet, ...
 
 def _without_costs(problem: Problem, upper: Callable | None = None) -> Problem:
     """The problem without the constraints that are charged for, and with another upper loss."""
-    return Problem(
-        problem.upper if upper is None else upper,
-        problem.lower,
+    return problem.replace(
+        upper=problem.upper if upper is None else upper,
         upper_set=_parted(problem.upper_set)[0],
-        lower_set=problem.lower_set,
-        blocks=problem.blocks,
+        lower_step=None,
     )
 
 

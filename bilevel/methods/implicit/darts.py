@@ -28,7 +28,7 @@ class DARTSState(NamedTuple):
 
 
 class DARTS(AbstractMethod):
-    """Alternate a one-step hypergradient and a lower step: cheap, and biased for good.
+    """Alternate a one-step hypergradient and a lower step: cheap, with a bias that stays.
 
     x moves along the gradient of `f(x, y − ξ ∇_y g(x, y))`, then y along `∇_y g` at the new x, on
     the same lower batch. Where y has settled the direction is `∇_x f − ξ (∂²g/∂x∂y) ∇_y f`: the
@@ -58,7 +58,7 @@ class DARTS(AbstractMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """There is none; y steps of 1/L, and x a tenth of what its smoothness would allow."""
+        """The paper gives none: y steps are 1/L, and x steps a tenth of 1/hyper_L."""
         return cls(0.1 / constants.hyper_L, 1 / constants.L)
 
     def __check_init__(self) -> None:

@@ -104,7 +104,7 @@ class BVFSM(AbstractMethod):
         k, x, y, z, sx = state
         dtype = trees.widest((x, y))
         theta, s = self.slack(k).astype(dtype), self.barrier(k).astype(dtype)
-        regular = Problem(problem.upper, Regularised(problem, theta))
+        regular = problem.replace(lower=Regularised(problem, theta))
         descent = lower.Gradient(self.z_update, self.lower_steps)
         z = descent.solve(regular, x, z, batch.lower).y
         least = oracles.lower_value(problem, x, z, batch.lower).astype(dtype)

@@ -58,9 +58,8 @@ def penalised(problem: Problem, weight: ScalarLike) -> Problem:
     simple, rest = part(problem.lower_set)
     if isinstance(rest, sets.Free):
         return problem
-    with_rest = Problem(problem.upper, problem.lower, lower_set=rest)
-    loss = Infeasibility(with_rest, jnp.asarray(weight))
-    return Problem(problem.upper, loss, upper_set=problem.upper_set, lower_set=simple)
+    loss = Infeasibility(problem.replace(lower_set=rest), jnp.asarray(weight))
+    return problem.replace(lower=loss, lower_set=simple)
 
 
 def infeasibility(problem: Problem, x: PyTree, y: PyTree) -> Scalar:

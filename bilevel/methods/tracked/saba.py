@@ -1,4 +1,4 @@
-"""SABA: SOBA for finite sums, with a table of what every mini-batch last said.
+"""SABA: SOBA for finite sums, with a table of the last directions of every mini-batch.
 
 Dagréou, Ablin, Vaiter, Moreau. "A framework for bilevel optimization that enables stochastic and
 global variance reduction algorithms". NeurIPS 2022, arXiv:2201.13409.

@@ -83,11 +83,11 @@ class Options(NamedTuple):
     phase: int = 1  # of the method's, where it has several
 
     def settings(self, start: PyTree) -> dict[str, Any]:
-        """What `bl.solve` is told, but for the metrics, for a phase that begins at `start`.
+        """Arguments of `bl.solve`, without the metrics, for a phase that begins at `start`.
 
-        Every phase keeps its state in a folder of its own, where a restarted run finds it finished
-        or goes on with it. After the first, `start` is part of the name: what an earlier phase that
-        ended elsewhere was followed by is not taken up.
+        Every phase keeps its state in its own folder, from which a restarted run resumes. From the
+        second phase on, the folder's name depends on `start`, so that a phase never resumes a run
+        that began somewhere else.
         """
         found = {
             "steps": self.steps,
@@ -296,7 +296,7 @@ def follow(
 ) -> Result:
     """Only the policy moves: KL-regularised reinforcement learning on a reward that rests."""
     posed = problem(task, step, shown=shown, weights=Weights(0.0, 0.0))
-    posed = Problem(posed.upper, posed.lower, hypergradient=_nothing, lower_step=posed.lower_step)
+    posed = posed.replace(hypergradient=_nothing)
     return run(posed, as_update(0.0), start, feed, options)
 
 

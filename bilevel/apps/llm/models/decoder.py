@@ -12,10 +12,9 @@ Parameters, with kernels `(in, out)`:
 "layers" is a list, run one after the other, or a single dict whose leaves have a leading axis of
 layers, run by a scan. The tree decides; `stack` and `unstack` turn one into the other.
 
-Rows of tokens may be padded and packed: `segments` is 0 at padding, wherever it is, and otherwise
-the number of the sequence a token belongs to, which never decreases along a row. A mask of true
-and false is the case of one sequence a row. Padding changes nothing for other tokens, and its id is
-not looked at.
+Rows of tokens may be padded and packed: `segments` is 0 at padding and otherwise the number of the
+sequence that the token belongs to, which never decreases along a row. A Boolean mask is the case of
+one sequence per row. Padding does not change other tokens, and its id is ignored.
 """
 
 from collections.abc import Callable
@@ -82,11 +81,11 @@ def hidden_at(
     query_start: int = 0,
     how: ComputeOptions = ComputeOptions(),
 ) -> Float[Array, "batch time-query_start width"]:
-    """`hidden`, with who sees whom told, for rows that are more than sequences in succession.
+    """`hidden` with positions and mask given, for rows that are not packed sequences.
 
     Args:
         positions: of each token in its sequence.
-        mask: true where a query (the first axis of time) sees a key; None for causal attention.
+        mask: true where a query (first axis of time) attends to a key; None for causal attention.
     """
     x, time = embed(config, params, tokens, how=how), tokens.shape[1]
     rotation = rotations(config, positions, x)

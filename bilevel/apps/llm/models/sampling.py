@@ -58,7 +58,7 @@ class Samples(NamedTuple):
     mask: Bool[Array, "batch time"]  # not padding
     response: Bool[Array, "batch time"]  # drawn, the stop token included
     logprobs: Float[Array, "batch time"]  # of the model: token_logprobs, 0 outside the response
-    drawn: Float[Array, "batch time"]  # of what was drawn from: after temperature, top-k, top-p
+    drawn: Float[Array, "batch time"]  # under the distribution after temperature, top-k, top-p
 
 
 class _State(NamedTuple):

@@ -142,7 +142,7 @@ def joined(responses: Responses) -> tuple[Array, Array]:
 def beside(
     asked: PromptBatch, several: Sequence[Responses]
 ) -> tuple[Array, Int[Array, "n time"], Bool[Array, "n time time"]]:
-    """Prompts with several responses each as rows: tokens, positions, and who sees whom."""
+    """Prompts with several responses each as rows: tokens, positions, attention mask."""
     masks = [asked.mask, *(responses.mask for responses in several)]
     tokens = [asked.tokens, *(r.tokens.astype(asked.tokens.dtype) for r in several)]
     said = asked.mask.sum(axis=1, keepdims=True, dtype=jnp.int32)

@@ -24,7 +24,7 @@ from bilevel.apps.llm.policies.policy import AbstractPolicy, Responses, stopped
 
 
 class Memory(NamedTuple):
-    """What the resting parameters make of prompts, `joined` on the left of every response."""
+    """States, keys and values of prompts under the frozen parameters, left of every response."""
 
     mask: Bool[Array, "n prompt"]
     states: Float[Array, "n prompt width"]  # below the first adapted layer
@@ -33,7 +33,7 @@ class Memory(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Numbers of prompts, with what the resting trunk makes of responses that are known, too.
+    """Numbers of prompts, with the states of the frozen trunk for fixed responses.
 
     A policy reads the numbers alone; `CachedTrunk` gives back the states.
     """
@@ -127,7 +127,7 @@ def _upper(config, params, x, segments, below: int, reads: int, how: ComputeOpti
 
 
 def _after(memory: Memory, at, states, said) -> tuple[Array, Array]:
-    """Remembered prompts with the states and the mask of what follows, as rows of the decoder."""
+    """Rows of the decoder: cached prompts, then the states and the mask of the responses."""
     before = jax.lax.stop_gradient(memory.states[at])
     x = jnp.concatenate([before, states.astype(before.dtype)], axis=1)
     return x, jnp.concatenate([memory.mask[at], said], axis=1).astype(jnp.int32)
@@ -263,7 +263,7 @@ class CachedTrunk(eqx.Module):
         return _upper(config, params, *row, below, said.shape[1], self.how)
 
     def resting(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
-        """What the layers that rest make of the tokens of responses."""
+        """States of the response tokens after the frozen layers."""
         at, tokens, said, _ = responses
         if isinstance(at, Known):
             return jax.lax.stop_gradient(at.states)

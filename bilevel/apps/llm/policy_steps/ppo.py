@@ -22,7 +22,7 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class Critic(NamedTuple):
-    """A model of what is still to come: `values(params, responses)`, before every token."""
+    """A value function: `values(params, responses)`, the expected return before each token."""
 
     values: Any  # (params, responses) -> (n, time)
     start: PyTree  # its first parameters

@@ -55,9 +55,9 @@ class Settings:
         new: longest response to draw; that of the data when absent.
         held_out: share of the feedback to judge by.
         divergence: nats of KL at which the run is ended.
-        memory: GiB for what the layers that rest make of the prompts. Where it suffices, only the
-            last `layers` are adapted and responses are short, it is computed once, before; else, or
-            with 0, anew in every step.
+        memory: GiB that the prompt cache may take. The cache holds the states of the frozen layers,
+            computed once before the run. It is used if it fits, only the last `layers` are adapted
+            and responses are short. 0 turns it off.
         mesh: devices that rows, and heads with the vocabulary, are split over; the weights over
             both. One device when absent.
     """
