@@ -139,7 +139,7 @@ def _ridged(lower, weight, x, y, batch):
 
 
 def posed(task: Task, ridge: float = 0.0) -> bl.Problem:
-    """The problem as a method gets it; a ridge only where the lower level is linear."""
+    """The problem that a method is given. A linear lower level gets a small ridge."""
     problem = task.case.problem
     if not task.linear:
         return problem

@@ -140,7 +140,7 @@ class Problem(eqx.Module):
 
 
 def _lower_kinds(a_set: sets.AbstractSet) -> list[Structure]:
-    """All that a set is: a box has a simple projection, is linear, and is made of inequalities."""
+    """Every kind a set belongs to. A box is three: simple projection, linear, inequalities."""
     traits = a_set.traits()
     kinds = {
         Structure.LOWER_SET: _simple(a_set),

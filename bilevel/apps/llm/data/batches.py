@@ -18,7 +18,7 @@ class Packed(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """Prompts padded on the left and responses padded on the right, a row each."""
+    """Prompts padded on the left and responses padded on the right; one row for each pair."""
 
     prompts: np.ndarray  # int32 (n, longest prompt)
     asked: np.ndarray  # bool, of the prompts

@@ -21,8 +21,7 @@ from bilevel.apps.llm.models.config import Config
 from bilevel.apps.llm.models.sampling import Drawing
 from bilevel.apps.llm.models.trainable import Adapter, FullFineTune
 from bilevel.apps.llm.models.transformer import ComputeOptions
-from bilevel.apps.llm.policies import model
-from bilevel.apps.llm.policies import prompt_cache as prompt_cache
+from bilevel.apps.llm.policies import model, prompt_cache
 from bilevel.apps.llm.policies.packing import packed
 from bilevel.apps.llm.policies.policy import Preferences, Responses
 from bilevel.apps.llm.rewards.reward import Head
