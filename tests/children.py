@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+TESTS = Path(__file__).parent
 PROGRAM = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 import conftest, {module}
 {module}.{function}(*sys.argv[1:])
 """
@@ -24,15 +25,21 @@ import conftest, {module}
 
 def _started(module: str, function: str, told: list[Any], devices: int, **to) -> subprocess.Popen:
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    root = str(Path(__file__).parent.parent)
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    paths = os.pathsep.join(filter(None, [str(TESTS.parent), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
-    program = PROGRAM.format(tests=str(Path(__file__).parent), module=module, function=function)
+    (file,) = TESTS.glob(f"*/{module}.py")
+    folders = [str(file.parent), str(TESTS)]
+    program = PROGRAM.format(folders=folders, module=module, function=function)
     return subprocess.Popen([sys.executable, "-c", program, *map(str, told)], env=environment, **to)
 
 
 def answer(module: str, function: str, *told: Any, devices: int = 8) -> Any:
     """What a function of a test module prints last, as JSON, on so many devices."""
+    return answers(module, function, *told, devices=devices)[-1]
+
+
+def answers(module: str, function: str, *told: Any, devices: int = 8) -> list[Any]:
+    """The lines that a function of a test module prints, each JSON, on so many devices."""
     with tempfile.TemporaryFile("w+") as out:
         child = _started(module, function, list(told), devices, stdout=out)
         try:
@@ -42,7 +49,7 @@ def answer(module: str, function: str, *told: Any, devices: int = 8) -> Any:
         out.seek(0)
         lines = out.read().splitlines()
     assert code == 0
-    return json.loads(lines[-1])
+    return [json.loads(line) for line in lines]
 
 
 def launch(

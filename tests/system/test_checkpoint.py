@@ -71,9 +71,10 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     assert same_bits(more.state, solve(method, steps=60).state)
 
 
+HERE = Path(__file__).parent
 PROGRAM = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 import conftest
 from test_checkpoint import made, CASE, solve
 import time
@@ -84,7 +85,7 @@ result = solve(made("TTSA", CASE, speed=0.1), {folder!r}, steps=400, log_every=4
 
 def test_kill_9_in_the_middle_of_a_solve(tmp_path):
     folder = tmp_path / "run"
-    program = PROGRAM.format(tests=str(Path(__file__).parent), folder=str(folder))
+    program = PROGRAM.format(folders=[str(HERE), str(HERE.parent)], folder=str(folder))
     process = subprocess.Popen([sys.executable, "-c", program])
     deadline = time.monotonic() + 120
     while newest(folder) < 12:

@@ -18,7 +18,7 @@ from bilevel.apps.llm.models.transformer import ComputeOptions, Remat
 
 pytest.importorskip("safetensors")
 
-GOLDENS = Path(__file__).parent / "data" / "llm_goldens.npz"
+GOLDENS = Path(__file__).parent.parent / "data" / "llm_goldens.npz"
 SMALL = dataclasses.replace(llama(23, 8, 12, 2, 4, kv_heads=2), windows=(None, 3))
 
 

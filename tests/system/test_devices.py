@@ -6,14 +6,11 @@ JAX counts its devices once, so one child process runs all comparisons and print
 import dataclasses
 import functools
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import traceback
-from pathlib import Path
 from typing import NamedTuple
 
+import children
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,14 +27,6 @@ TOLERANCE = 3e-9  # STN takes differences over 1e-3, which multiplies rounding b
 
 
 # --- in the parent -------------------------------------------------------------------------
-
-
-PROGRAM = """
-import sys
-sys.path.insert(0, {tests!r})
-import conftest, test_devices
-test_devices.main({run!r})
-"""
 
 
 class Run(NamedTuple):
@@ -63,15 +52,7 @@ CASES = [
 @functools.cache
 def told(run):
     """What the child printed: a line for each method and for each check."""
-    flags = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    program = PROGRAM.format(tests=str(Path(__file__).parent), run=run)
-    with tempfile.TemporaryFile("w+") as out:
-        command = [sys.executable, "-c", program]
-        code = subprocess.run(command, env=environment, stdout=out, timeout=1200).returncode
-        out.seek(0)
-        lines = [json.loads(line) for line in out]
-    assert code == 0
+    lines = children.answers("test_devices", "main", run, devices=DEVICES)
     return {line["name"]: line for line in lines}
 
 
