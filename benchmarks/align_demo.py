@@ -29,7 +29,8 @@ from bilevel import report
 from bilevel.apps.llm.data import encode
 from bilevel.apps.llm.hub import checkpoint, tokenizer
 from bilevel.apps.llm.hub import gguf as gguf_file
-from bilevel.apps.llm.methods.align import AIHF, AbstractAlignment, align
+from bilevel.apps.llm.methods.aihf import AIHF
+from bilevel.apps.llm.methods.align import AbstractAlignment, align
 from bilevel.apps.llm.methods.direct import DPO
 from bilevel.apps.llm.methods.rlhf import RewardModel
 from bilevel.apps.llm.methods.sft import SFT

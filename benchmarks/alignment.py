@@ -17,7 +17,8 @@ import numpy as np
 import optax
 
 from benchmarks.harness import RESULTS, machine
-from bilevel.apps.llm.methods.align import AIHF, IRL, AbstractAlignment, align
+from bilevel.apps.llm.methods.aihf import AIHF, IRL
+from bilevel.apps.llm.methods.align import AbstractAlignment, align
 from bilevel.apps.llm.methods.direct import AIHFDPO, DPO
 from bilevel.apps.llm.methods.rlhf import RLHF, RewardModel
 from bilevel.apps.llm.methods.self_play import SPIN

@@ -10,7 +10,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from bilevel.apps.llm.methods.align import AIHF, Start, align
+from bilevel.apps.llm.methods.aihf import AIHF
+from bilevel.apps.llm.methods.align import Start, align
 from bilevel.apps.llm.methods.task import Task
 from bilevel.apps.llm.models import parameters, sharding, transformer
 from bilevel.apps.llm.models.config import Layers, llama

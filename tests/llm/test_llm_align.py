@@ -9,7 +9,8 @@ import pytest
 
 import bilevel as bl
 from benchmarks import alignment, drifting
-from bilevel.apps.llm.methods.align import AIHF, IRL, Rounds, align
+from bilevel.apps.llm.methods.aihf import AIHF, IRL, Rounds
+from bilevel.apps.llm.methods.align import align
 from bilevel.apps.llm.methods.reward_learning import Draw, problem
 from bilevel.apps.llm.methods.task import Task, Weights, by_counts, data
 from bilevel.apps.llm.policies import enumerated as tiny
@@ -369,7 +370,7 @@ def test_following_is_better_than_batches_and_those_than_standing_still():
 @pytest.mark.slow
 def test_stored_rounds_replay_earlier_pairs(monkeypatch):
     """From the third round on, all earlier rounds but the first."""
-    from bilevel.apps.llm.methods import align as module
+    from bilevel.apps.llm.methods import aihf as module
 
     seen = []
     real = module.data

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from bilevel.apps.llm.methods.align import AIHF, Rounds, align
+from bilevel.apps.llm.methods.aihf import AIHF, Rounds
+from bilevel.apps.llm.methods.align import align
 from bilevel.apps.llm.methods.direct import AIHFDPO, DPO, IPO
 from bilevel.apps.llm.methods.rlhf import RLHF, RewardModel
 from bilevel.apps.llm.methods.self_play import SPIN, SelfPlayAIHF

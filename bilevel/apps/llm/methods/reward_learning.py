@@ -8,7 +8,7 @@ The upper gradient needs no Hessian: the first part's is `(E_(π_x) ∇r − E_d
 the two the single loop: a few policy steps, one reward step, again.
 
 With demonstrations alone this is inverse reinforcement learning (IRL), with both AIHF, with
-preferences alone RLHF in one loop. `align.AIHF` runs these.
+preferences alone RLHF in one loop. `aihf.AIHF` runs these.
 
 References: Zeng, Li, Garcia, Hong. "Maximum-likelihood inverse reinforcement learning with
 finite-time guarantees". NeurIPS 2022, arXiv:2210.01808. Li, Zeng, Liao, Li, Kang, Garcia, Hong.

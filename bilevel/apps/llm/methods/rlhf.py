@@ -7,7 +7,8 @@ from jax.tree_util import Partial
 from jaxtyping import ScalarLike
 
 from bilevel import trees
-from bilevel.apps.llm.methods.align import AbstractAlignment, Aligned, Start, follow
+from bilevel.apps.llm.methods.aihf import follow
+from bilevel.apps.llm.methods.align import AbstractAlignment, Aligned, Start
 from bilevel.apps.llm.methods.single_level import (
     adam,
     at_reward,

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import optax
 
-from bilevel.apps.llm.methods import align as aligning
-from bilevel.apps.llm.methods import direct, rlhf, sft
+from bilevel.apps.llm.methods import aihf, direct, rlhf, sft
 from bilevel.apps.llm.methods.align import AbstractAlignment
 from bilevel.apps.llm.methods.self_play import SPIN
 from bilevel.apps.llm.policy_steps.policy_step import LeaveOneOut
@@ -90,9 +89,9 @@ def method(settings: Settings) -> AbstractAlignment:
     rows = settings.batch
     match settings.method:
         case Method.IRL:
-            return aligning.IRL(step, x_update=upper, decay=1e-3)
+            return aihf.IRL(step, x_update=upper, decay=1e-3)
         case Method.AIHF:
-            return aligning.AIHF(step, x_update=upper, decay=1e-3)
+            return aihf.AIHF(step, x_update=upper, decay=1e-3)
         case Method.AIHF_DPO:
             return direct.AIHFDPO(update, rows=rows)
         case Method.RLHF:

@@ -1,0 +1,204 @@
+"""AIHF and IRL: learn a reward and its policy together.
+
+`reward_learning` states the problem; here is the loop that solves it, single or in rounds.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import ScalarLike
+
+from bilevel import trees
+from bilevel.apps.llm.methods.align import AbstractAlignment, Aligned, Options, Start
+from bilevel.apps.llm.methods.reward_learning import AbstractNegatives, problem
+from bilevel.apps.llm.methods.task import Task, Weights, data
+from bilevel.apps.llm.policies.policy import generate, size
+from bilevel.apps.llm.policy_steps.policy_step import AbstractPolicyStep, Fixed, Hold, Moving
+from bilevel.apps.llm.rewards import losses
+from bilevel.apps.llm.rewards.losses import AbstractContrast
+from bilevel.apps.llm.rewards.reward import Normalised, Reward
+from bilevel.data import Data
+from bilevel.driver import Result
+from bilevel.methods import TTSA
+from bilevel.problem import Problem
+from bilevel.selection import solve
+from bilevel.typing import RandomKey
+from bilevel.updates import AbstractUpdate, FromOptax, as_update
+
+
+class Rounds(NamedTuple):
+    """Whole phases in place of the single loop: first the reward, then the policy, and again.
+
+    Attributes:
+        rounds: how many.
+        policy_steps: calls of the policy step in each; the reward takes the run's `steps`.
+        stored: generate one response to every demonstration at the start of a round, and learn the
+            reward on these pairs; otherwise responses are made afresh in every reward step.
+        replay: from the third round on, learn on the pairs of earlier rounds too, but the first.
+        fresh: begin every round with the reward's start.
+        temperature: of the stored responses; 1 keeps the hypergradient unbiased.
+    """
+
+    rounds: int
+    policy_steps: int
+    stored: bool = True
+    replay: bool = True
+    fresh: bool = False
+    temperature: float = 1.0
+
+
+class AIHF(AbstractAlignment):
+    """Learn a reward and its policy together, from demonstrations and preferences.
+
+    By default a single loop: each step takes one step of the policy on the current reward (`step`
+    says how many gradient steps that is) and one of the reward. With small β neither level may be
+    solved to the end before the other moves: whole phases with a fixed reference contract only for
+    β > 1, partial steps always do.
+
+    Attributes:
+        step: how the policy moves.
+        x_update: how the reward moves.
+        contrast, negatives, anchor, weights, decay, per_token: as in `problem`.
+        normalise: how many responses of the reference give the mean and deviation by which the
+            policy's step sees the reward; 0 for the reward as it is.
+        rounds: whole phases in place of the single loop.
+    """
+
+    step: AbstractPolicyStep
+    x_update: AbstractUpdate = eqx.field(
+        converter=as_update, default_factory=lambda: FromOptax(optax.adam, 1e-2)
+    )
+    contrast: AbstractContrast = losses.Linear()
+    negatives: AbstractNegatives | None = None
+    anchor: Fixed | Moving = Fixed()
+    weights: Weights | None = None
+    decay: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
+    per_token: bool = eqx.field(static=True, default=False)
+    normalise: int = eqx.field(static=True, default=0)
+    rounds: Rounds | None = None
+
+    def run(self, task, start, options):
+        if start.reward is None:
+            raise ValueError("the reward has no start: give align(..., reward=...).")
+        seen = _seen(task, self.normalise, options.key)
+        settings = {
+            "contrast": self.contrast,
+            "negatives": self.negatives,
+            "weights": self.weights,
+            "decay": self.decay,
+            "per_token": self.per_token,
+            "shown": seen,
+        }
+        if self.rounds is not None:
+            return self._in_rounds(task, start, options, settings)
+        posed = problem(task, self.step, anchor=self.anchor, **settings)
+        result = run(posed, self.x_update, start, self._data(task, options), options)
+        return Aligned(result.y, result.x, [result])
+
+    def _data(self, task, options, pairs=None):
+        """Without the kind of feedback that counts nothing."""
+        if self.weights is not None:
+            gone = [bool(jnp.asarray(weight) == 0) for weight in self.weights]
+            task = eqx.tree_at(
+                lambda t: (t.prompts, t.demonstrations, t.preferences),
+                task,
+                (
+                    task.asked(),
+                    None if gone[0] else task.demonstrations,
+                    None if gone[1] else task.preferences,
+                ),
+                is_leaf=lambda leaf: leaf is None,
+            )
+        return data(task, batch_size=options.batch_size, prompts=options.prompts, pairs=pairs)
+
+    def _in_rounds(self, task, start, options, settings) -> Aligned:
+        plan, (x, y), results, told = self.rounds, start, [], []
+        assert plan is not None
+
+        def reached(found: Result) -> Aligned:
+            results.append(found)
+            return Aligned(found.y, found.x, results)
+
+        learn = problem(task, Hold(), **settings)
+        for key in jax.random.split(options.key, plan.rounds):
+            saying, one, two = jax.random.split(key, 3)
+            pairs = None
+            if plan.stored and task.demonstrations is not None:
+                said = generate(
+                    task.policy,
+                    y,
+                    task.demonstrations.prompts,
+                    saying,
+                    temperature=plan.temperature,
+                )
+                told.append((task.demonstrations._replace(reference=None), said))
+                earlier = told[1:-1] if plan.replay else []
+                pairs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), told[-1], *earlier)
+            begin = Start(start.reward if plan.fresh else x, y)
+            feed = self._data(task, options, pairs)
+            now = options._replace(key=one, phase=len(results) + 1)
+            found = reached(run(learn, self.x_update, begin, feed, now))
+            if not found.ended:
+                return found
+            x = found.reward
+            anchored = task
+            if isinstance(self.anchor, Moving):  # the policy of the last round
+                anchored = eqx.tree_at(lambda t: t.reference, task, y)
+            now = options._replace(key=two, steps=plan.policy_steps, phase=len(results) + 1)
+            found = reached(follow(anchored, self.step, Start(x, y), feed, now, settings["shown"]))
+            if not found.ended:
+                return found
+            y = found.policy
+        return Aligned(y, x, results)
+
+
+def IRL(step: AbstractPolicyStep, **settings: Any) -> AIHF:
+    """Inverse reinforcement learning: `AIHF` on the demonstrations alone."""
+    return AIHF(step, weights=Weights(1.0, 0.0), **settings)
+
+
+def run(
+    posed: Problem, x_update: AbstractUpdate, start: Start, feed: Data, options: Options
+) -> Result:
+    """TTSA on a problem of reward learning."""
+    return solve(
+        posed,
+        TTSA(x_update),
+        start.reward,
+        start.policy,
+        data=feed,
+        metrics=dict(options.metrics),
+        **options.settings(start),
+    )
+
+
+def follow(
+    task: Task,
+    step: AbstractPolicyStep,
+    start: Start,
+    feed: Data,
+    options: Options,
+    shown: Reward | None = None,
+) -> Result:
+    """Only the policy moves: KL-regularised reinforcement learning on a reward that rests."""
+    posed = problem(task, step, shown=shown, weights=Weights(0.0, 0.0))
+    posed = posed.replace(hypergradient=_nothing)
+    return run(posed, as_update(0.0), start, feed, options)
+
+
+def _nothing(x, y, batch):
+    return trees.zeros_like(x)
+
+
+def _seen(task: Task, responses: int, key: RandomKey) -> Reward | None:
+    if not responses:
+        return None
+    if task.reward is None:
+        raise ValueError("the task has no reward to learn: give Task(..., reward=...).")
+    asked = task.asked()
+    some = jax.tree.map(lambda leaf: leaf[jnp.arange(responses) % size(asked)], asked)
+    said = generate(task.policy, task.reference, some, jax.random.fold_in(key, 0x5EE))
+    return Normalised(task.reward, said)
