@@ -117,7 +117,7 @@ def world(folder: Path, told: Callable[[str], object] = print) -> World:
             text.encode(PROMPT.format(one["statement"])), text.encode(" " + answer), None
         )
 
-    asked = model.asked([row(one, True) for one in statements], pad_id=text.pad)
+    asked = model.prompt_batch([row(one, True) for one in statements], pad_id=text.pad)
     begin = time.perf_counter()
     memory = prompt_cache.cache_prompts(config, params, asked, below=ADAPTER.below(config), rows=24)
     told(f"{len(statements)} statements remembered in {time.perf_counter() - begin:.0f} s")

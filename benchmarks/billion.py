@@ -61,7 +61,7 @@ def training(mesh: Mesh) -> Plan:
     def step(params, tokens):
         def loss(params):
             params = sharding.constrain(CONFIG, params, mesh)
-            found = decoder.token_logprobs(CONFIG, params, tokens, how=how(mesh), chunk=128)
+            found = decoder.token_logprobs(CONFIG, params, tokens, compute=how(mesh), chunk=128)
             return -found.mean()
 
         gradient = jax.grad(loss)(params)
@@ -81,7 +81,7 @@ def aligning(mesh: Mesh) -> Plan:
 
     def posed(params):
         policy = Decoder(CONFIG, None, FullFineTune(), Drawing(new=NEW, stop=(1,)), how(mesh))
-        head = Head(Trunk(CONFIG, how=how(mesh)), params)
+        head = Head(Trunk(CONFIG, compute=how(mesh)), params)
         found = problem(Task(policy, params, 0.1, head), step, weights=Weights(0.5, 0.5))
         assert isinstance(found.lower_step, LowerStep)
         assert found.hypergradient is not None

@@ -190,9 +190,9 @@ def first(loaded: checkpoint.Checkpoint, layers: int | None) -> checkpoint.Check
 def in_bfloat16(given: Session) -> Session:
     """Activations of policy and reward; a layer keeps its input alone for derivatives."""
     how = ComputeOptions(dtype=jnp.bfloat16, remat=Remat.LAYERS)
-    policy, head = replace(given.policy, how=how), given.task.reward
+    policy, head = replace(given.policy, compute=how), given.task.reward
     if head is not None:
-        head = replace(head, hidden=replace(head.hidden, how=how))
+        head = replace(head, hidden=replace(head.hidden, compute=how))
     return given._replace(policy=policy, task=replace(given.task, policy=policy, reward=head))
 
 

@@ -82,7 +82,7 @@ def ended(
     policy = model.Decoder(
         CONFIG, None if whole else params, trained, Drawing(new=NEW, stop=(7,)), how
     )
-    head = Head(model.Trunk(CONFIG, how=how), None if whole else params)
+    head = Head(model.Trunk(CONFIG, compute=how), None if whole else params)
     reward = head.init(jax.random.key(2), CONFIG.width, trunk=params if whole else None)
     # Linear in the gradient: Adam divides rounding by rounding where the gradient is zero.
     update = FromOptax(optax.sgd, 0.05, momentum=0.9)
@@ -99,7 +99,7 @@ def ended(
         progress=False,
         **options,
     )
-    said = generate(policy, found.policy, task.asked(), jax.random.key(4))
+    said = generate(policy, found.policy, task.prompts_to_answer(), jax.random.key(4))
     return Ended(found.policy, found.reward, said, start, found.results[-1])
 
 

@@ -167,9 +167,9 @@ def rows(n, length=3, source=None):
 def test_padding_marks_prompts_and_responses():
     found = batches.padded([Row([1], [2, 3], None), Row([4, 5], [6], None)], pad_id=9)
     np.testing.assert_array_equal(found.prompts, [[9, 1], [4, 5]])
-    np.testing.assert_array_equal(found.asked, [[0, 1], [1, 1]])
+    np.testing.assert_array_equal(found.prompt_mask, [[0, 1], [1, 1]])
     np.testing.assert_array_equal(found.responses, [[2, 3], [6, 9]])
-    np.testing.assert_array_equal(found.said, [[1, 1], [1, 0]])
+    np.testing.assert_array_equal(found.response_mask, [[1, 1], [1, 0]])
 
 
 def test_packing_keeps_every_sequence_apart_and_whole():

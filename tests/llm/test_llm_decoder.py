@@ -34,7 +34,9 @@ def params():
 
 # Compiled as a whole: one by one, the operations take longer.
 logits = jax.jit(decoder.logits, static_argnums=0)
-token_logprobs = jax.jit(decoder.token_logprobs, static_argnums=0, static_argnames=("chunk", "how"))
+token_logprobs = jax.jit(
+    decoder.token_logprobs, static_argnums=0, static_argnames=("chunk", "compute")
+)
 
 
 def tokens_of(seed: int, batch: int = 3, time: int = 9):
@@ -211,14 +213,14 @@ def tiny_tokens(seed):
 MASK = jnp.asarray([[False] * 6, [False] * 2 + [True] * 4, [True] * 5 + [False]])
 
 
-def loss(params, tokens, segments, how=ComputeOptions()):
-    return decoder.token_logprobs(TINY, params, tokens, segments, how=how, chunk=4).sum()
+def loss(params, tokens, segments, compute=ComputeOptions()):
+    return decoder.token_logprobs(TINY, params, tokens, segments, compute=compute, chunk=4).sum()
 
 
-@functools.partial(jax.jit, static_argnames="how")
-def gradient_and_product(params, direction, tokens, segments, how=ComputeOptions()):
+@functools.partial(jax.jit, static_argnames="compute")
+def gradient_and_product(params, direction, tokens, segments, compute=ComputeOptions()):
     def gradient(params):
-        return jax.grad(loss)(params, tokens, segments, how)
+        return jax.grad(loss)(params, tokens, segments, compute)
 
     return jax.jvp(gradient, (params,), (direction,))
 
@@ -252,7 +254,7 @@ def test_what_is_kept_changes_no_derivative(remat, layers):
     tokens, params = tiny_tokens(3), tiny(0, jnp.float64)
     first = gradient_and_product(params, params, tokens, MASK)
     again = parameters.stack(params) if layers is Layers.SCAN else params
-    second = gradient_and_product(again, again, tokens, MASK, how=ComputeOptions(remat=remat))
+    second = gradient_and_product(again, again, tokens, MASK, compute=ComputeOptions(remat=remat))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10 * (1 + np.abs(a).max())),
         first,
@@ -268,8 +270,8 @@ def test_what_is_kept_changes_no_derivative(remat, layers):
     ],
 )
 def test_rows_of_padding_alone_stay_finite(dtype, attend):
-    params, how = tiny(0, dtype), ComputeOptions(attention=attend, remat=Remat.LAYERS)
-    both = gradient_and_product(params, params, tiny_tokens(4), MASK, how=how)
+    params, compute = tiny(0, dtype), ComputeOptions(attention=attend, remat=Remat.LAYERS)
+    both = gradient_and_product(params, params, tiny_tokens(4), MASK, compute=compute)
     for leaf in jax.tree.leaves(both):
         assert leaf.dtype == dtype
         assert np.all(np.isfinite(np.asarray(leaf, np.float32)))
@@ -297,12 +299,12 @@ def test_xla_attention_is_the_plain_one(window):
 
 
 def test_masters_in_float32_compute_in_bfloat16():
-    params, tokens, how = tiny(), tiny_tokens(5), ComputeOptions(dtype=jnp.bfloat16)
-    found = token_logprobs(TINY, params, tokens, how=how)
+    params, tokens, compute = tiny(), tiny_tokens(5), ComputeOptions(dtype=jnp.bfloat16)
+    found = token_logprobs(TINY, params, tokens, compute=compute)
     assert found.dtype == jnp.float32
     exact = token_logprobs(TINY, params, tokens)
     assert 0 < np.abs(found - exact).max() < 0.3
-    gradient = jax.eval_shape(lambda p: jax.grad(loss)(p, tokens, None, how), params)
+    gradient = jax.eval_shape(lambda p: jax.grad(loss)(p, tokens, None, compute), params)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient))
 
 

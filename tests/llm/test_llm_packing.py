@@ -37,7 +37,7 @@ POLICY = model.Decoder(CONFIG, None, trainable.FullFineTune())
 
 
 def test_packed_rows_have_the_loss_and_slope_of_padded_ones(y):
-    padded = model.responses(rows(), model.asked(rows(), pad_id=0), pad_id=0, length=6)
+    padded = model.responses(rows(), model.prompt_batch(rows(), pad_id=0), pad_id=0, length=6)
     packed = packing.packed(rows(), LENGTH)
     assert packed.per_row == len(rows()) / len(packed.responses.tokens)
     computed = packed.responses.prompts.tokens.size

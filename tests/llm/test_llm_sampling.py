@@ -15,8 +15,10 @@ MODEL = dataclasses.replace(llama(19, 8, 12, 2, 4, kv_heads=2), windows=(None, 3
 PROMPTS = jnp.asarray([[3, 1, 4, 1], [5, 9, 2, 6], [7, 7, 8, 0], [0, 0, 0, 0]])
 MASK = jnp.asarray([[1, 1, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 0, 0]], bool)
 
-generate = jax.jit(sampling.generate, static_argnums=0, static_argnames=("drawing", "how"))
-generate_at = jax.jit(sampling.generate_at, static_argnums=0, static_argnames=("drawing", "how"))
+generate = jax.jit(sampling.generate, static_argnums=0, static_argnames=("drawing", "compute"))
+generate_at = jax.jit(
+    sampling.generate_at, static_argnums=0, static_argnames=("drawing", "compute")
+)
 token_logprobs = jax.jit(decoder.token_logprobs, static_argnums=0)
 logits = jax.jit(decoder.logits, static_argnums=0)
 

@@ -156,10 +156,10 @@ def compare(data, model, layers):
     def results(params, adapters, tokens, mask, how):
         def loss(params):
             params = params if how.pin is None else sharding.constrain(MODEL, params, mesh)
-            return decoder.token_logprobs(MODEL, params, tokens, mask, how=how, chunk=4).sum()
+            return decoder.token_logprobs(MODEL, params, tokens, mask, compute=how, chunk=4).sum()
 
         return {
-            "logprobs": decoder.token_logprobs(MODEL, params, tokens, mask, how=how, chunk=4),
+            "logprobs": decoder.token_logprobs(MODEL, params, tokens, mask, compute=how, chunk=4),
             "derivatives": jax.jvp(jax.grad(loss), (params,), (params,)),
             "adapters": jax.grad(lambda a: loss(lora.attach(params, a)))(adapters),
             "sampled": sampling.generate(
@@ -169,7 +169,7 @@ def compare(data, model, layers):
                 mask,
                 key=jax.random.key(2),
                 drawing=sampling.Drawing(new=3),
-                how=how,
+                compute=how,
             ),
         }
 

@@ -21,9 +21,9 @@ class Arrays(NamedTuple):
     """Prompts padded on the left and responses padded on the right; one row for each pair."""
 
     prompts: np.ndarray  # int32 (n, longest prompt)
-    asked: np.ndarray  # bool, of the prompts
+    prompt_mask: np.ndarray  # bool, of the prompts
     responses: np.ndarray  # int32 (n, longest response)
-    said: np.ndarray  # bool, of the responses
+    response_mask: np.ndarray  # bool, of the responses
 
 
 def padded(

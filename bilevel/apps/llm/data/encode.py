@@ -53,7 +53,9 @@ def encode_pairs(
     found = []
     for pair in pairs:
         settings = pair.source, tokenizer, context, end, LineRef(Path(file), pair.line)
-        both = (_encoded(pair.prompt, said, *settings) for said in (pair.chosen, pair.rejected))
+        both = (
+            _encoded(pair.prompt, response, *settings) for response in (pair.chosen, pair.rejected)
+        )
         found.append(RowPair(*both))
     return found
 
@@ -63,35 +65,39 @@ def prompt_text(prompt: Text, tokenizer: Tokenizer) -> str:
     return prompt if isinstance(prompt, str) else tokenizer.chat(prompt, generation=True)
 
 
-def _encoded(prompt, said, source, tokenizer: Tokenizer, context: int, end: bool, where) -> Row:
+def _encoded(prompt, response, source, tokenizer: Tokenizer, context: int, end: bool, where) -> Row:
     try:
-        before = prompt_text(prompt, tokenizer)
-        after = said if isinstance(said, str) else _said(prompt, said, before, tokenizer)
+        templated_prompt = prompt_text(prompt, tokenizer)
+        response_text = (
+            response
+            if isinstance(response, str)
+            else _templated_response(prompt, response, templated_prompt, tokenizer)
+        )
     except ValueError as error:
         raise where.wrong(str(error)) from error
-    asked, answer = tokenizer.encode(before), tokenizer.encode(after)
-    if not asked:
-        asked = [tokenizer.bos] if tokenizer.bos is not None else []
-    if not asked:
+    prompt_ids, response_ids = tokenizer.encode(templated_prompt), tokenizer.encode(response_text)
+    if not prompt_ids:
+        prompt_ids = [tokenizer.bos] if tokenizer.bos is not None else []
+    if not prompt_ids:
         raise where.wrong("the prompt is empty, and the tokenizer has no token to begin with.")
-    if end and tokenizer.eos is not None and answer[-1:] != [tokenizer.eos]:
-        answer = [*answer, tokenizer.eos]
-    if len(asked) >= context:
+    if end and tokenizer.eos is not None and response_ids[-1:] != [tokenizer.eos]:
+        response_ids = [*response_ids, tokenizer.eos]
+    if len(prompt_ids) >= context:
         raise where.wrong(
-            f"the prompt has {len(asked)} tokens; with a response it must fit into {context}. "
+            f"the prompt has {len(prompt_ids)} tokens; with a response it must fit into {context}. "
             "Shorten it, or raise the length where the model allows it."
         )
-    if len(asked) + len(answer) > context:
+    if len(prompt_ids) + len(response_ids) > context:
         raise where.wrong(
-            f"prompt and response have {len(asked)} + {len(answer)} tokens, which do not fit into "
-            f"{context}. Shorten them, or raise the length where the model allows it."
+            f"prompt and response have {len(prompt_ids)} + {len(response_ids)} tokens, which do "
+            f"not fit into {context}. Shorten them, or raise the length where the model allows it."
         )
-    return Row(asked, answer, source)
+    return Row(prompt_ids, response_ids, source)
 
 
-def _said(prompt, said, before: str, tokenizer: Tokenizer) -> str:
+def _templated_response(prompt, response, templated_prompt: str, tokenizer: Tokenizer) -> str:
     """The response as the template writes it, its end of turn included."""
-    whole = tokenizer.chat([*prompt, *said])
-    if whole.startswith(before):
-        return whole.removeprefix(before).rstrip("\n")
-    return said[-1]["content"]
+    whole = tokenizer.chat([*prompt, *response])
+    if whole.startswith(templated_prompt):
+        return whole.removeprefix(templated_prompt).rstrip("\n")
+    return response[-1]["content"]

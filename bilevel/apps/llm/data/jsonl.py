@@ -53,20 +53,20 @@ def demonstrations(file: str | Path) -> list[Demonstration]:
         FileNotFoundError: no such file.
         ValueError: a line that is not a demonstration; the message tells file, line and why.
     """
-    return [_demonstration(told, where) for told, where in _objects(file)]
+    return [_demonstration(record, where) for record, where in _objects(file)]
 
 
 def preferences(file: str | Path) -> list[Pair]:
     """Read preferences; raises as `demonstrations` does."""
-    return [_pair(told, where) for told, where in _objects(file)]
+    return [_pair(record, where) for record, where in _objects(file)]
 
 
 class LineRef(NamedTuple):
     file: Path
     line: int
 
-    def wrong(self, told: str) -> ValueError:
-        return ValueError(f"{self.file}, line {self.line}: {told}")
+    def wrong(self, fault: str) -> ValueError:
+        return ValueError(f"{self.file}, line {self.line}: {fault}")
 
 
 def _objects(file: str | Path) -> list[tuple[dict[str, Any], LineRef]]:
@@ -83,12 +83,12 @@ def _objects(file: str | Path) -> list[tuple[dict[str, Any], LineRef]]:
         if not text.strip():
             continue
         try:
-            told = json.loads(text)
+            record = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise where.wrong(f"not JSON: {error}. One object a line is needed.") from error
-        if not isinstance(told, dict):
-            raise where.wrong(f"a JSON {_kind(told)}; an object is needed.")
-        found.append((told, where))
+        if not isinstance(record, dict):
+            raise where.wrong(f"a JSON {_kind(record)}; an object is needed.")
+        found.append((record, where))
     if not found:
         raise ValueError(f"{file} holds no line.")
     return found
@@ -106,40 +106,40 @@ def _lines(file: Path) -> list[bytes]:
     return content.split(b"\n")
 
 
-def _demonstration(told: dict[str, Any], where: LineRef) -> Demonstration:
-    source = _source(told, where)
-    if "messages" in told:
-        if "prompt" in told or "completion" in told:
+def _demonstration(record: dict[str, Any], where: LineRef) -> Demonstration:
+    source = _source(record, where)
+    if "messages" in record:
+        if "prompt" in record or "completion" in record:
             raise where.wrong('both "messages" and "prompt" or "completion"; give one of them.')
-        messages = _messages(told, "messages", where)
+        messages = _messages(record, "messages", where)
         return Demonstration(messages[:-1], messages[-1:], source, where.line)
-    if "chosen" in told or "rejected" in told:
+    if "chosen" in record or "rejected" in record:
         raise where.wrong('a preference ("chosen", "rejected") where a demonstration is needed.')
-    prompt, response = _text(told, "prompt", where), _text(told, "completion", where)
-    _check_said(response, "completion", where)
+    prompt, response = _text(record, "prompt", where), _text(record, "completion", where)
+    _check_response(response, "completion", where)
     return Demonstration(prompt, response, source, where.line)
 
 
-def _pair(told: dict[str, Any], where: LineRef) -> Pair:
-    source = _source(told, where)
-    kinds = {name: type(_field(told, name, where)) for name in ("chosen", "rejected")}
+def _pair(record: dict[str, Any], where: LineRef) -> Pair:
+    source = _source(record, where)
+    kinds = {name: type(_field(record, name, where)) for name in ("chosen", "rejected")}
     if kinds["chosen"] is not kinds["rejected"]:
         raise where.wrong('"chosen" and "rejected" differ in kind; both text, or both messages.')
     if kinds["chosen"] is not list:
-        chosen, rejected = (_text(told, name, where) for name in kinds)
+        chosen, rejected = (_text(record, name, where) for name in kinds)
         prompt: Text = (
-            _messages(told, "prompt", where, ends=False)
-            if isinstance(told.get("prompt"), list)
-            else _text(told, "prompt", where)
+            _messages(record, "prompt", where, ends=False)
+            if isinstance(record.get("prompt"), list)
+            else _text(record, "prompt", where)
         )
         if isinstance(prompt, list):
-            _check_said(chosen, "chosen", where)
-            _check_said(rejected, "rejected", where)
+            _check_response(chosen, "chosen", where)
+            _check_response(rejected, "rejected", where)
             return _checked(Pair(prompt, _by(chosen), _by(rejected), source, where.line), where)
         return _checked(Pair(prompt, chosen, rejected, source, where.line), where)
-    chosen, rejected = (_messages(told, name, where) for name in kinds)
-    if "prompt" in told:
-        before = _messages(told, "prompt", where, ends=False)
+    chosen, rejected = (_messages(record, name, where) for name in kinds)
+    if "prompt" in record:
+        before = _messages(record, "prompt", where, ends=False)
         if len(chosen) != 1 or len(rejected) != 1:
             raise where.wrong('with a "prompt", "chosen" and "rejected" hold one message each.')
     else:
@@ -159,23 +159,23 @@ def _by(text: str) -> list[dict[str, Any]]:
 
 
 def _checked(pair: Pair, where: LineRef) -> Pair:
-    for name, said in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        if isinstance(said, str):
-            _check_said(said, name, where)
+    for name, response in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if isinstance(response, str):
+            _check_response(response, name, where)
     if pair.chosen == pair.rejected:
         raise where.wrong('"chosen" and "rejected" are the same; there is nothing to prefer.')
     return pair
 
 
-def _field(told: dict[str, Any], name: str, where: LineRef) -> Any:
-    if name not in told:
-        has = ", ".join(f'"{key}"' for key in list(told)[:6]) or "nothing"
+def _field(record: dict[str, Any], name: str, where: LineRef) -> Any:
+    if name not in record:
+        has = ", ".join(f'"{key}"' for key in list(record)[:6]) or "nothing"
         raise where.wrong(f'"{name}" is missing; the line has {has}.')
-    return told[name]
+    return record[name]
 
 
-def _text(told: dict[str, Any], name: str, where: LineRef) -> str:
-    text = _field(told, name, where)
+def _text(record: dict[str, Any], name: str, where: LineRef) -> str:
+    text = _field(record, name, where)
     if not isinstance(text, str):
         raise where.wrong(f'"{name}" is a {_kind(text)}; text is needed.')
     try:
@@ -185,8 +185,10 @@ def _text(told: dict[str, Any], name: str, where: LineRef) -> str:
     return text
 
 
-def _messages(told: dict[str, Any], name: str, where: LineRef, *, ends: bool = True) -> list[dict]:
-    messages = _field(told, name, where)
+def _messages(
+    record: dict[str, Any], name: str, where: LineRef, *, ends: bool = True
+) -> list[dict]:
+    messages = _field(record, name, where)
     if not isinstance(messages, list) or not messages:
         raise where.wrong(f'"{name}" is a {_kind(messages)}; a list of messages is needed.')
     for i, message in enumerate(messages):
@@ -205,17 +207,17 @@ def _messages(told: dict[str, Any], name: str, where: LineRef, *, ends: bool = T
             "needed."
         )
     if ends:
-        _check_said(last["content"], name, where)
+        _check_response(last["content"], name, where)
     return messages
 
 
-def _check_said(text: str, name: str, where: LineRef) -> None:
+def _check_response(text: str, name: str, where: LineRef) -> None:
     if not text.strip():
         raise where.wrong(f'the response in "{name}" is empty.')
 
 
-def _source(told: dict[str, Any], where: LineRef) -> str | None:
-    return _text(told, "source", where) if told.get("source") is not None else None
+def _source(record: dict[str, Any], where: LineRef) -> str | None:
+    return _text(record, "source", where) if record.get("source") is not None else None
 
 
 def _kind(value: Any) -> str:

@@ -226,41 +226,41 @@ def _activation(name: str) -> Activation:
 
 def _rope(found: dict[str, Any], family: Family) -> Rope:
     """Version 5 keeps all in `rope_parameters`; version 4 spreads it over several keys."""
-    told = found.get("rope_parameters") or found.get("rope_scaling") or {}
-    if not isinstance(told, dict):
-        raise ValueError(f"config.json has RoPE parameters {told!r}; a dictionary is needed.")
+    rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ValueError(f"config.json has RoPE parameters {rope!r}; a dictionary is needed.")
     neox = family is Family.GPT_NEOX
     theta = found.get("rotary_emb_base", 10_000.0) if neox else found.get("rope_theta", 10_000.0)
     share = found.get("rotary_pct", 0.25) if neox else found.get("partial_rotary_factor", 1.0)
-    told = dict(told)
-    theta = told.pop("rope_theta", theta)
-    share = told.pop("partial_rotary_factor", share)
+    rope = dict(rope)
+    theta = rope.pop("rope_theta", theta)
+    share = rope.pop("partial_rotary_factor", share)
     if not neox and share != 1.0:
         raise ValueError(
             f"config.json has partial_rotary_factor {share}; of the known families only gpt_neox "
             "rotates a part of each head."
         )
-    old_kind = told.pop("type", "default")
-    kind = told.pop("rope_type", old_kind)
+    old_kind = rope.pop("type", "default")
+    kind = rope.pop("rope_type", old_kind)
     if kind not in ROPE_KEYS:
         raise ValueError(
             f"config.json has RoPE of type {kind!r}, which is not known here. Known: "
             f"{', '.join(ROPE_KEYS)}."
         )
-    if set(told) != ROPE_KEYS[kind]:
+    if set(rope) != ROPE_KEYS[kind]:
         raise ValueError(
-            f"config.json has RoPE of type {kind!r} with {sorted(told)}; "
+            f"config.json has RoPE of type {kind!r} with {sorted(rope)}; "
             f"{sorted(ROPE_KEYS[kind])} is needed."
         )
     scaling = None
     if kind == "linear":
-        scaling = LinearScaling(float(told["factor"]))
+        scaling = LinearScaling(float(rope["factor"]))
     elif kind == "llama3":
         scaling = Llama3Scaling(
-            float(told["factor"]),
-            float(told["low_freq_factor"]),
-            float(told["high_freq_factor"]),
-            int(told["original_max_position_embeddings"]),
+            float(rope["factor"]),
+            float(rope["low_freq_factor"]),
+            float(rope["high_freq_factor"]),
+            int(rope["original_max_position_embeddings"]),
         )
     return Rope(float(theta), float(share), scaling)
 

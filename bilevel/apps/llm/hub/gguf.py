@@ -63,16 +63,16 @@ def load_gguf(
         reader = needs("gguf").GGUFReader(str(file))
     except (ValueError, IndexError) as error:
         raise ValueError(f"{file} is not a GGUF file, or is cut off: {error}.") from error
-    told = {name: field.contents() for name, field in reader.fields.items()}
+    metadata = {name: field.contents() for name, field in reader.fields.items()}
     shapes = {tensor.name: tuple(int(n) for n in tensor.shape[::-1]) for tensor in reader.tensors}
-    config = _config(told, shapes)
-    source = _Tensors(str(file), config, reader, turned=told["general.architecture"] == "llama")
+    config = _config(metadata, shapes)
+    source = _Tensors(str(file), config, reader, turned=metadata["general.architecture"] == "llama")
     params = assemble.assemble(config, source, dtype=dtype, layers=layers, place=place)
-    files = _tokenizer(told)
+    files = _tokenizer(metadata)
     checkpoint.check_tokenizer(files["tokenizer.json"], config)
     about = config_json.write(config)
     for role in ("bos", "eos"):
-        about[f"{role}_token_id"] = told.get(f"tokenizer.ggml.{role}_token_id")
+        about[f"{role}_token_id"] = metadata.get(f"tokenizer.ggml.{role}_token_id")
     return checkpoint.Checkpoint(config, params, about, files)
 
 
@@ -113,8 +113,8 @@ def _paired(rows: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(apart.swapaxes(1, 2)).reshape(rows.shape)
 
 
-def _config(told: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Config:
-    kind = told.get("general.architecture")
+def _config(metadata: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Config:
+    kind = metadata.get("general.architecture")
     if kind not in FAMILIES:
         raise ValueError(
             f"the GGUF file has architecture {kind!r}, which is not known here. Known: "
@@ -122,7 +122,7 @@ def _config(told: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Config:
         )
 
     def number(name: str, default: Any = None):
-        value = told.get(f"{kind}.{name}", default)
+        value = metadata.get(f"{kind}.{name}", default)
         if value is None:
             raise ValueError(f"the GGUF file does not say {kind}.{name}.")
         return value
@@ -134,7 +134,7 @@ def _config(told: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Config:
         )
     if "token_embd.weight" not in shapes:
         raise ValueError("the GGUF file holds no token_embd.weight.")
-    scaling = told.get(f"{kind}.rope.scaling.type", "none")
+    scaling = metadata.get(f"{kind}.rope.scaling.type", "none")
     if scaling not in ("none", "linear"):
         raise ValueError(f"the GGUF file has RoPE scaled by {scaling!r}, which is not known here.")
     factor = LinearScaling(_float(number("rope.scaling.factor"))) if scaling == "linear" else None
@@ -200,16 +200,16 @@ CUTS: dict[str, dict[str, Any]] = {
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 
 
-def _tokenizer(told: dict[str, Any]) -> dict[str, bytes]:
+def _tokenizer(metadata: dict[str, Any]) -> dict[str, bytes]:
     """tokenizer.json and tokenizer_config.json."""
-    kind, cut = told.get("tokenizer.ggml.model"), told.get("tokenizer.ggml.pre")
+    kind, cut = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     if kind != "gpt2" or cut not in CUTS:
         raise ValueError(
             f"the GGUF file has a tokenizer {kind!r} with text cut as {cut!r}; only byte-level BPE "
             f"(gpt2) with one of {', '.join(CUTS)} is known here. Give the Hugging Face folder."
         )
-    texts = told["tokenizer.ggml.tokens"]
-    kinds = told.get("tokenizer.ggml.token_type", [NORMAL] * len(texts))
+    texts = metadata["tokenizer.ggml.tokens"]
+    kinds = metadata.get("tokenizer.ggml.token_type", [NORMAL] * len(texts))
     added = [
         {
             "id": i,
@@ -242,17 +242,17 @@ def _tokenizer(told: dict[str, Any]) -> dict[str, bytes]:
             "byte_fallback": False,
             "ignore_merges": cut == "llama-bpe",
             "vocab": {text: i for i, text in enumerate(texts)},
-            "merges": told.get("tokenizer.ggml.merges", []),
+            "merges": metadata.get("tokenizer.ggml.merges", []),
         },
     }
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     for role, name in roles.items():
-        number = told.get(f"tokenizer.ggml.{name}_token_id")
+        number = metadata.get(f"tokenizer.ggml.{name}_token_id")
         if number is not None:
             settings[f"{role}_token"] = texts[number]
-    if "tokenizer.chat_template" in told:
-        settings["chat_template"] = told["tokenizer.chat_template"]
+    if "tokenizer.chat_template" in metadata:
+        settings["chat_template"] = metadata["tokenizer.chat_template"]
     return {
         "tokenizer.json": json.dumps(core, ensure_ascii=False).encode(),
         "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2).encode(),

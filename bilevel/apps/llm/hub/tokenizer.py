@@ -119,8 +119,8 @@ def from_files(files: Mapping[str, bytes], *, vocab_size: int | None = None) -> 
         raise ValueError(f"tokenizer.json cannot be read: {error}") from error
     core.no_padding()
     core.no_truncation()
-    told = _object(files, "special_tokens_map.json") | _object(files, "tokenizer_config.json")
-    special = {role: _text(told[role]) for role in ROLES if told.get(role) is not None}
+    settings = _object(files, "special_tokens_map.json") | _object(files, "tokenizer_config.json")
+    special = {role: _text(settings[role]) for role in ROLES if settings.get(role) is not None}
 
     def number(role: str) -> int | None:
         if role not in special:
@@ -133,7 +133,7 @@ def from_files(files: Mapping[str, bytes], *, vocab_size: int | None = None) -> 
     bos, eos, pad = number("bos_token"), number("eos_token"), number("pad_token")
     return Tokenizer(
         core=core,
-        template=_template(files, told),
+        template=_template(files, settings),
         special=special,
         bos=bos,
         eos=eos,
@@ -150,9 +150,9 @@ def size_of(content: bytes) -> int:
         ValueError: it is not a tokenizer.json.
     """
     try:
-        told = json.loads(content)
-        vocabulary = told["model"]["vocab"]
-        added = [token["id"] for token in told.get("added_tokens") or []]
+        settings = json.loads(content)
+        vocabulary = settings["model"]["vocab"]
+        added = [token["id"] for token in settings.get("added_tokens") or []]
         listed = isinstance(vocabulary, list)
         ids = range(len(vocabulary)) if listed else vocabulary.values()
         return max([*ids, *added], default=-1) + 1
@@ -213,18 +213,18 @@ def _text(token: Any) -> str:
     return token["content"] if isinstance(token, dict) else token
 
 
-def _template(files: Mapping[str, bytes], told: Mapping[str, Any]) -> str | None:
+def _template(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str | None:
     if "chat_template.jinja" in files:
         return files["chat_template.jinja"].decode()
-    found = _object(files, "chat_template.json").get("chat_template", told.get("chat_template"))
+    found = _object(files, "chat_template.json").get("chat_template", settings.get("chat_template"))
     if isinstance(found, list):  # several by name
         return {one["name"]: one["template"] for one in found}.get("default")
     return found
 
 
 def _stop(generation: Mapping[str, Any], eos: int | None) -> tuple[int, ...]:
-    told = generation.get("eos_token_id")
-    ids = set(told if isinstance(told, list) else [] if told is None else [told])
+    settings = generation.get("eos_token_id")
+    ids = set(settings if isinstance(settings, list) else [] if settings is None else [settings])
     return tuple(sorted(ids | ({eos} if eos is not None else set())))
 
 

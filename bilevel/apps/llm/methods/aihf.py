@@ -83,14 +83,14 @@ class AIHF(AbstractAlignment):
     def run(self, task, start, options):
         if start.reward is None:
             raise ValueError("the reward has no start: give align(..., reward=...).")
-        seen = _seen(task, self.normalise, options.key)
+        policy_reward = _normalised_reward(task, self.normalise, options.key)
         settings = {
             "contrast": self.contrast,
             "negatives": self.negatives,
             "weights": self.weights,
             "decay": self.decay,
             "per_token": self.per_token,
-            "shown": seen,
+            "policy_reward": policy_reward,
         }
         if self.rounds is not None:
             return self._in_rounds(task, start, options, settings)
@@ -106,7 +106,7 @@ class AIHF(AbstractAlignment):
                 lambda t: (t.prompts, t.demonstrations, t.preferences),
                 task,
                 (
-                    task.asked(),
+                    task.prompts_to_answer(),
                     None if gone[0] else task.demonstrations,
                     None if gone[1] else task.preferences,
                 ),
@@ -115,7 +115,7 @@ class AIHF(AbstractAlignment):
         return data(task, batch_size=options.batch_size, prompts=options.prompts, pairs=pairs)
 
     def _in_rounds(self, task, start, options, settings) -> Aligned:
-        plan, (x, y), results, told = self.rounds, start, [], []
+        plan, (x, y), results, stored = self.rounds, start, [], []
         assert plan is not None
 
         def reached(found: Result) -> Aligned:
@@ -124,19 +124,19 @@ class AIHF(AbstractAlignment):
 
         learn = problem(task, Hold(), **settings)
         for key in jax.random.split(options.key, plan.rounds):
-            saying, one, two = jax.random.split(key, 3)
+            generation_key, one, two = jax.random.split(key, 3)
             pairs = None
             if plan.stored and task.demonstrations is not None:
-                said = generate(
+                responses = generate(
                     task.policy,
                     y,
                     task.demonstrations.prompts,
-                    saying,
+                    generation_key,
                     temperature=plan.temperature,
                 )
-                told.append((task.demonstrations._replace(reference=None), said))
-                earlier = told[1:-1] if plan.replay else []
-                pairs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), told[-1], *earlier)
+                stored.append((task.demonstrations._replace(reference=None), responses))
+                earlier = stored[1:-1] if plan.replay else []
+                pairs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), stored[-1], *earlier)
             begin = Start(start.reward if plan.fresh else x, y)
             feed = self._data(task, options, pairs)
             now = options._replace(key=one, phase=len(results) + 1)
@@ -148,7 +148,9 @@ class AIHF(AbstractAlignment):
             if isinstance(self.anchor, Moving):  # the policy of the last round
                 anchored = eqx.tree_at(lambda t: t.reference, task, y)
             now = options._replace(key=two, steps=plan.policy_steps, phase=len(results) + 1)
-            found = reached(follow(anchored, self.step, Start(x, y), feed, now, settings["shown"]))
+            found = reached(
+                follow(anchored, self.step, Start(x, y), feed, now, settings["policy_reward"])
+            )
             if not found.ended:
                 return found
             y = found.policy
@@ -181,10 +183,10 @@ def follow(
     start: Start,
     feed: Data,
     options: Options,
-    shown: Reward | None = None,
+    policy_reward: Reward | None = None,
 ) -> Result:
     """Only the policy moves: KL-regularised reinforcement learning on a reward that rests."""
-    posed = problem(task, step, shown=shown, weights=Weights(0.0, 0.0))
+    posed = problem(task, step, policy_reward=policy_reward, weights=Weights(0.0, 0.0))
     posed = posed.replace(hypergradient=_nothing)
     return run(posed, as_update(0.0), start, feed, options)
 
@@ -193,12 +195,12 @@ def _nothing(x, y, batch):
     return trees.zeros_like(x)
 
 
-def _seen(task: Task, responses: int, key: RandomKey) -> Reward | None:
+def _normalised_reward(task: Task, responses: int, key: RandomKey) -> Reward | None:
     if not responses:
         return None
     if task.reward is None:
         raise ValueError("the task has no reward to learn: give Task(..., reward=...).")
-    asked = task.asked()
+    asked = task.prompts_to_answer()
     some = jax.tree.map(lambda leaf: leaf[jnp.arange(responses) % size(asked)], asked)
     said = generate(task.policy, task.reference, some, jax.random.fold_in(key, 0x5EE))
     return Normalised(task.reward, said)

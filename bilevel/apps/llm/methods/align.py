@@ -88,7 +88,7 @@ class Options(NamedTuple):
 
 def align(
     task: Task,
-    how: AbstractAlignment,
+    method: AbstractAlignment,
     *,
     steps: int,
     reward: PyTree = None,
@@ -104,7 +104,7 @@ def align(
     """Align a policy with demonstrations, preferences or both.
 
     Args:
-        how: `AIHF(...)`, `IRL(...)`, or one of `baselines`.
+        method: `AIHF(...)`, `IRL(...)`, or one of `baselines`.
         steps: updates of the upper variable: of the reward, or of the policy in a baseline.
         reward, policy: parameters to start from; a policy absent starts as the reference.
         batch_size, prompts: rows of feedback, and prompts to answer, a step; all when absent.
@@ -119,4 +119,4 @@ def align(
     policy = task.reference if policy is None else policy
     key = jax.random.key(0) if key is None else key
     chosen = Options(steps, key, batch_size, prompts, metrics or {}, log_every, keep, options)
-    return how.run(task, Start(reward, policy), chosen)
+    return method.run(task, Start(reward, policy), chosen)

@@ -83,21 +83,21 @@ class Draw(AbstractNegatives):
     temperature: float = eqx.field(static=True, default=1.0)
 
     def __call__(self, policy, reward, y, prompts, key):
-        asked = repeated(prompts, self.samples)
-        said = stopped(policy.sample(y, asked, key, temperature=self.temperature))
+        repeated_prompts = repeated(prompts, self.samples)
+        responses = stopped(policy.sample(y, repeated_prompts, key, temperature=self.temperature))
 
         def rewards(x):
-            found = reward(x, said).reshape(-1, self.samples)
+            found = reward(x, responses).reshape(-1, self.samples)
             return found, jnp.full_like(found, 1 / self.samples)
 
         return rewards
 
 
-def _stored(reward: Reward, said: Responses) -> Own:
+def _stored(reward: Reward, responses: Responses) -> Own:
     """Of responses made before, one to a demonstration."""
 
     def rewards(x):
-        found = reward(x, said)[:, None]
+        found = reward(x, responses)[:, None]
         return found, jnp.ones_like(found)
 
     return rewards
@@ -119,9 +119,9 @@ class Criterion(eqx.Module):
     def upper(self, x: PyTree, y: PyTree, batch: Feedback) -> Scalar:
         """`w1 · −E log π_y(demonstration) + w2 · preference loss + (decay/2) ‖x‖²`."""
         total = self._common(x, batch)
-        shown = batch.demonstrations if batch.pairs is None else batch.pairs[0]
-        if shown is not None:
-            fit = -self.goal.policy.logprob(y, shown).mean()
+        demonstrations = batch.demonstrations if batch.pairs is None else batch.pairs[0]
+        if demonstrations is not None:
+            fit = -self.goal.policy.logprob(y, demonstrations).mean()
             total = total + _like(self.weights.demonstrations, total) * fit.astype(total.dtype)
         return total
 
@@ -130,18 +130,18 @@ class Criterion(eqx.Module):
         feedback, prompts = batch.upper, batch.lower
         policy, reward = self.goal.policy, self.goal.reward
         if feedback.pairs is not None:
-            shown, said = feedback.pairs
-            own = _stored(reward, said)
+            demonstrations, responses = feedback.pairs
+            own = _stored(reward, responses)
         elif feedback.demonstrations is not None:
-            shown = feedback.demonstrations
+            demonstrations = feedback.demonstrations
             # Another draw than the policy's step was made with.
             key = jax.random.fold_in(prompts.key, 0xA11)
-            own = self.negatives(policy, reward, y, shown.prompts, key)
+            own = self.negatives(policy, reward, y, demonstrations.prompts, key)
         else:
             return jax.grad(self._common)(x, feedback)
 
         def loss(x):
-            total, demonstrated = self._common(x, feedback), reward(x, shown)
+            total, demonstrated = self._common(x, feedback), reward(x, demonstrations)
             found = self.contrast(demonstrated, *own(x), self.goal.beta)
             return total + _like(self.weights.demonstrations, total) * found.astype(total.dtype)
 
@@ -187,10 +187,10 @@ class Lower(eqx.Module):
             log_ratio = log_p - policy.log_table(self.goal.reference)
             cost = _like(beta, log_p) * log_ratio - rewards
             return (jnp.exp(log_p) * cost).sum(axis=-1).mean()
-        said = stopped(policy.sample(y, batch.prompts, batch.key))
-        logp = policy.logprob(y, said)
-        log_ratio = logp - policy.logprob(self.goal.reference, said).astype(logp.dtype)
-        cost = _like(beta, logp) * log_ratio - reward(x, said).astype(logp.dtype)
+        responses = stopped(policy.sample(y, batch.prompts, batch.key))
+        logp = policy.logprob(y, responses)
+        log_ratio = logp - policy.logprob(self.goal.reference, responses).astype(logp.dtype)
+        cost = _like(beta, logp) * log_ratio - reward(x, responses).astype(logp.dtype)
         return (jnp.exp(logp - jax.lax.stop_gradient(logp)) * cost).mean()
 
 
@@ -208,7 +208,7 @@ def problem(
     weights: Weights | None = None,
     decay: ScalarLike = 0.0,
     per_token: bool = False,
-    shown: Reward | None = None,
+    policy_reward: Reward | None = None,
 ) -> Problem:
     """The bilevel problem of reward learning, with its hypergradient and its lower step.
 
@@ -223,12 +223,16 @@ def problem(
         decay: of the reward's parameters, `(decay/2) ‖x‖²`.
         per_token: judge preferences after every token from where two responses part; the reward
             needs a method `tokens`, as `reward.Head` has.
-        shown: the reward as the policy's step sees it, such as `reward.Normalised(...)`.
+        policy_reward: the reward as the policy's step sees it, such as `reward.Normalised(...)`.
     """
     if task.reward is None:
         raise ValueError("the task has no reward to learn: give Task(..., reward=...).")
     goal = Goal(task.policy, task.reward, task.reference, task.beta)
-    seen = goal if shown is None else Goal(task.policy, shown, task.reference, task.beta)
+    policy_goal = (
+        goal
+        if policy_reward is None
+        else Goal(task.policy, policy_reward, task.reference, task.beta)
+    )
     listed = task.policy.enumerable
     criterion = Criterion(
         goal,
@@ -238,7 +242,10 @@ def problem(
         jnp.asarray(decay),
         per_token,
     )
-    moves = step if isinstance(step, Hold) else LowerStep(seen, step, anchor or Fixed())
+    moves = step if isinstance(step, Hold) else LowerStep(policy_goal, step, anchor or Fixed())
     return Problem(
-        Upper(criterion), Lower(seen), hypergradient=Hypergradient(criterion), lower_step=moves
+        Upper(criterion),
+        Lower(policy_goal),
+        hypergradient=Hypergradient(criterion),
+        lower_step=moves,
     )

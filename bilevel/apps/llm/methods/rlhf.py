@@ -62,8 +62,8 @@ class _Judgement(eqx.Module):
     per_token: bool = eqx.field(static=True)
 
     def __call__(self, x, batch):
-        how = {"per_token": self.per_token, "smoothing": self.smoothing}
-        loss, square = judged(self.reward, x, batch.preferences, **how), trees.dot(x, x)
+        options_ = {"per_token": self.per_token, "smoothing": self.smoothing}
+        loss, square = judged(self.reward, x, batch.preferences, **options_), trees.dot(x, x)
         return loss + (jnp.asarray(self.decay, square.dtype) / 2 * square).astype(loss.dtype)
 
 
@@ -92,13 +92,13 @@ class RLHF(AbstractAlignment):
         learned = self.learner.run(task, start, options._replace(key=one))
         if not learned.ended:
             return learned
-        x, shown = learned.reward, None
+        x, policy_reward = learned.reward, None
         if self.normalise and task.reward is not None:
-            prompts = task.asked()
+            prompts = task.prompts_to_answer()
             some = jax.tree.map(lambda a: a[jnp.arange(self.normalise) % a.shape[0]], prompts)
-            said = generate(task.policy, task.reference, some, three)
-            shown = Shifted(task.reward, moments(task.reward, x, said))
+            responses = generate(task.policy, task.reference, some, three)
+            policy_reward = Shifted(task.reward, moments(task.reward, x, responses))
         feed = data(task, batch_size=options.batch_size, prompts=options.prompts)
         then = options._replace(key=two, steps=self.policy_steps, phase=2)
-        found = follow(task, self.step, Start(x, start.policy), feed, then, shown)
+        found = follow(task, self.step, Start(x, start.policy), feed, then, policy_reward)
         return Aligned(found.y, x, [*learned.results, found])

@@ -85,27 +85,27 @@ class _SelfPlay(eqx.Module):
         return losses.spin(demonstrated, own, self.strength)
 
 
-def _play(how: SPIN | SelfPlayAIHF, loss, task: Task, start: Start, options: Options) -> Aligned:
+def _play(method: SPIN | SelfPlayAIHF, loss, task: Task, start: Start, options: Options) -> Aligned:
     """Rounds of generating and telling apart, each against the policy that it starts from."""
     found, before = Aligned(start.policy, None, []), None
-    shown = demonstrations_of(task)
-    for number, key in enumerate(jax.random.split(options.key, how.rounds), 1):
+    demonstrations = demonstrations_of(task)
+    for number, key in enumerate(jax.random.split(options.key, method.rounds), 1):
         y = found.policy
-        saying, training = jax.random.split(key)
-        said = generate(task.policy, y, shown.prompts, saying)
-        pairs = shown._replace(reference=None), said
+        generation_key, training = jax.random.split(key)
+        responses = generate(task.policy, y, demonstrations.prompts, generation_key)
+        pairs = demonstrations._replace(reference=None), responses
         both = pairs if before is None else jax.tree.map(_joined, pairs, before)
-        before = pairs if how.replay else None
+        before = pairs if method.replay else None
         opponent = eqx.tree_at(lambda t: t.reference, task, y)
-        told, own = (referred(task.policy, y, rows, rows=how.rows) for rows in both)
-        judged = None
+        demonstrated, own = (referred(task.policy, y, rows, rows=method.rows) for rows in both)
+        preferences = None
         if task.preferences is not None:
-            judged = pairs_referred(opponent, task.preferences, how.rows)
+            preferences = pairs_referred(opponent, task.preferences, method.rows)
         kept, now = (
-            kept_only(task, preferences=judged),
+            kept_only(task, preferences=preferences),
             options._replace(key=training, phase=number),
         )
-        result = minimise(loss, y, how.update, kept, now, of_policy, (told, own))
+        result = minimise(loss, y, method.update, kept, now, of_policy, (demonstrated, own))
         found = Aligned(result.x, None, [*found.results, result])
         if not found.ended:
             break

@@ -34,7 +34,7 @@ class Task(eqx.Module):
     preferences: Preferences | None = None
     prompts: PyTree = None
 
-    def asked(self) -> PyTree:
+    def prompts_to_answer(self) -> PyTree:
         """The prompts to answer.
 
         Raises:
@@ -92,8 +92,8 @@ def data(
         prompts: prompts in a lower batch; all when absent.
         pairs: demonstrations with what was said instead, in place of the task's demonstrations.
     """
-    asked = _rows("prompts", task.asked(), prompts)
-    randomly = Together(Prompts(asked, Sampler(_itself)))  # pyright: ignore
+    prompts_to_answer = _rows("prompts", task.prompts_to_answer(), prompts)
+    randomly = Together(Prompts(prompts_to_answer, Sampler(_itself)))  # pyright: ignore
     return Data(feedback(task, batch_size, pairs), randomly)
 
 
@@ -101,9 +101,9 @@ def feedback(
     task: Task, batch_size: int | None = None, pairs: tuple[Responses, Responses] | None = None
 ) -> Together:
     """The upper half of `data` alone."""
-    shown = None if pairs is not None else task.demonstrations
+    demonstrations = None if pairs is not None else task.demonstrations
     kinds: dict[str, Any] = {
-        "demonstrations": shown,
+        "demonstrations": demonstrations,
         "preferences": task.preferences,
         "pairs": pairs,
     }

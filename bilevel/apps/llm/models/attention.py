@@ -53,8 +53,8 @@ def flash(q, k, v, mask=None, window=None):
 def causal(length: int, window: int | None = None) -> Bool[Array, "1 length length"]:
     """Who sees whom in a row without padding."""
     back = jnp.arange(length)[:, None] - jnp.arange(length)[None]
-    seen = back >= 0
-    return (seen if window is None else seen & (back < window))[None]
+    visible = back >= 0
+    return (visible if window is None else visible & (back < window))[None]
 
 
 def accurate(x: Array) -> jnp.dtype:
@@ -63,10 +63,10 @@ def accurate(x: Array) -> jnp.dtype:
 
 
 def _dot_product(q, k, v, mask, window, implementation):
-    seen: dict[str, Any] = {"is_causal": True}
+    masking: dict[str, Any] = {"is_causal": True}
     if mask is not None:
-        seen = {"mask": jnp.broadcast_to(mask, (q.shape[0], *mask.shape[1:]))[:, None]}
+        masking = {"mask": jnp.broadcast_to(mask, (q.shape[0], *mask.shape[1:]))[:, None]}
     elif window is not None:
-        seen["local_window_size"] = (window - 1, 0)
+        masking["local_window_size"] = (window - 1, 0)
     with jax.numpy_dtype_promotion("standard"):  # it mixes bfloat16 and float32 inside
-        return jax.nn.dot_product_attention(q, k, v, implementation=implementation, **seen)
+        return jax.nn.dot_product_attention(q, k, v, implementation=implementation, **masking)

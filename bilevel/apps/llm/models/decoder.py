@@ -53,7 +53,7 @@ def hidden(
     segments: Segments | None = None,
     *,
     query_start: int = 0,
-    how: ComputeOptions = ComputeOptions(),
+    compute: ComputeOptions = ComputeOptions(),
 ) -> Float[Array, "batch time-query_start width"]:
     """The residual stream after the last norm: what heads read. Padding holds finite noise.
 
@@ -63,11 +63,19 @@ def hidden(
     """
     if segments is None:
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-        return hidden_at(config, params, tokens, positions, None, query_start=query_start, how=how)
+        return hidden_at(
+            config, params, tokens, positions, None, query_start=query_start, compute=compute
+        )
     segments = segments.astype(jnp.int32)
     tokens, positions = jnp.where(segments > 0, tokens, 0), positions_of(segments)
     return hidden_at(
-        config, params, tokens, positions, segment_mask(segments), query_start=query_start, how=how
+        config,
+        params,
+        tokens,
+        positions,
+        segment_mask(segments),
+        query_start=query_start,
+        compute=compute,
     )
 
 
@@ -79,7 +87,7 @@ def hidden_at(
     mask: Bool[Array, "batch time time"] | None,
     *,
     query_start: int = 0,
-    how: ComputeOptions = ComputeOptions(),
+    compute: ComputeOptions = ComputeOptions(),
 ) -> Float[Array, "batch time-query_start width"]:
     """`hidden` with positions and mask given, for rows that are not packed sequences.
 
@@ -87,23 +95,23 @@ def hidden_at(
         positions: of each token in its sequence.
         mask: true where a query (first axis of time) attends to a key; None for causal attention.
     """
-    x, time = embed(config, params, tokens, how=how), tokens.shape[1]
+    x, time = embed(config, params, tokens, compute=compute), tokens.shape[1]
     rotation = rotations(config, positions, x)
 
     def layer(p, x, window, query_start=0):
         def attend(q, k, v):
             if not query_start and not isinstance(window, Array):
-                return how.attention(q, k, v, *attention_mask(mask, positions, window)), None
+                return compute.attention(q, k, v, *attention_mask(mask, positions, window)), None
             whole = attentions.causal(time) if mask is None else mask
             back = window_mask(
                 positions[:, query_start:], positions, EVERYWHERE if window is None else window
             )
-            return how.attention(q, k, v, whole[:, query_start:] & back, None), None
+            return compute.attention(q, k, v, whole[:, query_start:] & back, None), None
 
-        return block(config, p, x, rotation, attend, query_start=query_start, how=how)
+        return block(config, p, x, rotation, attend, query_start=query_start, compute=compute)
 
     x, _ = through(
-        config, params["layers"], x, layer, partial(layer, query_start=query_start), how=how
+        config, params["layers"], x, layer, partial(layer, query_start=query_start), compute=compute
     )
     return norm(config, params["norm"], x[:, query_start - time :])
 
@@ -114,10 +122,10 @@ def logits(
     tokens: Tokens,
     segments: Segments | None = None,
     *,
-    how: ComputeOptions = ComputeOptions(),
+    compute: ComputeOptions = ComputeOptions(),
 ) -> Float[Array, "batch time vocab"]:
     """Scores of the next token at every position; float32 or better."""
-    return read_out(params, hidden(config, params, tokens, segments, how=how))
+    return read_out(params, hidden(config, params, tokens, segments, compute=compute))
 
 
 def token_logprobs(
@@ -126,7 +134,7 @@ def token_logprobs(
     tokens: Tokens,
     segments: Segments | None = None,
     *,
-    how: ComputeOptions = ComputeOptions(),
+    compute: ComputeOptions = ComputeOptions(),
     chunk: int | None = 256,
 ) -> Float[Array, "batch time"]:
     """log π(token | those before it), in the place of the token.
@@ -138,7 +146,7 @@ def token_logprobs(
         chunk: positions whose scores are held at once, so that no array of batch × time ×
             vocabulary is; None takes all.
     """
-    x = hidden(config, params, tokens, segments, how=how)
+    x = hidden(config, params, tokens, segments, compute=compute)
     x, known = predecessors(x, segments)
 
     def pick(scores, tokens):

@@ -78,13 +78,13 @@ def generate(
     *,
     key: PRNGKeyArray,
     drawing: Drawing = Drawing(),
-    how: ComputeOptions = ComputeOptions(),
+    compute: ComputeOptions = ComputeOptions(),
 ) -> Samples:
     """Draw a response to every prompt.
 
     `logprobs` are those of `decoder.token_logprobs(config, params, samples.tokens, samples.mask)`,
     whatever the temperature; `drawn` are equal to them at temperature 1 without top-k and top-p.
-    A pure function to be called under `jax.jit` (`config`, `drawing` and `how` static); the loop
+    A pure function to be called under `jax.jit` (`config`, `drawing` and `compute` static); the loop
     ends when all responses have.
 
     Args:
@@ -97,7 +97,7 @@ def generate(
         segments,
         key=key,
         drawing=drawing,
-        how=how,
+        compute=compute,
         temperature=drawing.temperature,
     )
 
@@ -111,18 +111,18 @@ def generate_at(
     key: PRNGKeyArray,
     temperature: ScalarLike,
     drawing: Drawing = Drawing(),
-    how: ComputeOptions = ComputeOptions(),
+    compute: ComputeOptions = ComputeOptions(),
 ) -> Samples:
     """As `generate`, with a temperature that may be traced; that of `drawing` is not looked at."""
     prompt = tokens.shape[1]
-    how = dataclasses.replace(how, remat=Remat.NONE)  # nothing is differentiated
+    compute = dataclasses.replace(compute, remat=Remat.NONE)  # nothing is differentiated
     whole = segments is None
     valid = jnp.ones(tokens.shape, bool) if whole else segments.astype(jnp.int32) > 0
     layers = parameters.unstack(params)[
         "layers"
     ]  # once: a slice in the loop would copy it every time
     params = {**params, "layers": layers}
-    scores, cache = _prefill(config, params, tokens, valid, drawing.new, how)
+    scores, cache = _prefill(config, params, tokens, valid, drawing.new, compute)
     longer = ((0, 0), (0, drawing.new))
     nothing = jnp.zeros((tokens.shape[0], prompt + drawing.new), scores.dtype)
     start = _State(
@@ -157,7 +157,7 @@ def generate_at(
             )
         )
         done = state.done | among(token, drawing.stop)
-        scores, cache = _extend(config, params, samples, state.cache, at, how)
+        scores, cache = _extend(config, params, samples, state.cache, at, compute)
         return _State(state.t + 1, key, scores, done, samples, cache)
 
     return jax.lax.while_loop(more, step, start).samples
@@ -193,35 +193,35 @@ def _nucleus(scores: Float[Array, "batch vocab"], share: float) -> Bool[Array, "
     return scores >= jnp.take_along_axis(ranked, last, axis=-1)
 
 
-def _prefill(config, params, tokens, valid, new: int, how: ComputeOptions):
+def _prefill(config, params, tokens, valid, new: int, compute: ComputeOptions):
     """Scores after the prompt, and its keys and values with room for the response."""
     segments = valid.astype(jnp.int32)
     positions, mask = rope.positions_of(segments), masks.segment_mask(segments)
-    x = transformer.embed(config, params, jnp.where(valid, tokens, 0), how=how)
+    x = transformer.embed(config, params, jnp.where(valid, tokens, 0), compute=compute)
     rotation = rope.rotations(config, positions, x)
 
     def layer(p, x, window):
         def attend(q, k, v):
-            mixed = how.attention(q, k, v, *masks.attention_mask(mask, positions, window))
+            mixed = compute.attention(q, k, v, *masks.attention_mask(mask, positions, window))
             room = [(0, 0), (0, new), (0, 0), (0, 0)]
             return mixed, (jnp.pad(k, room), jnp.pad(v, room))
 
-        return transformer.block(config, p, x, rotation, attend, how=how)
+        return transformer.block(config, p, x, rotation, attend, compute=compute)
 
-    x, cache = transformer.through(config, params["layers"], x, layer, how=how)
+    x, cache = transformer.through(config, params["layers"], x, layer, compute=compute)
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
     last = jnp.max(jnp.where(valid, index, 0), axis=1)[:, None, None]
     x = jnp.take_along_axis(x, last, axis=1)
     return transformer.read_out(params, transformer.norm(config, params["norm"], x))[:, 0], cache
 
 
-def _extend(config, params, samples: Samples, cache, at, how: ComputeOptions):
+def _extend(config, params, samples: Samples, cache, at, compute: ComputeOptions):
     """Scores after one more token, and the cache with its keys and values."""
     token = jax.lax.dynamic_slice_in_dim(samples.tokens, at, 1, axis=1)
     positions = rope.positions_of(samples.mask.astype(jnp.int32))
     here = jax.lax.dynamic_slice_in_dim(positions, at, 1, axis=1)
     mask = samples.mask[:, None]  # what lies ahead is not filled yet, and so not valid
-    x = transformer.embed(config, params, token, how=how)
+    x = transformer.embed(config, params, token, compute=compute)
     rotation = rope.rotations(config, here, x)
     caches = iter(cache)
 
@@ -233,9 +233,9 @@ def _extend(config, params, samples: Samples, cache, at, how: ComputeOptions):
             visible = mask if window is None else mask & masks.window_mask(here, positions, window)
             return attention.plain(q, keys, values, visible, None), (keys, values)
 
-        return transformer.block(config, p, x, rotation, attend, how=how)
+        return transformer.block(config, p, x, rotation, attend, compute=compute)
 
-    x, cache = transformer.through(config, params["layers"], x, layer, how=how)
+    x, cache = transformer.through(config, params["layers"], x, layer, compute=compute)
     return transformer.read_out(params, transformer.norm(config, params["norm"], x))[:, 0], cache
 
 

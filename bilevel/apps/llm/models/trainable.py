@@ -50,10 +50,10 @@ class Adapter(NamedTuple):
     def merge(self, config: Config, params: parameters.Params, y: PyTree) -> parameters.Params:
         return self._with(lora.merge, config, params, y)
 
-    def _with(self, how, config, params, y):
+    def _with(self, change, config, params, y):
         below = self.below(config)
         params = parameters.unstack(params)
-        top = how(params | {"layers": params["layers"][below:]}, y, scale=self.scale)
+        top = change(params | {"layers": params["layers"][below:]}, y, scale=self.scale)
         return top | {"layers": params["layers"][:below] + top["layers"]}
 
 

@@ -46,9 +46,9 @@ class ComputeOptions:
     pin: NamedSharding | None = None
 
 
-def embed(config: Config, params: Params, tokens: Tokens, *, how: ComputeOptions) -> Array:
+def embed(config: Config, params: Params, tokens: Tokens, *, compute: ComputeOptions) -> Array:
     table = params["embed"]
-    return _pinned(table.astype(how.dtype or table.dtype)[tokens], how)
+    return _pinned(table.astype(compute.dtype or table.dtype)[tokens], compute)
 
 
 def read_out(params: Params, x: Float[Array, "batch time width"]) -> Array:
@@ -68,7 +68,7 @@ def through(
     layer: Callable,
     last: Callable | None = None,
     *,
-    how: ComputeOptions,
+    compute: ComputeOptions,
 ) -> tuple[Array, Any]:
     """All layers: `layer(p, x, window) -> (x, kept)`; what was kept, a list or stacked.
 
@@ -78,15 +78,15 @@ def through(
     if not isinstance(layers, dict):
         kept, every = [], [layer] * (len(layers) - 1) + [last or layer]
         for one, p, window in zip(every, layers, config.windows, strict=True):
-            x, own = _remat(lambda p, x, one=one, w=window: one(p, x, w), how.remat)(p, x)
+            x, own = _remat(lambda p, x, one=one, w=window: one(p, x, w), compute.remat)(p, x)
             kept.append(own)
         return x, kept
     if len(set(config.windows)) == 1:
         window = config.windows[0]
-        step = _remat(lambda x, p: layer(p, x, window), how.remat)
+        step = _remat(lambda x, p: layer(p, x, window), compute.remat)
         return jax.lax.scan(step, x, layers)
     windows = jnp.asarray([w or EVERYWHERE for w in config.windows], jnp.int32)
-    step = _remat(lambda x, one: layer(one[0], x, one[1]), how.remat)
+    step = _remat(lambda x, one: layer(one[0], x, one[1]), compute.remat)
     return jax.lax.scan(step, x, (layers, windows))
 
 
@@ -98,7 +98,7 @@ def block(
     attend: Callable,
     *,
     query_start: int = 0,
-    how: ComputeOptions,
+    compute: ComputeOptions,
 ) -> tuple[Array, Any]:
     """One layer; `attend(q, k, v)` returns the mixed values and what is to be kept of them.
 
@@ -115,21 +115,21 @@ def block(
             _rms(q, p["query_norm"]["scale"], config.norm_eps),
             _rms(k, p["key_norm"]["scale"], config.norm_eps),
         )
-    asked = jax.tree.map(lambda inv_freq: inv_freq[:, query_start:], rotation)
-    mixed, kept = attend(rotate(q, asked), rotate(k, rotation), v)
+    query_rotation = jax.tree.map(lambda inv_freq: inv_freq[:, query_start:], rotation)
+    mixed, kept = attend(rotate(q, query_rotation), rotate(k, rotation), v)
     a = project(p["output"], mixed.reshape(*mixed.shape[:2], -1))
     if config.parallel:
         x = x + a + mlp(config, p, norm(config, p["mlp_norm"], x))
     else:
         x = x + a
         x = x + mlp(config, p, norm(config, p["mlp_norm"], x))
-    return _pinned(x, how), kept
+    return _pinned(x, compute), kept
 
 
-def _pinned(x: Array, how: ComputeOptions) -> Array:
-    if how.pin is None or x.shape[0] % sharding.row_parts((how.pin,)):
+def _pinned(x: Array, compute: ComputeOptions) -> Array:
+    if compute.pin is None or x.shape[0] % sharding.row_parts((compute.pin,)):
         return x
-    return jax.lax.with_sharding_constraint(x, how.pin)
+    return jax.lax.with_sharding_constraint(x, compute.pin)
 
 
 def mlp(config: Config, p: Params, x: Array) -> Array:

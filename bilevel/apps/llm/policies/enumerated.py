@@ -261,16 +261,16 @@ def _world(key, network: PrefixNetwork, demonstrations: int, preferences: int, b
     rewards, log_reference = policy.reward_table(pair_rewards, table), policy.log_table(reference)
     best = optimum(log_reference, rewards, beta)
 
-    def shown(key, n):
+    def random_prompts(key, n):
         return jax.random.randint(key, (n,), 0, prompts)
 
     def pairs(key, n, judged):
         one, two, three, last = jax.random.split(key, 4)
-        asked = shown(one, n)
-        a, b = (draw(policy, log_reference, asked, k) for k in (two, three))
+        prompts = random_prompts(one, n)
+        a, b = (draw(policy, log_reference, prompts, k) for k in (two, three))
         return label(judged, policy, a, b, last)
 
-    demos = draw(policy, best, shown(keys[2], demonstrations), keys[3])
-    seen = pairs(keys[4], preferences, rewards)
+    demos = draw(policy, best, random_prompts(keys[2], demonstrations), keys[3])
+    compared = pairs(keys[4], preferences, rewards)
     ordered = pairs(keys[5], 2000, 1e6 * rewards)  # labels without noise
-    return World(policy, reference, rewards, beta, demos, seen, ordered)
+    return World(policy, reference, rewards, beta, demos, compared, ordered)

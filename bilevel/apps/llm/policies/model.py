@@ -25,7 +25,7 @@ from bilevel.apps.llm.models.transformer import ComputeOptions
 from bilevel.apps.llm.policies.packing import SideBySide
 from bilevel.apps.llm.policies.policy import AbstractPolicy, Preferences, Responses, stopped
 
-generate = jax.jit(sampling.generate, static_argnums=0, static_argnames=("drawing", "how"))
+generate = jax.jit(sampling.generate, static_argnums=0, static_argnames=("drawing", "compute"))
 
 
 class PromptBatch(NamedTuple):
@@ -48,31 +48,33 @@ class Decoder(AbstractPolicy):
     params: Any
     trained: Trained = eqx.field(static=True, default=Adapter())
     drawing: Drawing = eqx.field(static=True, default=Drawing())
-    how: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
+    compute: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
 
     def weights(self, y: PyTree) -> parameters.Params:
         """All parameters of the decoder."""
         params = self.trained.attach(self.config, stopped(self.params), y)
-        return _in_place(self.config, params, self.how)
+        return _in_place(self.config, params, self.compute)
 
     def token_logprobs(self, y, responses):
         params, rows = self.weights(y), responses.prompts
         if isinstance(rows, SideBySide):
-            x = decoder.hidden(self.config, params, rows.tokens, rows.segments, how=self.how)
+            x = decoder.hidden(
+                self.config, params, rows.tokens, rows.segments, compute=self.compute
+            )
             return spoken(params, jnp.take_along_axis(x, rows.before[..., None], 1), responses)
         row, start = joined(responses), rows.tokens.shape[1]
-        x = decoder.hidden(self.config, params, *row, query_start=start - 1, how=self.how)
+        x = decoder.hidden(self.config, params, *row, query_start=start - 1, compute=self.compute)
         return spoken(params, x[:, :-1], responses)
 
     def logprobs(self, y, several):
         """A prompt and its responses are one row, in which no response sees another."""
-        asked = several[0].prompts
-        if len(several) == 1 or isinstance(asked, SideBySide):
+        prompts = several[0].prompts
+        if len(several) == 1 or isinstance(prompts, SideBySide):
             return [self.logprob(y, responses) for responses in several]
         params = self.weights(y)
-        row = beside(asked, several)
+        row = beside(prompts, several)
         x = decoder.hidden_at(
-            self.config, params, *row, query_start=asked.tokens.shape[1] - 1, how=self.how
+            self.config, params, *row, query_start=prompts.tokens.shape[1] - 1, compute=self.compute
         )
         ends = np.cumsum([1, *(responses.tokens.shape[1] for responses in several)])
         before = [  # the last token of the prompt, which is padded on the left, then its own
@@ -80,13 +82,13 @@ class Decoder(AbstractPolicy):
             for begin, end in itertools.pairwise(ends)
         ]
         parts = (r.tokens for r in several), (r.mask for r in several)
-        every = Responses(asked, *(jnp.concatenate([*part], axis=1) for part in parts))
+        every = Responses(prompts, *(jnp.concatenate([*part], axis=1) for part in parts))
         found = spoken(params, jnp.concatenate(before, axis=1), every)
         return [part.sum(axis=1) for part in jnp.split(found, ends[1:-1] - 1, axis=1)]
 
     def sample(self, y, prompts: PromptBatch, key, *, temperature=1.0):
         params = jax.tree.map(jax.lax.stop_gradient, self.weights(y))
-        said = sampling.generate_at(
+        drawn = sampling.generate_at(
             self.config,
             params,
             prompts.tokens,
@@ -94,10 +96,10 @@ class Decoder(AbstractPolicy):
             key=key,
             temperature=temperature,
             drawing=replace(self.drawing, top_k=None, top_p=None),
-            how=self.how,
+            compute=self.compute,
         )
         start = prompts.tokens.shape[1]
-        return Responses(prompts, said.tokens[:, start:], said.response[:, start:])
+        return Responses(prompts, drawn.tokens[:, start:], drawn.response[:, start:])
 
     def prompts_at(self, prompts: PromptBatch, rows: Int[Array, " n"]) -> PromptBatch:
         """Some of the prompts, as this policy reads them."""
@@ -105,7 +107,7 @@ class Decoder(AbstractPolicy):
 
     def trunk(self, params: Any, trained: Adapter | None) -> "Trunk":
         """A trunk for a reward on the same prompts: an adapter of `params`, or all parameters."""
-        return Trunk(self.config, params, trained or FullFineTune(), self.how)
+        return Trunk(self.config, params, trained or FullFineTune(), self.compute)
 
 
 class Trunk(eqx.Module):
@@ -118,14 +120,14 @@ class Trunk(eqx.Module):
     config: Config = eqx.field(static=True)
     params: Any = None
     trained: Trained = eqx.field(static=True, default=FullFineTune())
-    how: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
+    compute: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
 
     def __call__(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
         params = self.trained.attach(self.config, stopped(self.params), trunk)
-        params = _in_place(self.config, params, self.how)
+        params = _in_place(self.config, params, self.compute)
         start = responses.prompts.tokens.shape[1]
         row = joined(responses)
-        return decoder.hidden(self.config, params, *row, query_start=start, how=self.how)
+        return decoder.hidden(self.config, params, *row, query_start=start, compute=self.compute)
 
     def cached(self, params: PyTree, responses: Responses) -> Responses:
         """The same responses, with what does not change computed once: here nothing."""
@@ -134,20 +136,22 @@ class Trunk(eqx.Module):
 
 def joined(responses: Responses) -> tuple[Array, Array]:
     """Prompts and responses as rows of the decoder."""
-    asked = responses.prompts
-    tokens = jnp.concatenate([asked.tokens, responses.tokens.astype(asked.tokens.dtype)], axis=1)
-    return tokens, jnp.concatenate([asked.mask, responses.mask], axis=1).astype(jnp.int32)
+    prompts = responses.prompts
+    tokens = jnp.concatenate(
+        [prompts.tokens, responses.tokens.astype(prompts.tokens.dtype)], axis=1
+    )
+    return tokens, jnp.concatenate([prompts.mask, responses.mask], axis=1).astype(jnp.int32)
 
 
 def beside(
-    asked: PromptBatch, several: Sequence[Responses]
+    prompts: PromptBatch, several: Sequence[Responses]
 ) -> tuple[Array, Int[Array, "n time"], Bool[Array, "n time time"]]:
     """Prompts with several responses each as rows: tokens, positions, attention mask."""
-    masks = [asked.mask, *(responses.mask for responses in several)]
-    tokens = [asked.tokens, *(r.tokens.astype(asked.tokens.dtype) for r in several)]
-    said = asked.mask.sum(axis=1, keepdims=True, dtype=jnp.int32)
+    masks = [prompts.mask, *(responses.mask for responses in several)]
+    tokens = [prompts.tokens, *(r.tokens.astype(prompts.tokens.dtype) for r in several)]
+    prompt_lengths = prompts.mask.sum(axis=1, keepdims=True, dtype=jnp.int32)
     places = [jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1 for mask in masks]
-    positions = [places[0], *(said + place for place in places[1:])]
+    positions = [places[0], *(prompt_lengths + place for place in places[1:])]
     part = np.repeat(np.arange(len(masks)), [mask.shape[1] for mask in masks])
     related = (part[None] == 0) | (part[:, None] == part[None])
     mask = jnp.concatenate(masks, axis=1)
@@ -166,19 +170,23 @@ def spoken(params: parameters.Params, x: Array, responses: Responses) -> Float[A
     return jnp.where(responses.mask, found, 0)
 
 
-def _in_place(config: Config, params: parameters.Params, how: ComputeOptions) -> parameters.Params:
+def _in_place(
+    config: Config, params: parameters.Params, compute: ComputeOptions
+) -> parameters.Params:
     """On the mesh of the activations, split by name; so are their derivatives."""
-    mesh = None if how.pin is None else how.pin.mesh
+    mesh = None if compute.pin is None else compute.pin.mesh
     return sharding.constrain(config, params, mesh) if isinstance(mesh, Mesh) else params
 
 
 # --- data --------------------------------------------------------------------------------------
 
 
-def asked(rows: list[encode.Row], *, pad_id: int | None, length: int | None = None) -> PromptBatch:
+def prompt_batch(
+    rows: list[encode.Row], *, pad_id: int | None, length: int | None = None
+) -> PromptBatch:
     """The prompts of rows."""
     found = batches.padded(rows, pad_id=pad_id, prompt=length)
-    return PromptBatch(jnp.asarray(found.prompts), jnp.asarray(found.asked))
+    return PromptBatch(jnp.asarray(found.prompts), jnp.asarray(found.prompt_mask))
 
 
 def responses(
@@ -187,7 +195,7 @@ def responses(
     """Rows with their prompts as the policy reads them."""
     found = batches.padded(rows, pad_id=pad_id, response=length)
     prompts = jax.tree.map(jnp.asarray, prompts)
-    return Responses(prompts, jnp.asarray(found.responses), jnp.asarray(found.said))
+    return Responses(prompts, jnp.asarray(found.responses), jnp.asarray(found.response_mask))
 
 
 def preferences(

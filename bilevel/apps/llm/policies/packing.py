@@ -38,11 +38,11 @@ def packed(rows: Sequence[encode.Row], length: int) -> Packing:
         raise ValueError("a row has no prompt; nothing would predict the first token it says.")
     found = batches.packed(rows, length)
     places = [np.flatnonzero(row) for row in found.response]
-    at, said = np.zeros((2, len(places), max(map(len, places))), np.int32)
+    at, response_mask = np.zeros((2, len(places), max(map(len, places))), np.int32)
     for i, here in enumerate(places):
-        at[i, : len(here)], said[i, : len(here)] = here, 1
+        at[i, : len(here)], response_mask[i, : len(here)] = here, 1
     tokens = np.take_along_axis(found.tokens, at, axis=1)
-    before = np.where(said, at - 1, 0)
-    asked = SideBySide(*map(jnp.asarray, (found.tokens, found.segments, before)))
-    responses = Responses(asked, jnp.asarray(tokens), jnp.asarray(said > 0))
+    before = np.where(response_mask, at - 1, 0)
+    prompts = SideBySide(*map(jnp.asarray, (found.tokens, found.segments, before)))
+    responses = Responses(prompts, jnp.asarray(tokens), jnp.asarray(response_mask > 0))
     return Packing(responses, len(rows) / len(places))

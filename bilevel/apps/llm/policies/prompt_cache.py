@@ -23,7 +23,7 @@ from bilevel.apps.llm.policies.model import PromptBatch, spoken
 from bilevel.apps.llm.policies.policy import AbstractPolicy, Responses, stopped
 
 
-class Memory(NamedTuple):
+class PromptCache(NamedTuple):
     """States, keys and values of prompts under the frozen parameters, left of every response."""
 
     mask: Bool[Array, "n prompt"]
@@ -53,8 +53,8 @@ def cache_prompts(
     *,
     below: int,
     rows: int = 16,
-    how: ComputeOptions = ComputeOptions(),
-) -> Memory:
+    compute: ComputeOptions = ComputeOptions(),
+) -> PromptCache:
     """Run the prompts through the model once, a few rows at a time."""
     params = parameters.unstack(params)
 
@@ -62,18 +62,18 @@ def cache_prompts(
     def one(params, tokens, mask):
         segments = mask.astype(jnp.int32)
         positions, mask_of_segments = rope.positions_of(segments), masks.segment_mask(segments)
-        x = transformer.embed(config, params, jnp.where(mask, tokens, 0), how=how)
+        x = transformer.embed(config, params, jnp.where(mask, tokens, 0), compute=compute)
         rotation = rope.rotations(config, positions, x)
         states, kept = x, []
         for i, (p, window) in enumerate(zip(params["layers"], config.windows, strict=True)):
             states = x if i == below else states
 
             def attend(q, k, v, window=window):
-                return how.attention(
+                return compute.attention(
                     q, k, v, *masks.attention_mask(mask_of_segments, positions, window)
                 ), (k, v)
 
-            x, kv = transformer.block(config, p, x, rotation, attend, how=how)
+            x, kv = transformer.block(config, p, x, rotation, attend, compute=compute)
             kept.append(kv)
         return states, *(jnp.stack(leaves, axis=1) for leaves in zip(*kept, strict=True))
 
@@ -84,7 +84,7 @@ def cache_prompts(
         found.append(jax.device_get(made))
     states, keys, values = (np.concatenate(parts)[:n] for parts in zip(*found, strict=True))
     by_layer = (jnp.asarray(np.moveaxis(kept, 1, 0)) for kept in (keys, values))
-    return Memory(jnp.asarray(prompts.mask), jnp.asarray(states), *by_layer)
+    return PromptCache(jnp.asarray(prompts.mask), jnp.asarray(states), *by_layer)
 
 
 def memory_bytes(config: Config, prompts: PromptBatch) -> int:
@@ -94,7 +94,7 @@ def memory_bytes(config: Config, prompts: PromptBatch) -> int:
     return 4 * n * length * kept
 
 
-def _upper(config, params, x, segments, below: int, reads: int, how: ComputeOptions):
+def _upper(config, params, x, segments, below: int, reads: int, compute: ComputeOptions):
     """What heads read at the last `reads` places, from the states after the first `below` layers.
 
     The last layer answers at those places alone.
@@ -105,11 +105,11 @@ def _upper(config, params, x, segments, below: int, reads: int, how: ComputeOpti
     for p, window in layers[:-1]:
 
         def attend(q, k, v, window=window):
-            return how.attention(
+            return compute.attention(
                 q, k, v, *masks.attention_mask(mask_of_segments, positions, window)
             ), None
 
-        x, _ = transformer.block(config, p, x, rotation, attend, how=how)
+        x, _ = transformer.block(config, p, x, rotation, attend, compute=compute)
     p, window = layers[-1]
     before = x[:, :-reads]
     k_before, v_before = _keys_values(config, p, before, tuple(r[:, :-reads] for r in rotation))
@@ -119,18 +119,18 @@ def _upper(config, params, x, segments, below: int, reads: int, how: ComputeOpti
         mask = mask_of_segments[:, -reads:]
         if window is not None:
             mask = mask & masks.window_mask(positions[:, -reads:], positions, window)
-        return how.attention(q, k, v, mask, None), None
+        return compute.attention(q, k, v, mask, None), None
 
     ends = tuple(r[:, -reads:] for r in rotation)
-    x, _ = transformer.block(config, p, x[:, -reads:], ends, attend_last, how=how)
+    x, _ = transformer.block(config, p, x[:, -reads:], ends, attend_last, compute=compute)
     return transformer.norm(config, params["norm"], x)
 
 
-def _after(memory: Memory, at, states, said) -> tuple[Array, Array]:
+def _after(cache: PromptCache, at, states, response_mask) -> tuple[Array, Array]:
     """Rows of the decoder: cached prompts, then the states and the mask of the responses."""
-    before = jax.lax.stop_gradient(memory.states[at])
+    before = jax.lax.stop_gradient(cache.states[at])
     x = jnp.concatenate([before, states.astype(before.dtype)], axis=1)
-    return x, jnp.concatenate([memory.mask[at], said], axis=1).astype(jnp.int32)
+    return x, jnp.concatenate([cache.mask[at], response_mask], axis=1).astype(jnp.int32)
 
 
 def _keys_values(config: Config, p, x, rotation):
@@ -142,17 +142,26 @@ def _keys_values(config: Config, p, x, rotation):
         return jnp.zeros_like(q), None
 
     transformer.block(
-        config, p, x, rotation, attend, how=ComputeOptions()
+        config, p, x, rotation, attend, compute=ComputeOptions()
     )  # the rest of it is never computed
     return kept["k"], kept["v"]
 
 
-def _beside(config, params, memory: Memory, at, tokens, said, below: int, how: ComputeOptions):
+def _beside(
+    config,
+    params,
+    cache: PromptCache,
+    at,
+    tokens,
+    response_mask,
+    below: int,
+    compute: ComputeOptions,
+):
     """States of the tokens of responses after the first `below` layers, prompts remembered."""
-    segments = jnp.concatenate([memory.mask[at], said], axis=1).astype(jnp.int32)
+    segments = jnp.concatenate([cache.mask[at], response_mask], axis=1).astype(jnp.int32)
     positions, mask_of_segments = rope.positions_of(segments), masks.segment_mask(segments)
     time = tokens.shape[1]
-    x = transformer.embed(config, params, jnp.where(said, tokens, 0), how=how)
+    x = transformer.embed(config, params, jnp.where(response_mask, tokens, 0), compute=compute)
     if not time:
         return x
     here = positions[:, -time:]
@@ -160,7 +169,7 @@ def _beside(config, params, memory: Memory, at, tokens, said, below: int, how: C
 
     layers = parameters.stack(params)["layers"]
     windows = [masks.EVERYWHERE if w is None else w for w in config.windows]
-    each = layers, memory.keys, memory.values, jnp.asarray(windows, jnp.int32)
+    each = layers, cache.keys, cache.values, jnp.asarray(windows, jnp.int32)
 
     def step(x, layer):
         p, keys, values, window = jax.tree.map(lambda leaf: leaf[layer], each)
@@ -169,9 +178,9 @@ def _beside(config, params, memory: Memory, at, tokens, said, below: int, how: C
             k = jnp.concatenate([keys[at].astype(k.dtype), k], axis=1)
             v = jnp.concatenate([values[at].astype(v.dtype), v], axis=1)
             mask = mask_of_segments[:, -time:] & masks.window_mask(here, positions, window)
-            return how.attention(q, k, v, mask, None), None
+            return compute.attention(q, k, v, mask, None), None
 
-        return transformer.block(config, p, x, rotation, attend, how=how)[0], None
+        return transformer.block(config, p, x, rotation, attend, compute=compute)[0], None
 
     # By number: to scan over slices of them would copy all that rests.
     return jax.lax.scan(step, x, jnp.arange(below))[0]
@@ -186,10 +195,10 @@ class CachedDecoder(AbstractPolicy):
 
     config: Config = eqx.field(static=True)
     params: Any
-    memory: Memory
+    cache: PromptCache
     trained: Adapter = eqx.field(static=True)
     drawing: Drawing = eqx.field(static=True, default=Drawing(new=1))
-    how: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
+    compute: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
 
     def token_logprobs(self, y, responses):
         params = self.trained.attach(self.config, stopped(self.params), y)
@@ -204,11 +213,11 @@ class CachedDecoder(AbstractPolicy):
         """The states that predict each token of the responses."""
         config, below = self.config, self.trained.below(self.config)
         at, time = numbers(responses.prompts), responses.tokens.shape[1]
-        tokens, said = responses.tokens[:, :-1], responses.mask[:, :-1]
+        tokens, response_mask = responses.tokens[:, :-1], responses.mask[:, :-1]
         resting = stopped(self.params)
-        after = _beside(config, resting, self.memory, at, tokens, said, below, self.how)
-        row = _after(self.memory, at, after, said)
-        return _upper(config, params, *row, below, time, self.how)
+        after = _beside(config, resting, self.cache, at, tokens, response_mask, below, self.compute)
+        row = _after(self.cache, at, after, response_mask)
+        return _upper(config, params, *row, below, time, self.compute)
 
     def sample(self, y, prompts, key, *, temperature=1.0):
         params = jax.tree.map(
@@ -217,17 +226,17 @@ class CachedDecoder(AbstractPolicy):
         prompts = numbers(prompts)
         n, new = prompts.shape[0], self.drawing.new
         plain = replace(self.drawing, top_k=None, top_p=None)
-        said = Responses(prompts, jnp.zeros((n, new), jnp.int32), jnp.zeros((n, new), bool))
+        drawn = Responses(prompts, jnp.zeros((n, new), jnp.int32), jnp.zeros((n, new), bool))
         done = jnp.zeros(n, bool)
         for t in range(new):
             key, one = jax.random.split(key)  # as `sampling` does
-            part = Responses(prompts, said.tokens[:, : t + 1], said.mask[:, : t + 1])
+            part = Responses(prompts, drawn.tokens[:, : t + 1], drawn.mask[:, : t + 1])
             x = self._predicting(params, part)[:, -1:]
             token, _ = sampling.draw(one, transformer.read_out(params, x)[:, 0], plain, temperature)
-            tokens = said.tokens.at[:, t].set(jnp.where(done, 0, token))
-            said = said._replace(tokens=tokens, mask=said.mask.at[:, t].set(~done))
+            tokens = drawn.tokens.at[:, t].set(jnp.where(done, 0, token))
+            drawn = drawn._replace(tokens=tokens, mask=drawn.mask.at[:, t].set(~done))
             done = done | sampling.among(token, self.drawing.stop)
-        return said
+        return drawn
 
     def prompts_at(self, prompts: PromptBatch, rows: Int[Array, " n"]) -> Int[Array, " n"]:
         """Some of the prompts, as this policy reads them: the numbers of their rows."""
@@ -235,7 +244,7 @@ class CachedDecoder(AbstractPolicy):
 
     def trunk(self, params: Any, trained: Adapter | None) -> "CachedTrunk":
         """A trunk for a reward on the same prompts: an adapter of `params`, or all parameters."""
-        return CachedTrunk(self.config, self.memory, params, trained)
+        return CachedTrunk(self.config, self.cache, params, trained)
 
 
 class CachedTrunk(eqx.Module):
@@ -247,29 +256,29 @@ class CachedTrunk(eqx.Module):
     """
 
     config: Config = eqx.field(static=True)
-    memory: Memory
+    cache: PromptCache
     params: Any = None
     trained: Adapter | None = eqx.field(static=True, default=None)
-    how: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
+    compute: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
 
     def __call__(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
-        config, said = self.config, responses.mask
+        config, response_mask = self.config, responses.mask
         after = self.resting(trunk, responses)
         if self.trained is None:
             return transformer.norm(config, trunk["norm"], after)
         params = self.trained.attach(config, stopped(self.params), trunk)
         below, at = self.trained.below(config), numbers(responses.prompts)
-        row = _after(self.memory, at, after, said)
-        return _upper(config, params, *row, below, said.shape[1], self.how)
+        row = _after(self.cache, at, after, response_mask)
+        return _upper(config, params, *row, below, response_mask.shape[1], self.compute)
 
     def resting(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
         """States of the response tokens after the frozen layers."""
-        at, tokens, said, _ = responses
+        at, tokens, response_mask, _ = responses
         if isinstance(at, Known):
             return jax.lax.stop_gradient(at.states)
         config, params = self.config, stopped(trunk if self.trained is None else self.params)
         below = config.layers if self.trained is None else self.trained.below(config)
-        return _beside(config, params, self.memory, at, tokens, said, below, self.how)
+        return _beside(config, params, self.cache, at, tokens, response_mask, below, self.compute)
 
     def cached(self, params: PyTree, responses: Responses) -> Responses:
         """The same responses, with the states of the frozen layers computed once."""

@@ -13,7 +13,7 @@ from bilevel.apps.llm.policies.tables import kl
 from bilevel.apps.llm.policy_steps.policy_step import AbstractPolicyStep, Goal, Prompts
 
 
-class AdaptiveMemory(NamedTuple):
+class AdaptiveState(NamedTuple):
     beta: Scalar
     own: Any  # of the step that is adapted
 
@@ -29,12 +29,12 @@ class Adaptive(AbstractPolicyStep):
     from human preferences". 2019, arXiv:1909.08593.
 
     Attributes:
-        how: the step.
+        policy_step: the step.
         target: nats a response, summed over its tokens.
         samples: responses drawn to a prompt, to measure by.
     """
 
-    how: AbstractPolicyStep
+    policy_step: AbstractPolicyStep
     target: ScalarLike = eqx.field(converter=jnp.asarray)
     rate: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
     clip: ScalarLike = eqx.field(converter=jnp.asarray, default=0.2)
@@ -42,17 +42,17 @@ class Adaptive(AbstractPolicyStep):
 
     def init(self, goal, x, y):
         beta = jnp.asarray(goal.beta, trees.widest(y))
-        return AdaptiveMemory(beta, self.how.init(goal, x, y))
+        return AdaptiveState(beta, self.policy_step.init(goal, x, y))
 
-    def step(self, goal, x, y, memory, batch, k):
-        now = Goal(goal.policy, goal.reward, goal.reference, memory.beta)
-        y, own = self.how.step(now, x, y, memory.own, batch, k)
-        found = divergence(goal, y, batch, self.samples).astype(memory.beta.dtype)
+    def step(self, goal, x, y, state, batch, k):
+        now = Goal(goal.policy, goal.reward, goal.reference, state.beta)
+        y, own = self.policy_step.step(now, x, y, state.own, batch, k)
+        found = divergence(goal, y, batch, self.samples).astype(state.beta.dtype)
         target, rate, clip = (
             jnp.asarray(number, found.dtype) for number in (self.target, self.rate, self.clip)
         )
         error = jnp.clip(found / target - 1, -clip, clip)
-        return y, AdaptiveMemory(memory.beta * (1 + rate * error), own)
+        return y, AdaptiveState(state.beta * (1 + rate * error), own)
 
 
 def divergence(goal: Goal, y: PyTree, batch: Prompts, samples: int = 1) -> Scalar:
@@ -64,6 +64,6 @@ def divergence(goal: Goal, y: PyTree, batch: Prompts, samples: int = 1) -> Scala
     if policy.enumerable:
         return kl(policy.log_table(y), policy.log_table(goal.reference))
     key = jax.random.fold_in(batch.key, 0xDA9)  # another draw than the step was made with
-    said = stopped(policy.sample(y, repeated(batch.prompts, samples), key))
-    logp = policy.logprob(y, said)
-    return (logp - policy.logprob(goal.reference, said).astype(logp.dtype)).mean()
+    responses = stopped(policy.sample(y, repeated(batch.prompts, samples), key))
+    logp = policy.logprob(y, responses)
+    return (logp - policy.logprob(goal.reference, responses).astype(logp.dtype)).mean()

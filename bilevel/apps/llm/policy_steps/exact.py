@@ -27,12 +27,12 @@ class Mirror(AbstractPolicyStep):
             )
         return None
 
-    def step(self, goal, x, y, memory, batch, k):
+    def step(self, goal, x, y, state, batch, k):
         policy, rate = _listed(goal, self), jnp.asarray(self.rate, y.dtype)
         rewards = policy.reward_table(goal.reward, x).astype(y.dtype)
         best = optimum(policy.log_table(goal.reference), rewards, goal.beta)
         mixed = (1 - rate) * policy.log_table(y) + rate * best
-        return jax.nn.log_softmax(mixed, axis=-1).astype(y.dtype), memory
+        return jax.nn.log_softmax(mixed, axis=-1).astype(y.dtype), state
 
 
 class ExactGradient(AbstractPolicyStep):
@@ -48,7 +48,7 @@ class ExactGradient(AbstractPolicyStep):
     def init(self, goal, x, y):
         return self.update.init(y)
 
-    def step(self, goal, x, y, memory, batch, k):
+    def step(self, goal, x, y, state, batch, k):
         policy = _listed(goal, self)
         rewards, log_reference = (
             policy.reward_table(goal.reward, x),
@@ -61,11 +61,11 @@ class ExactGradient(AbstractPolicyStep):
             return -(jnp.exp(log_p) * gain).sum(axis=-1).mean()
 
         def one(carry, i):
-            y, memory = carry
-            return self.update.step(jax.grad(loss)(y), memory, y, k * self.steps + i), None
+            y, state = carry
+            return self.update.step(jax.grad(loss)(y), state, y, k * self.steps + i), None
 
-        (y, memory), _ = jax.lax.scan(one, (y, memory), jnp.arange(self.steps, dtype=k.dtype))
-        return y, memory
+        (y, state), _ = jax.lax.scan(one, (y, state), jnp.arange(self.steps, dtype=k.dtype))
+        return y, state
 
 
 def _listed(goal: Goal, step: AbstractPolicyStep) -> AbstractPolicy:

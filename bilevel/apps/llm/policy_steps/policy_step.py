@@ -44,7 +44,7 @@ class Prompts(NamedTuple):
 
 
 class AbstractPolicyStep(eqx.Module):
-    """How a policy moves towards the maximum. What it remembers, it keeps in `memory`."""
+    """How a policy moves towards the maximum. What it keeps between calls is its `state`."""
 
     @abc.abstractmethod
     def init(self, goal: Goal, x: PyTree, y: PyTree) -> Any:
@@ -52,7 +52,7 @@ class AbstractPolicyStep(eqx.Module):
 
     @abc.abstractmethod
     def step(
-        self, goal: Goal, x: PyTree, y: PyTree, memory: Any, batch: Prompts, k: Int[Array, ""]
+        self, goal: Goal, x: PyTree, y: PyTree, state: Any, batch: Prompts, k: Int[Array, ""]
     ) -> tuple[PyTree, Any]:
         """The moved policy and the new memory; k counts the calls."""
 
@@ -118,17 +118,17 @@ class LeaveOneOut(AbstractPolicyStep):
     def init(self, goal, x, y):
         return self.update.init(y)
 
-    def step(self, goal, x, y, memory, batch, k):
+    def step(self, goal, x, y, state, batch, k):
         def one(carry, at):
-            y, memory = carry
+            y, state = carry
             i, key = at
             found = drawn(goal, x, y, batch.prompts, key, self.samples)
             direction = jax.grad(self.loss)(y, goal, found)
-            return self.update.step(direction, memory, y, k * self.steps + i), None
+            return self.update.step(direction, state, y, k * self.steps + i), None
 
         at = jnp.arange(self.steps, dtype=k.dtype), jax.random.split(batch.key, self.steps)
-        (y, memory), _ = jax.lax.scan(one, (y, memory), at)
-        return y, memory
+        (y, state), _ = jax.lax.scan(one, (y, state), at)
+        return y, state
 
     def loss(self, y: PyTree, goal: Goal, found: Drawn) -> Scalar:
         """Its gradient is the direction."""
@@ -163,9 +163,9 @@ class GRPO(AbstractPolicyStep):
     def init(self, goal, x, y):
         return self.update.init(y)
 
-    def step(self, goal, x, y, memory, batch, k):
+    def step(self, goal, x, y, state, batch, k):
         found = drawn(goal, x, y, batch.prompts, batch.key, self.samples)
-        return _epochs(self, jax.grad(self.loss), y, memory, goal, found, k)
+        return _epochs(self, jax.grad(self.loss), y, state, goal, found, k)
 
     def loss(self, y: PyTree, goal: Goal, found: Drawn) -> Scalar:
         rewards = found.groups(found.rewards)
@@ -207,9 +207,9 @@ class SquaredAdvantage(AbstractPolicyStep):
     def init(self, goal, x, y):
         return self.update.init(y)
 
-    def step(self, goal, x, y, memory, batch, k):
+    def step(self, goal, x, y, state, batch, k):
         found = drawn(goal, x, y, batch.prompts, batch.key, self.samples)
-        return _epochs(self, jax.grad(self.loss), y, memory, goal, found, k)
+        return _epochs(self, jax.grad(self.loss), y, state, goal, found, k)
 
     def loss(self, y: PyTree, goal: Goal, found: Drawn) -> Scalar:
         advantages = leave_one_out(found.groups(regularised(goal, found))).ravel()
@@ -224,15 +224,15 @@ def clipped(log_ratio: PerToken, advantages: PerToken, clip: ScalarLike) -> PerT
     return jnp.minimum(advantages * ratio, advantages * jnp.clip(ratio, 1 - width, 1 + width))
 
 
-def _epochs(step, slope, y, memory, goal, found, k):
+def _epochs(step, slope, y, state, goal, found, k):
     """`step.epochs` moves on the same responses."""
 
     def one(carry, i):
-        y, memory = carry
-        return step.update.step(slope(y, goal, found), memory, y, k * step.epochs + i), None
+        y, state = carry
+        return step.update.step(slope(y, goal, found), state, y, k * step.epochs + i), None
 
-    (y, memory), _ = jax.lax.scan(one, (y, memory), jnp.arange(step.epochs, dtype=k.dtype))
-    return y, memory
+    (y, state), _ = jax.lax.scan(one, (y, state), jnp.arange(step.epochs, dtype=k.dtype))
+    return y, state
 
 
 def _at_least_two(samples: int) -> None:
@@ -249,9 +249,9 @@ class Fixed(eqx.Module):
     def init(self, goal: Goal, y: PyTree) -> PyTree:
         return None
 
-    def at(self, goal: Goal, memory: PyTree, y: PyTree, k) -> tuple[PyTree, PyTree]:
+    def at(self, goal: Goal, state: PyTree, y: PyTree, k) -> tuple[PyTree, PyTree]:
         """The reference of call k, and what is remembered of it."""
-        return goal.reference, memory
+        return goal.reference, state
 
 
 class Moving(eqx.Module):
@@ -266,12 +266,12 @@ class Moving(eqx.Module):
     def init(self, goal, y):
         return trees.copy(y)
 
-    def at(self, goal, memory, y, k):
-        reference = trees.where(k % self.every == 0, y, memory)
+    def at(self, goal, state, y, k):
+        reference = trees.where(k % self.every == 0, y, state)
         return reference, reference
 
 
-class Memory(NamedTuple):
+class StepState(NamedTuple):
     k: Int[Array, ""]  # calls
     anchor: PyTree  # the reference, where it moves
     own: Any  # of the policy step
@@ -281,18 +281,18 @@ class LowerStep(eqx.Module):
     """A policy step on a goal, as `bl.Problem` takes it: `lower_step(x, y, memory, batch)`."""
 
     goal: Goal
-    how: AbstractPolicyStep
+    policy_step: AbstractPolicyStep
     anchor: Fixed | Moving = Fixed()
 
-    def init(self, x: PyTree, y: PyTree) -> Memory:
-        own = self.how.init(self.goal, x, y)
-        return Memory(jnp.zeros((), jnp.int32), self.anchor.init(self.goal, y), own)
+    def init(self, x: PyTree, y: PyTree) -> StepState:
+        own = self.policy_step.init(self.goal, x, y)
+        return StepState(jnp.zeros((), jnp.int32), self.anchor.init(self.goal, y), own)
 
-    def __call__(self, x, y, memory: Memory, batch: Prompts) -> tuple[PyTree, Memory]:
-        reference, anchor = self.anchor.at(self.goal, memory.anchor, y, memory.k)
+    def __call__(self, x, y, state: StepState, batch: Prompts) -> tuple[PyTree, StepState]:
+        reference, anchor = self.anchor.at(self.goal, state.anchor, y, state.k)
         goal = Goal(self.goal.policy, self.goal.reward, reference, self.goal.beta)
-        y, own = self.how.step(goal, x, y, memory.own, batch, memory.k)
-        return y, Memory(memory.k + 1, anchor, own)
+        y, own = self.policy_step.step(goal, x, y, state.own, batch, state.k)
+        return y, StepState(state.k + 1, anchor, own)
 
 
 class Hold(eqx.Module):

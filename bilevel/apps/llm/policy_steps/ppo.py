@@ -28,7 +28,7 @@ class Critic(NamedTuple):
     start: PyTree  # its first parameters
 
 
-class PPOMemory(NamedTuple):
+class PPOState(NamedTuple):
     policy: Any  # of the policy's update
     critic: PyTree  # parameters, absent without a critic
     critic_update: Any
@@ -64,14 +64,14 @@ class PPO(AbstractPolicyStep):
 
     def init(self, goal, x, y):
         if self.critic is None:
-            return PPOMemory(self.update.init(y), None, None)
+            return PPOState(self.update.init(y), None, None)
         start = trees.copy(self.critic.start)
-        return PPOMemory(self.update.init(y), start, self.critic_update.init(start))
+        return PPOState(self.update.init(y), start, self.critic_update.init(start))
 
-    def step(self, goal, x, y, memory, batch, k):
+    def step(self, goal, x, y, state, batch, k):
         key, shuffling = jax.random.split(batch.key)
         found = drawn(goal, x, y, batch.prompts, key, self.samples)
-        values = self.values(memory.critic, found)
+        values = self.values(state.critic, found)
         advantages = generalised_advantages(
             self.token_rewards(goal, found), values, self.gamma, self.decay
         )
@@ -88,21 +88,21 @@ class PPO(AbstractPolicyStep):
         ).reshape(self.epochs * self.minibatches, -1)
 
         def one(carry, at):
-            y, memory = carry
+            y, state = carry
             i, chosen = at
             part, values, advantages, returns = jax.tree.map(lambda leaf: leaf[chosen], rows)
             j = k * len(order) + i
             direction = jax.grad(self.loss)(y, goal, part, advantages)
-            y, policy = self.update.step(direction, memory.policy, y, j)
-            critic, of_critic = memory.critic, memory.critic_update
+            y, policy = self.update.step(direction, state.policy, y, j)
+            critic, of_critic = state.critic, state.critic_update
             if self.critic is not None:
                 slope = jax.grad(self.value_loss)(critic, part, values, returns)
                 critic, of_critic = self.critic_update.step(slope, of_critic, critic, j)
-            return (y, PPOMemory(policy, critic, of_critic)), None
+            return (y, PPOState(policy, critic, of_critic)), None
 
         at = jnp.arange(len(order), dtype=k.dtype), order
-        (y, memory), _ = jax.lax.scan(one, (y, memory), at)
-        return y, memory
+        (y, state), _ = jax.lax.scan(one, (y, state), at)
+        return y, state
 
     def values(self, critic: PyTree, found: Drawn) -> PerToken:
         """What the critic expects before every token; zero without one, and outside the mask."""

@@ -23,7 +23,7 @@ def metrics(given: Session) -> dict[str, Callable[[PyTree, PyTree], Array]]:
     """
     task, batch = given.task, given.settings.batch
     policy, reference, reward = task.policy, task.reference, task.reward
-    few = jax.tree.map(lambda leaf: leaf[: 2 * batch], task.asked())
+    few = jax.tree.map(lambda leaf: leaf[: 2 * batch], task.prompts_to_answer())
     # Bound as a Partial, arrays are arguments of the compiled program, not constants in it.
     found = {"KL": Partial(_divergence, policy, reference, few)}
     if reward is not None:

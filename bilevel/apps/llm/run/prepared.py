@@ -126,7 +126,7 @@ def prepare(
     every = [*rows, *shown, *(side for pair in (*pairs, *held) for side in pair)]
     longest = max(len(row.response) for row in every)
     distinct = {tuple(row.prompt): row for row in every}
-    asked = model.asked(list(distinct.values()), pad_id=text.pad)
+    asked = model.prompt_batch(list(distinct.values()), pad_id=text.pad)
     drawing = Drawing(new=settings.new or longest, stop=text.stop)
     policy = _policy(loaded, asked, drawing, longest, mesh, settings)
     if policy.params is not None:

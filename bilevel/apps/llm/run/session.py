@@ -109,7 +109,7 @@ def merged(given: Session, policy: PyTree) -> checkpoint.Checkpoint:
 def answers(given: Session, policy: PyTree, count: int = 6) -> list[tuple[str, str]]:
     """Prompts, held-out where there are, with the likeliest answers."""
     rows = given.shown or (given.held and given.held.chosen)
-    asked = given.task.asked() if rows is None else rows.prompts
+    asked = given.task.prompts_to_answer() if rows is None else rows.prompts
     asked = jax.tree.map(lambda leaf: leaf[:count], asked)
     if not isinstance(asked, model.PromptBatch):
         at = prompt_cache.numbers(asked)
@@ -122,7 +122,7 @@ def answers(given: Session, policy: PyTree, count: int = 6) -> list[tuple[str, s
         *asked,
         key=jax.random.key(0),
         drawing=drawing,
-        how=given.policy.how,
+        compute=given.policy.compute,
     )
     tokens, response = map(write.fetch, (said.tokens, said.response))
     prompts, mask = np.asarray(asked.tokens), np.asarray(asked.mask)
