@@ -84,8 +84,8 @@ def generate(
 
     `logprobs` are those of `decoder.token_logprobs(config, params, samples.tokens, samples.mask)`,
     whatever the temperature; `drawn` are equal to them at temperature 1 without top-k and top-p.
-    A pure function to be called under `jax.jit` (`config`, `drawing` and `compute` static); the loop
-    ends when all responses have.
+    A pure function to be called under `jax.jit` (`config`, `drawing` and `compute` static); the
+    loop ends when all responses have.
 
     Args:
         segments: 0 at the padding of prompts, which may be anywhere; one sequence a row.
