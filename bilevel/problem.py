@@ -143,20 +143,12 @@ def _lower_kinds(a_set: sets.AbstractSet) -> list[Structure]:
     """Every kind a set belongs to. A box is three: simple projection, linear, inequalities."""
     traits = a_set.traits()
     kinds = {
-        Structure.LOWER_SET: _simple(a_set),
+        Structure.LOWER_SET: a_set.simple,
         Structure.LOWER_EQUATIONS: traits.linear and not traits.inequalities,
         Structure.LOWER_LINEAR: traits.linear,
         Structure.LOWER_COUPLED: not traits.equalities,
     }
     return [kind for kind, holds in kinds.items() if holds]
-
-
-def _simple(a_set: sets.AbstractSet) -> bool:
-    """Fixed, with a projection that takes no quadratic program."""
-    if isinstance(a_set, sets.Intersection):
-        proper = [member for member in a_set.sets if not isinstance(member, sets.Free)]
-        return len(proper) == 1 and _simple(proper[0])
-    return a_set.projectable and not a_set.moves and not isinstance(a_set, sets.Polyhedron)
 
 
 def _a(thing: object) -> str:

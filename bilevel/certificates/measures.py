@@ -21,7 +21,7 @@ from bilevel.lower import (
     ToTolerance,
 )
 from bilevel.lower.solvers import residual
-from bilevel.problem import Batch, Problem, Structure
+from bilevel.problem import Batch, Problem
 from bilevel.typing import Data, Lower, Scalar, ScalarLike, Upper
 
 PROJECTING = (Gradient, Accelerated, ToTolerance)  # solvers that call lower_set.project
@@ -191,9 +191,7 @@ def is_small(y: Lower) -> bool:
 
 def is_simple(problem: Problem) -> bool:
     """Whether the projection on the lower set is cheap."""
-    if isinstance(problem.lower_set, sets.Free):
-        return True
-    return any(Structure.LOWER_SET in kinds for kinds, _ in problem.structure())
+    return problem.lower_set.simple
 
 
 def _has_programs() -> bool:

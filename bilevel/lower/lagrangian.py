@@ -4,27 +4,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
+from bilevel import sets
 from bilevel.lower import kkt
 from bilevel.lower.kkt import Duals
 from bilevel.problem import Problem
-from bilevel.sets import AbstractSet, Free, Intersection, Polyhedron
+from bilevel.sets import AbstractSet
 from bilevel.typing import Lower, Upper
 
 
 def split(problem: Problem) -> tuple[AbstractSet, Problem]:
-    """The part Y of the lower set with a simple projection, and the problem with the rest of it.
-
-    The rest, `h(x, y) <= 0` and `e(x, y) = 0`, is what multipliers are for.
-    """
-    whole = problem.lower_set
-    members = whole.sets if isinstance(whole, Intersection) else (whole,)
-    simple = next(filter(_simple, members), Free())
-    rest = Intersection(tuple(member for member in members if member is not simple))
+    """The simple part Y of the lower set, and the problem with the rest of it."""
+    simple, rest = sets.split(problem.lower_set)
     return simple, problem.replace(lower_set=rest)
-
-
-def _simple(a_set: AbstractSet) -> bool:
-    return a_set.projectable and not a_set.moves and not isinstance(a_set, Free | Polyhedron)
 
 
 def values(problem: Problem, x: Upper, y: Lower) -> Duals:

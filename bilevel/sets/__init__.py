@@ -5,7 +5,7 @@ a new bound recompiles nothing and a family of sets is one `vmap`.
 """
 
 from bilevel.sets.base import AbstractSet, Constraints, Rows, Traits, as_pytree
-from bilevel.sets.combined import Coupled, Intersection
+from bilevel.sets.combined import Coupled, Intersection, Split, split
 from bilevel.sets.linear import Affine, Polyhedron
 from bilevel.sets.simple import Ball, Box, Free, Simplex
 
@@ -21,6 +21,8 @@ __all__ = [
     "Polyhedron",
     "Rows",
     "Simplex",
+    "Split",
     "Traits",
     "as_pytree",
+    "split",
 ]

@@ -71,6 +71,11 @@ class AbstractSet(eqx.Module):
         return self.traits().projectable
 
     @property
+    def simple(self) -> bool:
+        """Whether the set is fixed and has a projection that takes no quadratic program."""
+        return self.projectable and not self.moves
+
+    @property
     def linear(self) -> bool:
         return self.traits().linear
 

@@ -1,6 +1,7 @@
 """Sets by inequalities that may tie y to x, and several sets at once."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 
@@ -82,9 +83,15 @@ class Intersection(AbstractSet):
                     f"Intersection: {member!r} is not a set; give a tuple of bilevel.sets."
                 )
 
+    @property
+    def simple(self) -> bool:
+        members = proper_members(self)
+        return not members or (len(members) == 1 and members[0].simple)
+
     def traits(self):
         linear = all(member.linear for member in self.sets)
-        alone = len(self._members()) == 1 and self._members()[0].projectable
+        members = proper_members(self)
+        alone = len(members) == 1 and members[0].projectable
         every = [member.traits() for member in self.sets]
         return Traits(
             alone or linear,
@@ -95,7 +102,7 @@ class Intersection(AbstractSet):
         )
 
     def project(self, z, x=None):
-        members = self._members()
+        members = proper_members(self)
         if not members:
             return z
         if len(members) == 1:
@@ -109,9 +116,33 @@ class Intersection(AbstractSet):
         vector, unravel = ravel(z)
         return unravel(onto_rows(vector, self.rows(z, x)))
 
-    def _members(self) -> list[AbstractSet]:
-        return [member for member in self.sets if not isinstance(member, Free)]
-
     def constraints(self, z, x=None):
         every = [member.constraints(z, x) for member in self.sets]
         return Constraints(tuple(c.inequalities for c in every), tuple(c.equalities for c in every))
+
+
+def proper_members(a_set: AbstractSet) -> list[AbstractSet]:
+    """The true constraints of a set: members of intersections at any depth, without `Free`."""
+    if isinstance(a_set, Intersection):
+        return [proper for member in a_set.sets for proper in proper_members(member)]
+    return [] if isinstance(a_set, Free) else [a_set]
+
+
+class Split(NamedTuple):
+    """A set as a part that is `simple` to project on, and the rest."""
+
+    simple: AbstractSet
+    rest: AbstractSet
+
+
+def split(a_set: AbstractSet) -> Split:
+    """The first simple member of a set, `Free()` without one, and the intersection of the others.
+
+    The rest, `h(x, y) <= 0` and `e(x, y) = 0`, is what multipliers and penalties are for.
+    """
+    members = proper_members(a_set)
+    simple = next((member for member in members if member.simple), Free())
+    rest = [member for member in members if member is not simple]
+    if not rest:
+        return Split(simple, Free())
+    return Split(simple, rest[0] if len(rest) == 1 else Intersection(tuple(rest)))

@@ -64,6 +64,10 @@ class Polyhedron(AbstractSet):
     E: Array | Callable | None = eqx.field(converter=as_entry, default=None)
     d: Array | Callable | None = eqx.field(converter=as_entry, default=None)
 
+    @property
+    def simple(self) -> bool:
+        return False
+
     def traits(self):
         moves = any(callable(entry) for entry in (self.A, self.b, self.E, self.d))
         return Traits(moves=moves, inequalities=self.A is not None, equalities=self.E is not None)

@@ -400,3 +400,16 @@ def test_a_new_bound_compiles_nothing():
     for hi in (1.0, 2.0, 3.0):
         assert project(sets.Box(0.0, hi), jnp.array(9.0)) == hi
     assert traces == 1
+
+
+def test_split_takes_the_first_simple_member_at_any_depth():
+    box, rows = sets.Box(0.0, 1.0), sets.Polyhedron(jnp.ones((1, 2)), jnp.ones(1))
+    coupled = sets.Coupled(lambda x, y: x + y)
+    nested = sets.Intersection((sets.Free(), sets.Intersection((rows, box)), coupled))
+    simple, rest = sets.split(nested)
+    assert simple is box
+    assert rest.sets == (rows, coupled)
+    assert sets.split(coupled) == (sets.Free(), coupled)
+    assert sets.split(box).rest == sets.Free()
+    assert not nested.simple
+    assert sets.Intersection((sets.Intersection((box,)), sets.Free())).simple

@@ -1,7 +1,5 @@
 """Lower constraints as a penalty in the lower loss, where projecting on them is not simple."""
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,32 +8,6 @@ from jaxtyping import Array
 from bilevel import sets, trees
 from bilevel.problem import Problem
 from bilevel.typing import PyTree, Scalar, ScalarLike
-
-
-class Parted(NamedTuple):
-    """A set as the part that is simple to project on, and the rest."""
-
-    simple: sets.AbstractSet
-    rest: sets.AbstractSet
-
-
-def part(a_set: sets.AbstractSet) -> Parted:
-    """The first member that stands still and has a simple projection, and all others."""
-    members = list(a_set.sets) if isinstance(a_set, sets.Intersection) else [a_set]
-    members = [member for member in members if not isinstance(member, sets.Free)]
-    for i, member in enumerate(members):
-        if member.projectable and not member.moves and not isinstance(member, _QP):
-            return Parted(member, _together(members[:i] + members[i + 1 :]))
-    return Parted(sets.Free(), _together(members))
-
-
-_QP = sets.Polyhedron | sets.Intersection  # their projection is a quadratic program
-
-
-def _together(members: list[sets.AbstractSet]) -> sets.AbstractSet:
-    if not members:
-        return sets.Free()
-    return members[0] if len(members) == 1 else sets.Intersection(tuple(members))
 
 
 class Infeasibility(eqx.Module):
@@ -55,7 +27,7 @@ def penalised(problem: Problem, weight: ScalarLike) -> Problem:
 
     Without a rest it is the problem itself.
     """
-    simple, rest = part(problem.lower_set)
+    simple, rest = sets.split(problem.lower_set)
     if isinstance(rest, sets.Free):
         return problem
     loss = Infeasibility(problem.replace(lower_set=rest), jnp.asarray(weight))
@@ -68,7 +40,7 @@ def infeasibility(problem: Problem, x: PyTree, y: PyTree) -> Scalar:
     At the minimiser of the penalised lower loss `2 weight` times it is the norm of its
     multipliers.
     """
-    return trees.norm(_excess(part(problem.lower_set).rest, x, y))
+    return trees.norm(_excess(sets.split(problem.lower_set).rest, x, y))
 
 
 def _excess(a_set: sets.AbstractSet, x: PyTree, y: PyTree) -> PyTree:
