@@ -28,10 +28,10 @@ gpu: $(STAMPS)/align $(ACCELERATOR) ## align all of a small language model on a 
 	$(BIN)/python -m benchmarks.gpu
 
 test: $(STAMPS)/test ## run the fast tests
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
-test-all: $(STAMPS)/test ## run every test
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m ""
+test-all: $(STAMPS)/test ## run every test, the slow ones too
+	$(BIN)/python -m pytest -n auto --dist loadgroup --slow
 
 bench: $(STAMPS)/bench ## run the benchmarks
 	$(BIN)/python -m benchmarks

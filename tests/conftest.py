@@ -1,10 +1,12 @@
-"""Double precision and no silent promotion, for every test."""
+"""Which tests are slow; double precision and no silent promotion, for every test."""
 
 import builtins
 import gc
+import inspect
 import os
 import pathlib
 import shutil
+import time
 
 import jax
 import pytest
@@ -26,6 +28,46 @@ for name, value in KEPT.items():
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# A fast test takes at most this, with nothing compiled before it. Child processes do not count.
+LIMIT = 30.0  # seconds of processor time
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def is_slow(item) -> bool:
+    """Whether the test has a mark `slow` whose predicate, if any, fails for its parameters."""
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+
+    def holds(unless=None):
+        names = inspect.signature(unless).parameters if unless else ()
+        return unless is None or not unless(**{name: given[name] for name in names})
+
+    return any(holds(*mark.args, **mark.kwargs) for mark in item.iter_markers("slow"))
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("slow"):
+        slow = [item for item in items if is_slow(item)]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in set(slow)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    start = time.process_time()
+    result = yield
+    took = time.process_time() - start
+    if took > LIMIT and not is_slow(pyfuncitem):
+        pytest.fail(
+            f"took {took:.0f} s of processor time, and a test that is not marked `slow` takes at "
+            f"most {LIMIT:.0f} s: make it cheaper, or give it @pytest.mark.slow",
+            pytrace=False,
+        )
+    return result
 
 
 def pytest_sessionstart(session):

@@ -7,27 +7,17 @@ import numpy as np
 import pytest
 from cases import METHODS, distance, flat, same_bits
 from constrained_cases import CONSTRAINED
-from speed import first
 
 import bilevel as bl
 from bilevel import oracles
 from bilevel.methods.base import all_methods
 from bilevel.problem import Batch
 
-
-def rows(*, rest_slow=False):
-    """Every method; rest_slow leaves those whose steps hold solves to `make test-all`."""
-
-    def marks(name):
-        slow = rest_slow and CONSTRAINED[name].adaptive
-        return [pytest.mark.xdist_group(name), *([pytest.mark.slow] if slow else [])]
-
-    return pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=marks(name)) for name in CONSTRAINED]
-    )
-
-
-every, every_quick = rows(), rows(rest_slow=True)
+every = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CONSTRAINED]
+)
+# A step that holds solves of unknown length takes long to compile.
+solves_later = pytest.mark.slow(unless=lambda name: not CONSTRAINED[name].adaptive)
 
 
 def begun(case, method, seed=0):
@@ -52,8 +42,9 @@ def test_the_answer_is_found(name):
     assert distance(state.x, case.x_star) < row.tol
 
 
+@pytest.mark.slow(unless=lambda dtype: dtype == jnp.float64)
 @every
-@pytest.mark.parametrize("dtype", first([jnp.float64, jnp.float32]))
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 def test_structure_shapes_and_dtypes_are_kept(name, dtype):
     case = CONSTRAINED[name].case()
     method = CONSTRAINED[name].method(1.0)
@@ -67,7 +58,8 @@ def test_structure_shapes_and_dtypes_are_kept(name, dtype):
     assert {"upper", "hypergrad_norm", "lower_grad_norm"} <= info.keys()
 
 
-@every_quick
+@solves_later
+@every
 def test_two_halves_equal_one_run(name):
     case = CONSTRAINED[name].case()
     whole = run(name, case, 20)
@@ -75,7 +67,8 @@ def test_two_halves_equal_one_run(name):
     assert same_bits(whole, run(name, case, 10, state=half))
 
 
-@every_quick
+@solves_later
+@every
 def test_a_step_may_donate_its_state(name):
     case = CONSTRAINED[name].case()
     method = CONSTRAINED[name].method(1.0)
@@ -85,7 +78,8 @@ def test_a_step_may_donate_its_state(name):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((case.x0, case.y0)))
 
 
-@every_quick
+@solves_later
+@every
 def test_vmap_over_step_sizes(name):
     case = CONSTRAINED[name].case()
     several = [CONSTRAINED[name].method(speed) for speed in (1.0, 0.5)]
@@ -100,7 +94,8 @@ def test_vmap_over_step_sizes(name):
     assert distance(together[0], together[1]) > 0
 
 
-@every_quick
+@solves_later
+@every
 def test_seeds_matter_where_it_draws(name):
     case = CONSTRAINED[name].case()
     one, again, other = (run(name, case, 10, seed=seed) for seed in (0, 0, 1))
@@ -120,7 +115,8 @@ def test_price_of_a_step_is_what_it_calls(name):
     assert dict(calls) == pytest.approx(declared)
 
 
-@every_quick
+@solves_later
+@every
 def test_solve_ends_well_and_tells_what_was_reached(name):
     row, case = CONSTRAINED[name], CONSTRAINED[name].case()
     result = bl.solve(

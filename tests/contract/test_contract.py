@@ -30,18 +30,15 @@ from bilevel.problem import Batch
 DECLARED = {name: make().problem for name, make in PROBLEMS.items()}
 
 
-def marks(name, slow=False):
+def on_one_worker(name):
     """One worker takes all tests of a method: it compiles each problem once for several of them."""
-    return [pytest.mark.xdist_group(name), *([pytest.mark.slow] if slow else [])]
+    return pytest.mark.xdist_group(name)
 
 
-def every_method(test=None, *, but=(), rest_slow=False):
-    """Every method, but those whose row is of these kinds (what each means stands in `Row`).
-
-    rest_slow: leave all but one of each family to `make test-all`.
-    """
+def every_method(test=None, *, but=()):
+    """Every method, but those whose row is of these kinds (what each means stands in `Row`)."""
     rows = [
-        pytest.param(name, marks=marks(name, rest_slow and name not in FEW))
+        pytest.param(name, marks=on_one_worker(name))
         for name, row in METHODS.items()
         if not any(getattr(row, kind) for kind in but)
     ]
@@ -49,20 +46,10 @@ def every_method(test=None, *, but=(), rest_slow=False):
     return decorate if test is None else decorate(test)
 
 
-def late(row, name, slow, rest_slow):
-    """The problems of a method that are left to `make test-all`."""
-    if name in FEW and not row.heavy:
-        return slow
-    return DECLARED if rest_slow else ALIKE
-
-
-def pairs(names, slow=(), but=(), rest_slow=False):
-    """Methods with the problems they handle; the rest as in `every_method`.
-
-    slow: problems left to `make test-all`; of all methods but a few, `ALIKE`.
-    """
+def pairs(names, but=()):
+    """Methods with the problems they handle; the rest as in `every_method`."""
     rows = [
-        pytest.param(name, problem, marks=marks(name, problem in late(row, name, slow, rest_slow)))
+        pytest.param(name, problem, marks=on_one_worker(name))
         for name, row in METHODS.items()
         if not any(getattr(row, kind) for kind in but)
         for problem in sorted(names)
@@ -72,17 +59,22 @@ def pairs(names, slow=(), but=(), rest_slow=False):
 
 
 SOLVED = {"quad", "boxed", "nested", "blocks", "scalar", "shifted", "minmax"}  # x* is known
-# Left to `make test-all`: what another problem shows as well, and what is a small variation.
-RARE = {"scalar", "shifted", "minmax"}
-REST = RARE | {"boxed", "blocks", "curv", "ridge"}
-ALIKE = REST | {"nested"}
+
+# Left to `make test-all`: what another problem or another method of the family shows as well.
+one_of_each_family = pytest.mark.slow(unless=lambda name: name in FEW)
+typical_problems = pytest.mark.slow(
+    unless=lambda name, problem: (
+        problem == "quad" or (name in FEW and problem in {"boxed", "nested"})
+    )
+)
 
 
 def with_x_step(method, step_size: float):
     return eqx.tree_at(lambda m: m.x_update, method, updates.SGD(step_size))
 
 
-@pairs(PROBLEMS, slow=REST - {"boxed"}, but=("joint", "line_search"))
+@typical_problems
+@pairs(PROBLEMS, but=("joint", "line_search"))
 def test_direction_is_the_gradient_of_the_value_function(name, problem):
     """Hold x until y has settled; then one unit step shows the direction x moves along."""
     case = PROBLEMS[problem]()
@@ -98,12 +90,14 @@ def test_direction_is_the_gradient_of_the_value_function(name, problem):
     assert error < METHODS[name].bias
 
 
-@pairs(SOLVED, slow=RARE | {"blocks"})
+@typical_problems
+@pairs(SOLVED)
 def test_closed_form_solution_is_reached(name, problem):
     solution_is_reached(name, problem, jnp.float64)
 
 
-@every_method(rest_slow=True)
+@one_of_each_family
+@every_method
 def test_closed_form_solution_is_reached_in_float32(name):
     solution_is_reached(name, "quad", jnp.float32)
 
@@ -124,7 +118,8 @@ def solution_is_reached(name, problem, dtype):
     assert distance(state.y, jax.jit(case.y_star)(x_star)) < 10 * allowed * scale
 
 
-@pairs(["curv", "ridge"], slow=["ridge"])
+@pytest.mark.slow(unless=lambda name, problem: name in FEW and problem == "curv")
+@pairs(["curv", "ridge"])
 def test_gradient_shrinks_where_no_solution_is_known(name, problem):
     case = PROBLEMS[problem]()
     state = run(made(name, case), case, 2000)
@@ -133,7 +128,8 @@ def test_gradient_shrinks_where_no_solution_is_known(name, problem):
     assert last < METHODS[name].left * first
 
 
-@pairs(PROBLEMS, slow=RARE | {"ridge", "blocks"})
+@typical_problems
+@pairs(PROBLEMS)
 def test_two_halves_equal_one_run(name, problem):
     case = PROBLEMS[problem]()
     method = made(name, case)
@@ -143,8 +139,9 @@ def test_two_halves_equal_one_run(name, problem):
     assert same_bits(whole, again)
 
 
-@every_method(rest_slow=True)
-@pytest.mark.parametrize("steps", [None, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow(unless=lambda name, steps: name in FEW and steps is None)
+@every_method
+@pytest.mark.parametrize("steps", [None, 50])
 def test_theory_gives_usable_steps(name, steps):
     """Finite after a few steps on samples, decaying or for a horizon, and never the defaults."""
     case = problems.quad_noise()
@@ -160,16 +157,12 @@ def test_theory_gives_usable_steps(name, steps):
     assert repr(method) != repr(kind())
 
 
-@every_method(rest_slow=True)
-@pytest.mark.parametrize(
-    ("rows", "order"),
-    [
-        ("quad_noise", "epochs"),
-        pytest.param("ridge_rows", "replacement", marks=pytest.mark.slow),
-        pytest.param("quad_noise", "replacement", marks=pytest.mark.slow),
-        pytest.param("ridge_rows", "epochs", marks=pytest.mark.slow),
-    ],
+@pytest.mark.slow(
+    unless=lambda name, rows, order: name in FEW and (rows, order) == ("quad_noise", "epochs")
 )
+@every_method
+@pytest.mark.parametrize("rows", ["quad_noise", "ridge_rows"])
+@pytest.mark.parametrize("order", ["epochs", "replacement"])
 def test_two_halves_equal_one_run_on_samples(name, rows, order):
     case = problems.ALL[rows]()
     (method, data), key = sampled(name, case, 3, order), jax.random.key(3)
@@ -179,7 +172,8 @@ def test_two_halves_equal_one_run_on_samples(name, rows, order):
     assert same_bits(whole, again)
 
 
-@pairs(PROBLEMS, slow=REST - {"boxed"})
+@typical_problems
+@pairs(PROBLEMS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_state_keeps_structure_shapes_and_dtypes(name, problem, dtype):
     case = PROBLEMS[problem](dtype)
@@ -203,7 +197,8 @@ def test_bfloat16_is_kept(name):
     assert {leaf.dtype for leaf in jax.tree.leaves((new.x, new.y))} == {jnp.dtype(jnp.bfloat16)}
 
 
-@every_method(rest_slow=True)
+@one_of_each_family
+@every_method
 def test_one_trace_for_many_steps_and_for_a_new_step_size(name):
     traces = collections.Counter()
     case = problems.quad()
@@ -222,7 +217,8 @@ def test_one_trace_for_many_steps_and_for_a_new_step_size(name):
     assert traces["lower"] == once
 
 
-@pairs(["quad", "nested"], slow=["quad"], rest_slow=True)
+@pytest.mark.slow(unless=lambda name, problem: name in FEW and problem == "nested")
+@pairs(["quad", "nested"])
 def test_a_step_may_donate_its_state(name, problem):
     case = PROBLEMS[problem]()
     method = made(name, case)
@@ -235,7 +231,8 @@ def test_a_step_may_donate_its_state(name, problem):
     assert len(set(buffers)) == len(buffers)
 
 
-@every_method(rest_slow=True)
+@one_of_each_family
+@every_method
 def test_vmap_over_seeds(name):
     case = problems.quad_noise()
     method, data = sampled(name, case, 2)
@@ -250,7 +247,8 @@ def test_vmap_over_seeds(name):
     assert distance(together[0], together[1]) > 1e-6
 
 
-@every_method(rest_slow=True)
+@one_of_each_family
+@every_method
 def test_vmap_over_step_sizes(name):
     case = problems.quad()
     slow = 0.1 if METHODS[name].joint else 1.0
@@ -261,7 +259,8 @@ def test_vmap_over_step_sizes(name):
     np.testing.assert_allclose(together, alone, rtol=1e-9)
 
 
-@every_method(rest_slow=True)
+@one_of_each_family
+@every_method
 def test_vmap_over_problems(name):
     case = problems.quad()
     shifts = jnp.array([0.0, 1.0])
@@ -280,8 +279,9 @@ def _shifted_lower(lower, shift, x, y, batch):
     return lower(x, y, batch) + shift * y.sum()
 
 
-@every_method(but=("line_search",), rest_slow=True)
-@pytest.mark.parametrize("derivative", [jax.grad, pytest.param(jax.jacfwd, marks=pytest.mark.slow)])
+@pytest.mark.slow(unless=lambda name, derivative: name in FEW and derivative is jax.grad)
+@every_method(but=("line_search",))
+@pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
 def test_run_is_differentiable(name, derivative):
     case = problems.quad()
 
@@ -296,7 +296,8 @@ def test_run_is_differentiable(name, derivative):
     np.testing.assert_allclose(derivative(last_value)(0.1), slope, rtol=1e-5)
 
 
-@every_method(but=("line_search", "normalised"), rest_slow=True)
+@one_of_each_family
+@every_method(but=("line_search", "normalised"))
 def test_divergence_ends_in_a_status(name):
     case = problems.quad()
     method = made(name, case, speed=1e4)
@@ -313,7 +314,8 @@ def test_divergence_ends_in_a_status(name):
     assert result.stats.steps < 5000
 
 
-@every_method(but=("line_search",), rest_slow=True)
+@one_of_each_family
+@every_method(but=("line_search",))
 def test_price_of_a_step_is_what_it_calls(name):
     case = problems.quad()
     method = made(name, case)

@@ -97,7 +97,8 @@ def test_ipo_counts_how_often_an_answer_wins():
     np.testing.assert_allclose(log_table(found), expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("strength", [0.4, pytest.param(2.0, marks=pytest.mark.slow)])
+@pytest.mark.slow(unless=lambda strength: strength == 0.4)
+@pytest.mark.parametrize("strength", [0.4, 2.0])
 def test_a_round_of_spin_multiplies_the_log_error(strength, monkeypatch):
     """By `1 − 1/λ`: with all pairs of a demonstration and an answer, in their proportions."""
     from bilevel.apps.llm.methods import self_play
@@ -133,9 +134,8 @@ PHASED = {
 KILLED = [("rlhf", (2,)), *((name, (2, 4)) for name in PHASED)]
 
 
-@pytest.mark.parametrize(
-    ("name", "at"), [pytest.param(*k, marks=[pytest.mark.slow] * (len(k[1]) > 1)) for k in KILLED]
-)
+@pytest.mark.slow(unless=lambda at: len(at) == 1)
+@pytest.mark.parametrize(("name", "at"), KILLED)
 def test_a_run_killed_in_every_phase_resumes_bit_for_bit(name, at, tmp_path):
     how = PHASED[name]
     given = task(demonstrations=demonstrations(), preferences=population())

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from speed import first
 from test_llm_tokenizer import write as write_tokenizer
 from typer.testing import CliRunner
 
@@ -63,7 +62,8 @@ def given(folder, feedback, **changes) -> session.Session:
 # --- from files to a folder ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", first(["dpo", "aihf"]))
+@pytest.mark.slow(unless=lambda method: method == "dpo")
+@pytest.mark.parametrize("method", ["dpo", "aihf"])
 def test_aligning_ends_in_a_folder_that_chats(folder, feedback, tmp_path, method):
     out = tmp_path / "aligned"
     typed = ["align", "--model", str(folder), "--out", str(out), *feedback[0], *feedback[1]]

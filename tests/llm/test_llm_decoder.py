@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import llm_cases
 import numpy as np
 import pytest
-import speed
 
 from bilevel.apps.llm.hub import checkpoint
 from bilevel.apps.llm.models import attention, decoder, parameters, rope
@@ -133,11 +132,10 @@ def test_what_comes_later_changes_nothing(params):
 # --- log-probabilities ---------------------------------------------------------------------
 
 
+@pytest.mark.slow(unless=lambda layers, padded: layers is Layers.LIST and padded)
 @pytest.mark.parametrize(
     ("layers", "padded"),
-    speed.first(
-        [(Layers.LIST, True), (Layers.LIST, False), (Layers.SCAN, True), (Layers.SCAN, False)]
-    ),
+    [(Layers.LIST, True), (Layers.LIST, False), (Layers.SCAN, True), (Layers.SCAN, False)],
 )
 def test_the_last_places_alone_are_as_in_the_whole_row(layers, padded, params):
     """Values and derivatives, where a layer sees all before it and where a window bounds it."""
@@ -243,12 +241,9 @@ def test_hessian_products_are_differences_of_gradients():
     )
 
 
+@pytest.mark.slow(unless=lambda remat: remat is Remat.LAYERS)
 @pytest.mark.parametrize(
-    ("remat", "layers"),
-    [
-        (Remat.LAYERS, Layers.SCAN),
-        pytest.param(Remat.PRODUCTS, Layers.LIST, marks=pytest.mark.slow),
-    ],
+    ("remat", "layers"), [(Remat.LAYERS, Layers.SCAN), (Remat.PRODUCTS, Layers.LIST)]
 )
 def test_what_is_kept_changes_no_derivative(remat, layers):
     tokens, params = tiny_tokens(3), tiny(0, jnp.float64)
@@ -262,12 +257,9 @@ def test_what_is_kept_changes_no_derivative(remat, layers):
     )
 
 
+@pytest.mark.slow(unless=lambda dtype: dtype == jnp.bfloat16)
 @pytest.mark.parametrize(
-    ("dtype", "attend"),
-    [
-        (jnp.bfloat16, attention.plain),
-        pytest.param(jnp.float32, attention.fused, marks=pytest.mark.slow),
-    ],
+    ("dtype", "attend"), [(jnp.bfloat16, attention.plain), (jnp.float32, attention.fused)]
 )
 def test_rows_of_padding_alone_stay_finite(dtype, attend):
     params, compute = tiny(0, dtype), ComputeOptions(attention=attend, remat=Remat.LAYERS)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from speed import first
 
 from bilevel.apps.llm.methods import direct
 from bilevel.apps.llm.methods.task import Feedback
@@ -32,9 +31,10 @@ def pairs() -> Preferences:
     return Preferences(*(Responses(asked, *side) for side in sides))
 
 
+@pytest.mark.slow(unless=lambda layers: layers is config.Layers.LIST)
 @pytest.mark.parametrize(
     ("shape", "layers"),
-    first([(CONFIG, config.Layers.LIST), (NEAR, config.Layers.SCAN)]),
+    [(CONFIG, config.Layers.LIST), (NEAR, config.Layers.SCAN)],
     ids=["list", "windows, stacked"],
 )
 def test_log_probabilities_and_slopes_are_those_of_each_alone(shape, layers):

@@ -101,12 +101,8 @@ STEPS = {
 }
 
 
-SLOW = ("PPO", "GRPO", "squared")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in STEPS]
-)
+@pytest.mark.slow(unless=lambda name: name not in {"PPO", "GRPO", "squared"})
+@pytest.mark.parametrize("name", STEPS)
 def test_every_step_ends_at_the_optimum(goal, name):
     step, calls, within = STEPS[name]
     x, y = logits(1), goal.reference

@@ -31,24 +31,30 @@ MODEL = dataclasses.replace(llama(16, 8, 16, 2, 4, kv_heads=2), windows=(3, 3))
 # --- in the parent -------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["scan", pytest.param("list", marks=pytest.mark.slow)])
+scan_first = pytest.mark.slow(unless=lambda told: told == "scan")
+
+
+@pytest.fixture(scope="module", params=["scan", "list"])
 def told(request):
     """What the child found: stacked layers on 2 by 4 devices, or a list on 4 by 2."""
     return children.answer("test_llm_sharding", "main", request.param)
 
 
+@scan_first
 @pytest.mark.parametrize("what", ["logprobs", "gradient", "product", "sampled"])
 def test_a_mesh_gives_the_numbers_of_one_device(told, what):
     assert told[what] < 1e-10
     assert told["size of " + what] > 0.1
 
 
+@scan_first
 def test_kernels_and_their_gradients_are_split(told):
     assert told["kernel parts"] == DEVICES
     assert told["gradient parts"] == DEVICES
     assert told["adapter gradient parts"] > 1
 
 
+@scan_first
 def test_a_checkpoint_is_placed_as_it_is_read(told):
     assert told["placed"] == {"same": True, "query": 8, "norm": 1}
 

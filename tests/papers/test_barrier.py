@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import run
-from speed import first
 
 import bilevel as bl
 from bilevel import hypergrad, lower, methods, oracles, problems, schedules, sets
@@ -50,7 +49,8 @@ def test_lpjump_closed_forms(t):
     np.testing.assert_allclose(slope(case.problem, jnp.array(0.0), case.y0, t)[1], -0.5 / t)
 
 
-@pytest.mark.parametrize("t", first(WEIGHTS))
+@pytest.mark.slow(unless=lambda t: t == WEIGHTS[0])
+@pytest.mark.parametrize("t", WEIGHTS)
 def test_other_closed_forms(t):
     case, x = problems.couple1(), jnp.array(2.0)
     found = solved(case.problem, x, jnp.array(5.0), t)

@@ -155,10 +155,8 @@ def moving_gradient(x):
     return np.array([(value(x + e) - value(x - e)) / 2e-5 for e in 1e-5 * jnp.eye(2)])
 
 
-@pytest.mark.parametrize(
-    "solver",
-    [linear.CG(10), linear.Dense(), pytest.param(linear.Neumann(400, 0.2), marks=pytest.mark.slow)],
-)
+@pytest.mark.slow(unless=lambda solver: not isinstance(solver, linear.Neumann))
+@pytest.mark.parametrize("solver", [linear.CG(10), linear.Dense(), linear.Neumann(400, 0.2)])
 def test_null_space_hypergradient_of_equations_that_move(solver):
     x = jnp.array([0.7, -0.4])
     h = jax.jit(lambda x, y: hypergrad.null_space(MOVING, x, y, linear=solver))(
@@ -254,13 +252,10 @@ def draw_lower(key):
 NOISE = bl.Data(draw, draw_lower)
 
 
+@pytest.mark.slow(unless=lambda steps: steps <= 10_000)
 @pytest.mark.parametrize(
     ("step", "steps", "expected"),
-    [
-        (0.1, 1000, 4.4e-3),
-        (0.03, 10_000, 1.4e-3),
-        pytest.param(0.01, 100_000, 4.1e-4, marks=pytest.mark.slow),
-    ],
+    [(0.1, 1000, 4.4e-3), (0.03, 10_000, 1.4e-3), (0.01, 100_000, 4.1e-4)],
 )
 def test_aipod_with_noise(step, steps, expected):
     method = methods.AiPOD(step, step, linear.CG(4))
@@ -619,12 +614,10 @@ def test_the_saddle_solver_on_sets_and_trees():
     close(jnp.clip(found.b + d_b, 0.0, 0.7), found.b, atol=1e-9)
 
 
+@pytest.mark.slow(unless=lambda eps: eps == 0.25)
 @pytest.mark.parametrize(
     ("eps", "off", "gap", "steps", "gradients"),
-    [
-        (0.25, -4.1e-2, 1.2e-2, 160, 1.0e6),
-        pytest.param(0.1, -1.5e-2, 2.1e-3, 500, 4.0e6, marks=pytest.mark.slow),
-    ],
+    [(0.25, -4.1e-2, 1.2e-2, 160, 1.0e6), (0.1, -1.5e-2, 2.1e-3, 500, 4.0e6)],
 )
 def test_lu_and_mei_by_the_theory(eps, off, gap, steps, gradients):
     method = methods.LuMei(eps, methods.TheorySolver(1.0, 3.0, 10 * np.sqrt(2)))

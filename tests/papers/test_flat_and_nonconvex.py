@@ -164,13 +164,10 @@ def selected(selection, case, x, y):
 
 
 class TestSelections:
+    @pytest.mark.slow(unless=lambda steps: steps <= 2000)
     @pytest.mark.parametrize(
         ("steps", "tau", "tol", "error"),
-        [
-            (200, 0.05, 1e-3, -1.3e-2),
-            (2000, 0.02, 1e-4, -9.1e-3),
-            pytest.param(20_000, 0.005, 1e-5, -2.4e-3, marks=pytest.mark.slow),
-        ],
+        [(200, 0.05, 1e-3, -1.3e-2), (2000, 0.02, 1e-4, -9.1e-3), (20_000, 0.005, 1e-5, -2.4e-3)],
     )
     def test_switching_gradient_on_rank1(self, steps, tau, tol, error):
         case, x = problems.rank1(), jnp.array(2.0)
@@ -208,7 +205,8 @@ class TestZerothOrder:
         x = ended(method, case, 150).x
         np.testing.assert_allclose(x - case.x_star, 2 / (9 * 50 + 3), rtol=1e-2)
 
-    @pytest.mark.parametrize("pessimistic", [True, pytest.param(False, marks=pytest.mark.slow)])
+    @pytest.mark.slow(unless=lambda pessimistic: pessimistic)
+    @pytest.mark.parametrize("pessimistic", [True, False])
     def test_chen_li_so_on_circle(self, pessimistic):
         case = problems.circle(optimistic=not pessimistic)
         method = methods.ChenLiSo(0.1, hypergrad.PenalisedSelection(100.0, pessimistic), 0.1)
@@ -370,13 +368,9 @@ class TestMALA:
 
 
 class TestSuperquantileGibbs:
+    @pytest.mark.slow(unless=lambda T: T == 1e-2)
     @pytest.mark.parametrize(
-        ("T", "d", "x_1"),
-        [
-            (1e-2, 0.1, 0.4978),
-            pytest.param(1e-3, 0.03, 0.4931, marks=pytest.mark.slow),
-            pytest.param(1e-4, 0.01, 0.4982, marks=pytest.mark.slow),
-        ],
+        ("T", "d", "x_1"), [(1e-2, 0.1, 0.4978), (1e-3, 0.03, 0.4931), (1e-4, 0.01, 0.4982)]
     )
     def test_by_quadrature(self, T, d, x_1):
         sampler = lower.Quadrature(Polar(T, angles=100 if T == 1e-2 else 400))
@@ -384,12 +378,10 @@ class TestSuperquantileGibbs:
         x = ended(method, problems.circle(), 300).x
         np.testing.assert_allclose(x, [x_1, 0], atol=3e-3)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("T", "d", "chains", "steps", "h", "x_1"),
-        [
-            pytest.param(1e-2, 0.1, 2000, 20, 2e-3, 0.498, marks=pytest.mark.slow),
-            pytest.param(1e-3, 0.03, 4000, 40, 5e-4, 0.494, marks=pytest.mark.slow),
-        ],
+        [(1e-2, 0.1, 2000, 20, 2e-3, 0.498), (1e-3, 0.03, 4000, 40, 5e-4, 0.494)],
     )
     def test_by_chains(self, T, d, chains, steps, h, x_1):
         method = methods.SuperquantileGibbs(0.1, lower.MALA(chains, steps, h), T, d)

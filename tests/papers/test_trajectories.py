@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from speed import first
 
 import bilevel as bl
 from bilevel import methods, problems
@@ -314,12 +313,8 @@ STOCHASTIC = {  # method, steps, batch, mean of ‖∇l‖² over the last tenth
 }
 
 
-SHORT = {"SOBA"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in SHORT else pytest.mark.slow) for n in STOCHASTIC]
-)
+@pytest.mark.slow(unless=lambda name: name == "SOBA")
+@pytest.mark.parametrize("name", STOCHASTIC)
 def test_level_under_noise(name):
     """24 seeds by vmap; the mean within a factor of five of the recorded one.
 
@@ -361,7 +356,8 @@ EXACT = {  # method, in which order the eight rows come
 }
 
 
-@pytest.mark.parametrize("name", first(sorted(EXACT), 2))
+@pytest.mark.slow(unless=lambda name: name in {"SABA", "SABA of a partition"})
+@pytest.mark.parametrize("name", sorted(EXACT))
 def test_finite_sums_are_solved_exactly_at_a_linear_rate(name):
     """5.1e-7 after 2000 steps with single rows, 1e-28 after 20000 (spec 8.4)."""
     make, order = EXACT[name]

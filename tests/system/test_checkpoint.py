@@ -34,9 +34,8 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in METHODS]
-)
+@pytest.mark.slow(unless=lambda name: name in FEW)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_resumed_run_is_bit_equal(name, tmp_path):
     method, data = sampled(name, CASE, 3)
 

@@ -42,11 +42,7 @@ RUNS = {
     "the others": Run("batches", frozenset(METHODS) - FEW),
     "whole data": Run("whole", frozenset(METHODS)),
 }
-CASES = [
-    pytest.param(run, name, marks=[] if run == "a few" else [pytest.mark.slow])
-    for run, compared in RUNS.items()
-    for name in sorted(compared.names)
-]
+CASES = [(run, name) for run, compared in RUNS.items() for name in sorted(compared.names)]
 
 
 @functools.cache
@@ -56,6 +52,7 @@ def told(run):
     return {line["name"]: line for line in lines}
 
 
+@pytest.mark.slow(unless=lambda run: run == "a few")
 @pytest.mark.parametrize(("run", "name"), CASES)
 def test_a_mesh_gives_the_result_of_one_device(run, name):
     row = told(run)[name]
@@ -64,6 +61,7 @@ def test_a_mesh_gives_the_result_of_one_device(run, name):
     assert row["moved"] > 1e-6  # from the start: equal because nothing moved proves nothing
 
 
+@pytest.mark.slow(unless=lambda run: run == "a few")
 @pytest.mark.parametrize(("run", "name"), CASES)
 def test_what_is_shaped_like_y_is_split(run, name):
     row = told(run)[name]

@@ -269,16 +269,8 @@ def certified(case, x, y=None):
 
 
 class TestCertify:
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "halfplane",
-            "couple1",
-            "lower_box",
-            pytest.param("cptoy", marks=pytest.mark.slow),
-            pytest.param("cvxcpl", marks=pytest.mark.slow),
-        ],
-    )
+    @pytest.mark.slow(unless=lambda name: name not in {"cptoy", "cvxcpl"})
+    @pytest.mark.parametrize("name", ["halfplane", "couple1", "lower_box", "cptoy", "cvxcpl"])
     def test_constrained_hypergradients(self, name):
         case = problems.ALL[name]()
         at_x0 = certified(case, case.x0)

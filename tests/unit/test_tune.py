@@ -5,15 +5,15 @@ import numpy as np
 import optax
 import pytest
 from cases import flat
-from speed import first
 
 import bilevel as bl
 from bilevel import methods, problems, updates
 from bilevel.schedules import Cosine, Polynomial
 
 
+@pytest.mark.slow(unless=lambda rows: rows == "quad_noise")
 @pytest.mark.parametrize(
-    ("method", "rows"), first([(methods.SOBA, "quad_noise"), (methods.StocBiO, "ridge_rows")])
+    ("method", "rows"), [(methods.SOBA, "quad_noise"), (methods.StocBiO, "ridge_rows")]
 )
 def test_a_tuned_method_solves(method, rows):
     case = problems.ALL[rows]()
