@@ -41,6 +41,12 @@ def lower_grad(problem: Problem, x, y, batch) -> PyTree:
     return jax.grad(problem.lower, argnums=1)(x, y, batch)
 
 
+def lower_value_and_grad(problem: Problem, x, y, batch) -> tuple[Scalar, PyTree]:
+    """`g, ∇_y g` in one pass, which is counted as a gradient."""
+    _record("lower_grad")
+    return jax.value_and_grad(problem.lower, argnums=1)(x, y, batch)
+
+
 def lower_grad_x(problem: Problem, x, y, batch) -> PyTree:
     """`∇_x g`."""
     _record("lower_grad_x")

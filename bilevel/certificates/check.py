@@ -106,9 +106,13 @@ def check_hypergradient(
     direct = np.asarray([float(trees.dot(f_x, ray)) for ray in rays])
     slopes = [_slope(problem, x, base, ray, batch, solver, step, eps) for ray in rays]
     measured, doubt, kink, unsolved = (np.asarray(column) for column in zip(*slopes, strict=True))
-    # What y* carries of the slope, and how much of it a residual cut to this fraction leaves out;
-    # ten times that, because the slowest part of y decays last.
-    unsolved = 10 * unsolved / np.maximum(1 - unsolved, 0.01) * np.abs(measured - direct)
+    # What y* carries of the slope, as measured or, where y could not follow x, as claimed; and how
+    # much of it a residual cut to this fraction leaves out; ten times that, because the slowest
+    # part of y decays last.
+    carried = np.abs(measured - direct)
+    if not float(base.residual) <= 1000 * eps * (1 + float(trees.norm(base.y))):
+        carried = np.maximum(carried, np.abs(claimed - direct))
+    unsolved = 10 * unsolved / np.maximum(1 - unsolved, 0.01) * carried
     evidence = _Evidence(
         claimed=claimed,
         measured=measured,

@@ -1,9 +1,12 @@
 """The lower solution as a differentiable function of the upper variable."""
 
+import warnings
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from bilevel import oracles, trees
@@ -14,7 +17,7 @@ from bilevel.lower.solvers import AbstractLowerSolver, LowerSolution, ToToleranc
 from bilevel.lower.sqp import SQP
 from bilevel.problem import Problem, RepeatedBatch, Structure
 from bilevel.sets import Free
-from bilevel.typing import Lower
+from bilevel.typing import Lower, Scalar
 
 
 def argmin(
@@ -25,7 +28,9 @@ def argmin(
     *,
     solver: AbstractLowerSolver | None = None,
     linear: AbstractLinear | None = None,
-) -> Lower:
+    throw: bool = False,
+    return_residual: bool = False,
+) -> Lower | tuple[Lower, Scalar]:
     """`y*(x)`, differentiable in x, in the batch and in whatever the problem carries.
 
     Derivatives of any order; those of second order differentiate the first.
@@ -67,36 +72,76 @@ def argmin(
     free = isinstance(problem.lower_set, Free)
     if solver is None:
         solver = ToTolerance() if free or simple else SQP()
-    if free:
-        return _stationary(problem, x, y0, batch, solver, linear or CG(100))
     fixed = jax.lax.stop_gradient((problem, x, trees.copy(y0), batch))
     found = jax.lax.stop_gradient(solver.solve(*fixed))
-    if found.duals is not None:
-        return _active_set(problem, x, batch, found)
-    if problem.lower_set.projectable:
+    found = found._replace(y=_checked(fixed, solver, found, throw))
+    if free:
+        y = _stationary(problem, x, batch, found.y, linear or CG(100))
+    elif found.duals is not None:
+        y = _active_set(problem, x, batch, found)
+    elif problem.lower_set.projectable:
         tol = 100 * float(jnp.finfo(trees.widest(found.y)).eps)
-        return _fixed_point(problem, x, batch, found.y, linear or CG(100, tol))
-    raise ValueError(
-        f"argmin needs multipliers where lower_set is a {type(problem.lower_set).__name__}, which "
-        f"has no projection, and {type(solver).__name__} finds none; lower.SQP() does."
-    )
+        y = _fixed_point(problem, x, batch, found.y, linear or CG(100, tol))
+    else:
+        raise ValueError(
+            f"argmin needs multipliers where lower_set is a {type(problem.lower_set).__name__}, "
+            f"which has no projection, and {type(solver).__name__} finds none; lower.SQP() does."
+        )
+    return (y, found.residual) if return_residual else y
 
 
-def _stationary(problem: Problem, x, y0: Lower, batch, solver, linear) -> Lower:
-    """The root of `∇_y g`."""
+def _checked(given, solver, found: LowerSolution, throw: bool) -> Lower:
+    """The solution; where it is none, a warning or an error. Nothing without a tolerance."""
+    if not hasattr(solver, "tol"):
+        return found.y
+    tol, name = jnp.asarray(solver.tol, found.residual.dtype), type(solver).__name__
+    unfinished = ~(found.residual <= _attainable(given, found, tol))
+    if throw:
+        told = f"argmin: {name} {UNFINISHED}"
+        return jax.lax.stop_gradient(eqx.error_if(found.y, unfinished, told))
+
+    def warn(unfinished, residual, tol):
+        if np.any(unfinished):
+            size = f"a residual of about {np.max(residual):.0e}, above its tol of {np.max(tol):.0e}"
+            warnings.warn(f"argmin: {name} {UNFINISHED} It left {size}.", stacklevel=1)
+
+    jax.debug.callback(warn, unfinished, found.residual, tol)
+    return found.y
+
+
+UNFINISHED = (
+    "did not finish the lower solve, so neither y nor its derivatives can be trusted. Give "
+    "solver= more max_steps, a larger tol or another start y0, and check that the lower loss is "
+    "finite and strongly convex there."
+)
+
+
+def _attainable(given, found: LowerSolution, tol) -> Scalar:
+    """The tolerance, or what rounding leaves of it: the terms of ∇_y g are of order `H y`."""
+    problem, x, y0, batch = given
+    y, dtype = found.y, found.residual.dtype
+    eps = jnp.finfo(dtype).eps
+    force, pull, _ = oracles.lower_products(problem, x, y, y, batch)
+    size, terms = (trees.norm(tree).astype(dtype) for tree in (y, pull))
+    begun = trees.norm(oracles.lower_grad(problem, x, y0, batch)).astype(dtype)
+    if not isinstance(problem.lower_set, Free):
+        balance = trees.norm(force).astype(dtype)  # what multipliers hold
+        tol, terms = tol * jnp.maximum(1, balance), terms + balance + size
+    return jnp.maximum(tol, 1000 * eps * terms + 30 * eps * begun)
+
+
+def _stationary(problem: Problem, x, batch, y: Lower, linear: AbstractLinear) -> Lower:
+    """The root of `∇_y g` that y is."""
 
     def stationary(y):
         return oracles.lower_grad(problem, x, y, batch)
-
-    def find(_, y):
-        return solver.solve(problem, x, y, batch).y
 
     def solve_tangent(hvp, b):
         return jax.lax.custom_linear_solve(
             hvp, b, lambda hvp, b: linear.solve(lambda v, i: hvp(v), b), symmetric=True
         )
 
-    return jax.lax.custom_root(stationary, trees.copy(y0), find, solve_tangent)
+    return jax.lax.custom_root(stationary, y, lambda _, y: y, solve_tangent)
 
 
 def _fixed_point(problem: Problem, x, batch, y: Lower, linear: AbstractLinear) -> Lower:

@@ -15,6 +15,11 @@ from bilevel.typing import Lower, Scalar
 from bilevel.updates import AbstractUpdate, as_update
 
 
+def _in_domain(size: Scalar, value: Scalar) -> Scalar:
+    """The size of a gradient; infinite where the loss is not finite."""
+    return jnp.where(jnp.isfinite(value), size, jnp.inf)
+
+
 class Descend(AbstractLowerSolver):
     """(Projected) steps of any update until `‖∇_y g‖ ≤ tol`: one gradient a step.
 
@@ -29,8 +34,8 @@ class Descend(AbstractLowerSolver):
 
     def solve(self, problem, x, y0, batch=None):
         def measured(y):
-            g_y = oracles.lower_grad(problem, x, y, batch)
-            return g_y, residual_of(problem, x, y, g_y)
+            value, g_y = oracles.lower_value_and_grad(problem, x, y, batch)
+            return g_y, _in_domain(residual_of(problem, x, y, g_y), value)
 
         def body(at: _Descent) -> _Descent:
             y, memory = self.update.step(at.g_y, at.memory, at.y, at.steps)
@@ -66,8 +71,8 @@ class _Descent(NamedTuple):
 class NewtonCG(AbstractLowerSolver):
     """Newton's method with conjugate gradients inside, until `‖∇_y g‖ ≤ tol`. Needs no constants.
 
-    A step solves `H d = −∇_y g` no further than pays off, and is halved until it shortens the
-    gradient, which a short enough step always does when the loss is strongly convex: so it comes
+    A step solves `H d = −∇_y g` no further than pays off, and is halved until the loss is finite
+    and the gradient shorter, which a short enough step always does when the loss is strongly convex: so it comes
     home from afar, and converges superlinearly near the minimiser. Of a quadratic it is little
     more than one run of conjugate gradients. Ends, too, when no step shortens the gradient any
     more, which is rounding. `steps` counts the gradients at new points and the products with H,
@@ -92,8 +97,8 @@ class NewtonCG(AbstractLowerSolver):
         tol, loosest = jnp.asarray(self.tol, dtype), jnp.asarray(self.forcing, dtype)
 
         def gradient(y):
-            g_y = oracles.lower_grad(problem, x, y, batch)
-            return g_y, trees.norm(g_y).astype(dtype)
+            value, g_y = oracles.lower_value_and_grad(problem, x, y, batch)
+            return g_y, _in_domain(trees.norm(g_y).astype(dtype), value)
 
         def body(at: _Newton) -> _Newton:
             product = oracles.hessian(problem, x, at.y, RepeatedBatch(batch))

@@ -104,9 +104,10 @@ class Accelerated(AbstractLowerSolver):
 class ToTolerance(AbstractLowerSolver):
     """Accelerated gradient with backtracking and restarts, until `‖∇_y g‖ ≤ tol`.
 
-    Needs no constants: the step is halved until it suits the curvature it meets, and momentum
-    restarts whenever it points uphill. Ends, too, when rounding lets `patience` steps pass without
-    a better residual, and returns the best iterate. With a μ-strongly convex loss that is within
+    Needs no constants: the step is halved until it suits the curvature it meets, does not raise the
+    loss and stays where the loss is finite; momentum restarts whenever it points uphill or out of
+    that domain. Ends, too, when rounding lets `patience` steps pass without a better residual, or
+    when no step is short enough, and returns the best iterate. With a μ-strongly convex loss that is within
     `residual/μ` of the minimiser. Two gradients a step, and
     one more for each halving. A loop of unknown length: differentiate through `argmin`, not
     through it.
@@ -129,25 +130,32 @@ class ToTolerance(AbstractLowerSolver):
         dtype = trees.widest(y0)
         tol = jnp.asarray(self.tol, dtype)
 
-        def gradient(y):
-            return oracles.lower_grad(problem, x, y, batch)
+        def look(y) -> _Look:
+            value, g_y = oracles.lower_value_and_grad(problem, x, y, batch)
+            return _Look(y, value.astype(dtype), g_y)
 
-        def residual_at(y, g_y):
-            return residual_of(problem, x, y, g_y).astype(dtype)
+        def residual_at(at: _Look):
+            return residual_of(problem, x, at.y, at.g_y).astype(dtype)
 
-        def body(at):
-            ahead = trees.axpy((at.t - 1) / (at.t + 2), trees.sub(at.y, at.last), at.y)
-            g_ahead = gradient(ahead)
+        def body(at: _Search) -> _Search:
+            here = at.here
+            ahead = look(trees.axpy((at.t - 1) / (at.t + 2), trees.sub(here.y, at.last), here.y))
+            inside = ahead.is_finite()
+            ahead, t = trees.where(inside, ahead, here), jnp.where(inside, at.t, 1)
 
-            def attempt(step):
-                y = problem.lower_set.project(trees.axpy(-step, g_ahead, ahead), x)
-                move = trees.sub(y, ahead)
-                g_y = gradient(y)
+            def attempt(step) -> _Attempt:
+                new = look(problem.lower_set.project(trees.axpy(-step, ahead.g_y, ahead.y), x))
+                move = trees.sub(new.y, ahead.y)
                 # Curvature along the move: exact on quadratics, and unlike a comparison of values
-                # it does not drown in rounding near the minimiser.
-                curvature = trees.dot(move, trees.sub(g_y, g_ahead))
-                fits = curvature * step <= trees.dot(move, move)
-                return _Attempt(step, y, g_y, fits)
+                # it does not drown in rounding near the minimiser. Where the loss is convex it
+                # never rises on a move that suits the curvature.
+                curvature = trees.dot(move, trees.sub(new.g_y, ahead.g_y))
+                suits = curvature * step <= trees.dot(move, move)
+                foreseen = jnp.abs(trees.dot(move, ahead.g_y)).astype(dtype)
+                sizes = jnp.abs(jnp.stack([new.value, ahead.value, start.value]))
+                blur = 1000 * jnp.finfo(dtype).eps * jnp.max(sizes)
+                rises = new.value - ahead.value > foreseen / 10 + blur
+                return _Attempt(step, new, suits & ~rises & new.is_finite())
 
             smallest = at.step * jnp.asarray(2.0**-60, dtype)
             tried = jax.lax.while_loop(
@@ -155,56 +163,68 @@ class ToTolerance(AbstractLowerSolver):
                 lambda tried: attempt(tried.step / 2),
                 attempt(1.1 * at.step),
             )
-            new = tried.y
-            uphill = trees.dot(trees.sub(new, ahead), trees.sub(new, at.y)) < 0
-            size = residual_at(new, tried.g_y)
-            better = size < at.best_size
+            new, last = tried.new, here.y
+            uphill = trees.dot(trees.sub(new.y, ahead.y), trees.sub(new.y, last)) < 0
+            size = residual_at(new)
+            better = (size < at.best_size) & new.is_finite()
             # Rounding of a gradient is about eps · L‖y‖, or eps times what it was at the start.
-            rounding = jnp.finfo(dtype).eps * (trees.norm(new) / tried.step + start_size)
+            rounding = jnp.finfo(dtype).eps * (trees.norm(new.y) / tried.step + start_size)
             waits = (size < 1000 * rounding) & ~better
             return _Search(
-                y=new,
-                last=trees.where(uphill, new, at.y),
-                best=trees.where(better, new, at.best),
-                t=jnp.where(uphill, jnp.ones_like(at.t), at.t + 1),
+                here=new,
+                last=trees.where(uphill, new.y, last),
+                best=trees.where(better, new.y, at.best),
+                t=jnp.where(uphill, jnp.ones_like(t), t + 1),
                 step=tried.step,
                 size=size,
-                best_size=jnp.minimum(size, at.best_size),
+                best_size=jnp.where(better, size, at.best_size),
                 steps=at.steps + 1,
                 stale=jnp.where(waits, at.stale + 1, jnp.zeros_like(at.stale)),
             )
 
-        def unfinished(at):
+        def unfinished(at: _Search):
             return (
                 (at.steps < self.max_steps)
                 & (at.best_size > tol)
                 & (at.stale < self.patience)
-                & jnp.isfinite(at.size)
+                & (at.here.is_finite() | (at.steps == 0))  # a projection may lead into the domain
             )
 
-        start_size = residual_at(y0, gradient(y0))
+        start = look(y0)
+        start_size = jnp.where(start.is_finite(), residual_at(start), jnp.inf)
         none = jnp.zeros((), jnp.int32)
         first_step = jnp.asarray(self.first_step, dtype)
         one = jnp.ones((), dtype)
-        start = _Search(y0, y0, y0, one, first_step, start_size, start_size, none, none)
-        end = jax.lax.while_loop(unfinished, body, start)
+        first = _Search(start, y0, y0, one, first_step, start_size, start_size, none, none)
+        end = jax.lax.while_loop(unfinished, body, first)
         return LowerSolution(end.best, end.best_size, end.steps)
+
+
+class _Look(NamedTuple):
+    """A lower point, and the loss and its gradient there."""
+
+    y: Lower
+    value: Scalar
+    g_y: Lower
+
+    def is_finite(self) -> Bool[Array, ""]:
+        """Whether the point is in the domain of the loss."""
+        return jnp.isfinite(self.value) & trees.all_finite(self.g_y)
 
 
 class _Attempt(NamedTuple):
     step: Scalar
-    y: Lower
-    g_y: Lower
-    fits: Bool[Array, ""]  # the step suits the curvature along the move
+    new: _Look
+    fits: Bool[Array, ""]  # suits the curvature, raises nothing, stays in the domain
 
 
 class _Search(NamedTuple):
-    y: Lower
+    here: _Look
     last: Lower  # the iterate before
     best: Lower  # the iterate of smallest residual so far
     t: Scalar  # steps since momentum restarted
     step: Scalar
-    size: Scalar  # residual at y
+    size: Scalar  # residual here
     best_size: Scalar  # residual at best
     steps: Int[Array, ""]
     stale: Int[Array, ""]  # steps near rounding since the residual was best

@@ -22,7 +22,9 @@ class SQP(AbstractLowerSolver):
     with an interior, moving with x or not; without constraints it is damped Newton. A quadratic
     loss over linear constraints takes one step, and comes out exact to rounding. A step costs a
     lower gradient, a dense Hessian (m² numbers, m products) and a program of m variables; the line
-    search on `g + ρ (Σ [h]_+ + Σ |e|)` a value an attempt.
+    search on `g + ρ (Σ [h]_+ + Σ |e|)` a gradient an attempt. A step is halved, too, where g ends
+    steeper uphill than its curvature foretells: so entropies and barriers keep it off bounds that
+    are not active.
 
     Attributes:
         tol: on the KKT residual `max(‖∇_y L‖, ‖[h]_+‖, ‖e‖, |λ_i h_i|)`, relative to the forces
@@ -50,10 +52,12 @@ class SQP(AbstractLowerSolver):
             return force, at, residual, residual <= tol * jnp.maximum(1, jnp.linalg.norm(force))
 
         def merit(flat, weight):
+            """The value that has to fall, and ∇_y g."""
             y = unravel(flat)
             h, e = kkt.constraints(problem, x, y)
             outside = jnp.sum(jnp.maximum(h, 0)) + jnp.sum(jnp.abs(e))
-            return oracles.lower_value(problem, x, y, batch).astype(flat.dtype) + weight * outside
+            value, g_y = oracles.lower_value_and_grad(problem, x, y, batch)
+            return value.astype(flat.dtype) + weight * outside, trees.ravel(g_y)[0]
 
         def body(at: _At) -> _At:
             h, A, e, E = at.face
@@ -61,12 +65,16 @@ class SQP(AbstractLowerSolver):
             step = solution(Program(H, at.force, A, -h, E, -e), self.programs)
             weight = 2 * jnp.max(jnp.abs(jnp.concatenate(step.duals)), initial=0)
             outside = jnp.sum(jnp.maximum(h, 0)) + jnp.sum(jnp.abs(e))
-            here, slope = merit(at.y, weight), at.force @ step.y - weight * outside
+            down = at.force @ step.y
+            here, slope = merit(at.y, weight)[0], down - weight * outside
+            foretold = 2 * jnp.maximum(jnp.abs(down), step.y @ H @ step.y)
 
             def too_long(length):
+                value, force = merit(at.y + length * step.y, weight)
                 allowed = here + 1e-4 * length * slope + 10 * rounding * jnp.abs(here)
-                falls = merit(at.y + length * step.y, weight) <= allowed
-                return ~falls & (length > 1e-10)
+                blur = 10 * rounding * jnp.linalg.norm(force) * jnp.linalg.norm(step.y)
+                fits = (value <= allowed) & (force @ step.y <= foretold + blur)
+                return ~fits & (length > 1e-10)
 
             whole = jnp.ones((), at.y.dtype)
             length = jax.lax.while_loop(too_long, lambda length: length / 2, whole)
