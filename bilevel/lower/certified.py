@@ -72,10 +72,10 @@ class NewtonCG(AbstractLowerSolver):
     """Newton's method with conjugate gradients inside, until `‖∇_y g‖ ≤ tol`. Needs no constants.
 
     A step solves `H d = −∇_y g` no further than pays off, and is halved until the loss is finite
-    and the gradient shorter, which a short enough step always does when the loss is strongly convex: so it comes
-    home from afar, and converges superlinearly near the minimiser. Of a quadratic it is little
-    more than one run of conjugate gradients. Ends, too, when no step shortens the gradient any
-    more, which is rounding. `steps` counts the gradients at new points and the products with H,
+    and the gradient shorter, which a short enough step always is when the loss is strongly convex:
+    so it comes home from afar, and converges superlinearly near the minimiser. Of a quadratic it is
+    little more than one run of conjugate gradients. Ends, too, when no step shortens the gradient
+    any more, which is rounding. `steps` counts the gradients at new points and the products with H,
     and is at most about `max_steps`.
     Constraints on y are not seen by it. Not differentiable in reverse mode.
 

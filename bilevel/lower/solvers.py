@@ -107,10 +107,9 @@ class ToTolerance(AbstractLowerSolver):
     Needs no constants: the step is halved until it suits the curvature it meets, does not raise the
     loss and stays where the loss is finite; momentum restarts whenever it points uphill or out of
     that domain. Ends, too, when rounding lets `patience` steps pass without a better residual, or
-    when no step is short enough, and returns the best iterate. With a μ-strongly convex loss that is within
-    `residual/μ` of the minimiser. Two gradients a step, and
-    one more for each halving. A loop of unknown length: differentiate through `argmin`, not
-    through it.
+    when no step is short enough, and returns the best iterate. With a μ-strongly convex loss that
+    is within `residual/μ` of the minimiser. Two gradients a step, and one more for each halving. A
+    loop of unknown length: differentiate through `argmin`, not through it.
 
     Attributes:
         tol: bound on the residual, a norm over all of y.
