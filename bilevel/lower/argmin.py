@@ -101,11 +101,16 @@ def _checked(given, solver, found: LowerSolution, throw: bool) -> Lower:
         return jax.lax.stop_gradient(eqx.error_if(found.y, unfinished, told))
 
     def warn(unfinished, residual, tol):
-        if np.any(unfinished):
+        if np.any(unfinished):  # under vmap every lane calls
             size = f"a residual of about {np.max(residual):.0e}, above its tol of {np.max(tol):.0e}"
             warnings.warn(f"argmin: {name} {UNFINISHED} It left {size}.", stacklevel=1)
 
-    jax.debug.callback(warn, unfinished, found.residual, tol)
+    # Python is called only where there is something to say.
+    jax.lax.cond(
+        unfinished,
+        lambda: jax.debug.callback(warn, unfinished, found.residual, tol),
+        lambda: None,
+    )
     return found.y
 
 
