@@ -39,6 +39,7 @@ FLAT = 1e-3  # ‖y − P(y − ∇g)‖ of a lower minimum, be it a local one
 MOVES = 0.02  # x that went so far in the last tenth of the steps has not settled
 
 LEFT_OUT = {
+    "GDA": "is for min-max, g = −f",
     "MGD": "is for min-max, g = −f",
     "F3SA": "is F2SA where nothing is drawn at random",
     "AugmentedLagrangian": "wraps another method, for upper constraints",

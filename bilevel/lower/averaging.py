@@ -29,7 +29,8 @@ class BiGSAM(eqx.Module):
     Attributes:
         lower_step: t, at most `1/L_g`.
         upper_step: s, at most `2/(L_f + μ_f)`.
-        weight: `2γ/(1 − β)` of the paper, `β = √(1 − 2 s μ_f L_f/(μ_f + L_f))`; 2 or more.
+        weight: `2γ/(1 − β)` of the paper, `β = √(1 − 2 s μ_f L_f/(μ_f + L_f))`, with any γ in
+            (0, 1]; 2 or more is needed for γ = 1 only.
 
     Reference: Sabach, Shtern. "A first order method for solving convex bilevel optimization
     problems". SIAM J. Optim. 27(2), 2017, arXiv:1702.03999. Recalled, not checked against the text.

@@ -11,6 +11,7 @@ from bilevel.methods.blocks import RSVRB, BSVRBv1, BSVRBv2
 from bilevel.methods.constrained import (
     BLOCC,
     DSIGD,
+    GDA,
     LVHBA,
     MGD,
     AugmentedLagrangian,
@@ -80,6 +81,7 @@ __all__ = [
     "F2SA",
     "F3SA",
     "FSLA",
+    "GDA",
     "GPBGD",
     "IGFM",
     "LVHBA",

@@ -153,20 +153,33 @@ def test_blocc_with_a_box_and_a_coupling():
     assert state.y <= 1.5
 
 
-# --- MGD ------------------------------------------------------------------------------------------
+# --- GDA and MGD ----------------------------------------------------------------------------------
 
 
-def test_mgd_reference_numbers():
+def test_gda_reference_numbers():
     case = problems.mmcouple()
-    state = ended(case, methods.MGD(0.2, 0.5, 0.2), 400)
+    state = ended(case, methods.GDA(0.2, 0.5, 0.2), 400)
     np.testing.assert_allclose([state.x, state.y], [-2, -2], atol=1e-14)
     np.testing.assert_allclose(state.duals.inequalities, [4], atol=1e-13)
-    state = ended(case, methods.MGD(0.2, 0.5, 0.2, 10), 200)
+    state = ended(case, methods.GDA(0.2, 0.5, 0.2, 10), 200)
     np.testing.assert_allclose(state.x, -2, atol=1.8e-6)
 
 
-def test_mgd_tells_when_the_levels_do_not_oppose():
-    method, batch = methods.MGD(), bl.Batch()
+def test_mgd_descends_in_the_multipliers_at_the_saddle_of_the_others():
+    """At λ the saddle of mmcouple is (−λ/2, 2 − λ), so that λ ← λ − b (λ/2 − 2)."""
+    case, b = problems.mmcouple(), 0.5
+    method = methods.MGD(0.2, 0.5, b, saddle_steps=100)
+    dual = 0.0
+    for k in range(1, 4):
+        state = ended(case, method, k)
+        np.testing.assert_allclose([state.x, state.y], [-dual / 2, 2 - dual], atol=1e-14)
+        dual -= b * (dual / 2 - 2)
+        np.testing.assert_allclose(state.duals.inequalities, [dual], atol=1e-13)
+
+
+@pytest.mark.parametrize("method", [methods.GDA(), methods.MGD()], ids=["GDA", "MGD"])
+def test_min_max_methods_tell_when_the_levels_do_not_oppose(method):
+    batch = bl.Batch()
     for case, opposed in ((problems.mmcouple(), True), (problems.couple1(), False)):
         state = method.init(case.problem, case.x0, case.y0)
         mismatch = method.step(case.problem, state, batch)[1]["mismatch"]
@@ -281,7 +294,7 @@ def test_a_fixed_set_stays_with_the_method_inside():
 
 def test_refusals():
     case = problems.upcon()
-    for method in (methods.BLOCC(), methods.MGD(), methods.LVHBA(), following(0.1)):
+    for method in (methods.BLOCC(), methods.GDA(), methods.MGD(), methods.LVHBA(), following(0.1)):
         with pytest.raises(methods.Unsupported, match="AugmentedLagrangian"):
             method.check(case.problem)
     below = problems.couple1().problem

@@ -2,9 +2,9 @@
 
 Jiang, Li, Hong, Zhang. "A barrier function approach for bilevel optimization with coupled
 lower-level constraints: formulation, approximation and algorithms". 2024, arXiv:2410.10670.
-Differs from the paper: y is solved for anew after x has moved, which makes the gradient that of
-`l_t` where the paper's is one step late; the adaptive step rule is a reconstruction, with the same
-aim as the paper's, to follow the local smoothness.
+Differs from the paper: the adaptive step rule is a reconstruction, with the same aim, to follow the
+local smoothness. As in the paper y is solved for anew after x has moved, so that the gradient is
+that of `l_t`; in two of the three released experiments it is one step late.
 """
 
 from typing import Any, ClassVar, NamedTuple

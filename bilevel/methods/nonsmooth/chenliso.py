@@ -2,8 +2,8 @@
 
 Chen, Li, So. "Set smoothness unlocks Clarke hyper-stationarity in bilevel optimization". 2025,
 arXiv:2506.04587.
-A reconstruction: problem class, measure and complexity are the paper's, the steps are the two-point
-estimator and projected descent that go with them.
+Differs from the paper: x is projected on `upper_set`, values come from a penalty, and the answer is
+the last x where the paper takes one of all iterates at random.
 """
 
 from typing import ClassVar
@@ -24,16 +24,21 @@ class ChenLiSo(LoopMethod):
 
     x moves along `n/(2r) (l(x + r u) − l(x − r u)) u`, u uniform on the unit sphere, where
     `l(x) ≈ min over y of f + λ (g − min g)`, or the pessimistic `max f − λ (g − min g)`. Two value
-    oracles a step, of two lower solves each. Made for solution sets that move smoothly, as they do
-    under the Polyak-Łojasiewicz inequality: then the pessimistic l is weakly convex, the optimistic
-    one weakly concave. With steps of order `K^(−1/2)`, radius of order ε and λ of order `1/(r ε)`
-    an approximately Clarke-stationary point (by the Moreau envelope, or the smoothed gradient)
-    after `Õ(ε⁻⁴)` steps. On a finite λ the answer is that of the penalised problem, O(1/λ) off. A
-    reconstruction.
+    oracles a step, of two lower solves each. Made for closed and convex sets of lower minimisers, a
+    uniform error bound (as under the Polyak-Łojasiewicz inequality) and Lipschitz second
+    derivatives of g: then the set moves smoothly, the pessimistic l is weakly convex and the
+    optimistic one weakly concave. With K steps of size `n^(−1/2) K^(−1/2)`, a radius of `K^(−1/2)`
+    and values exact to `n^(−3/4) K^(−3/4)`, a random iterate is near a stationary one after
+    `Õ(ε⁻⁴)` steps. For the pessimistic l that is measured by the Moreau envelope; for the
+    optimistic one by Clarke's subdifferentials, the distance of 0 from all those in a ball of
+    radius `K^(−1/4)`. On a finite λ the answer is that of the penalised problem, O(1/λ) off.
+
+    A `lower_set` is outside the paper: a box can destroy the weak convexity.
 
     Attributes:
         selection: the value oracle, `PenalisedSelection(penalty, pessimistic)`.
-        radius: r. Values wrong by a are amplified to `a n / r` in the direction.
+        radius: r, in theory of order ε². Values wrong by a are amplified to `a n / r` in the
+            direction.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
@@ -44,9 +49,8 @@ class ChenLiSo(LoopMethod):
     below: ClassVar[LowerAssumption] = LowerAssumption.DOMINATED
     samples: ClassVar[bool] = False
     memory: ClassVar[str] = "x, y"
-    rate: ClassVar[str] = "ε⁻², Moreau or smoothed gradient"
+    rate: ClassVar[str] = "ε⁻², Moreau or Clarke"
     paper: ClassVar[str] = "chen2025set"
-    status: ClassVar[str] = "experimental"
 
     @property
     def loop(self) -> Zeroth:

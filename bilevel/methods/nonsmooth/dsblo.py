@@ -46,7 +46,8 @@ class DSBLO(AbstractMethod):
     Attributes:
         decay: β; nearer to one where the upper loss is sampled.
         cap: γ₁, one over the longest step.
-        damping: γ₂, one over the step size where m is small.
+        damping: γ₂, one over the step size where m is small; in theory `4 γ₁ (σ + 2 L)`, σ² the
+            variance of G_q and L a bound on its norm.
         deviation: of the entries of q, Gaussian.
         oracle: of hypergradients; `hypergrad.ActiveSet` in the paper.
     """

@@ -2,7 +2,7 @@
 
 Masiha, Shen, Kiyavash, He. "Superquantile-Gibbs relaxation for minima-selection in bi-level
 optimization". 2025, arXiv:2505.05991.
-A reconstruction of the gradient estimator; the relaxation is the paper's.
+The scheme is that of the paper's first version; the gradient agrees with public code.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -35,11 +35,11 @@ class SuperquantileGibbs(AbstractMethod):
 
     For `max f(x, y)` over the lower minimisers y (pessimistic), or the minimum, when these form a
     manifold near which g satisfies the Polyak-Łojasiewicz inequality. That maximum is replaced by
-    the mean of the highest part d of f under `exp(−g/T)`, which the paper follows to an (ε,
-    ρ)-Goldstein stationary point in polynomially many gradients, with an exponent that grows with
-    the dimension of the manifold. A draw of the sampler a step, and one gradient of each level
-    in x at every point. The reconstructed gradient is a likelihood ratio, whose variance grows
-    like 1/T.
+    the mean of the highest part d of f under `exp(−g/T)`, and x goes to a stationary point of this
+    smooth relaxation. (The (ε, ρ)-Goldstein points of the paper's fourth version belong to another
+    scheme, in which the relaxation gives values alone.) A draw of the sampler a step, and one
+    gradient of each level in x at every point. The gradient is a likelihood ratio, whose variance
+    grows like 1/T.
 
     Attributes:
         sampler: `lower.MALA`, or `lower.Quadrature` for a y of few entries.
@@ -60,7 +60,6 @@ class SuperquantileGibbs(AbstractMethod):
     memory: ClassVar[str] = "x, y, one y a chain"
     rate: ClassVar[str] = ""
     paper: ClassVar[str] = "masiha2025superquantile"
-    status: ClassVar[str] = "experimental"
 
     def draws(self, problem: Problem) -> Draws:
         return Draws(upper=1, lower=1)

@@ -1,8 +1,10 @@
 """TPHSD: subgradient steps tangent to the lower stationary points, and returns to them.
 
-Xiao, Hu, Liu, Toh. "A hybrid subgradient method for nonsmooth nonconvex bilevel optimization".
+Xiao, Hu, Liu, Toh. "A Hybrid Subgradient Method for Nonsmooth Nonconvex Bilevel Optimization".
 2025, arXiv:2505.22040.
-A reconstruction: the problem, its two phases and the conditions on the steps are the paper's.
+A reconstruction: the problem, its two phases and the conditions on the steps are the paper's. The
+paper claims first-order information and adaptive constants; here products with second derivatives
+of g are taken, and the constants are fixed.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -41,7 +43,8 @@ class TPHSD(AbstractMethod):
     line-searched descent of `½ ‖c‖²` restores it to half of that. One subgradient, two products
     with J and one with its transpose a step. Needs J of full rank on the feasible set, which
     allows folds, where ∂²g/∂y² alone is singular; limit points are stationary, without a rate.
-    Lower maxima and saddles are feasible, too, and are passed through. A reconstruction.
+    Lower maxima and saddles are feasible, too, and are passed through. A reconstruction, with
+    second derivatives and fixed constants where the paper claims to need neither.
 
     Attributes:
         x_update, y_update: give both the same: step `η_k`, `Σ η_k = ∞`, slower than the momentum.

@@ -2,8 +2,10 @@
 
 Liu, Liu, Zeng, Zhang, Zhang. "Value-function-based sequential minimization for bi-level
 optimization". IEEE TPAMI 2023, arXiv:2110.04974. Recalled, not checked against the text.
-Differs from the released code: the barrier is kept finite by a line search on y, where the code
-adds a constant to the gap.
+Differs from the released code: there x moves along `∇_x f + w (∇_x g(x, y) − ∇_x g(x, z))` with
+`w = s/(v + n)`, n a constant, whatever g(x, y) is, and the regularisers of z and of y have weights
+of their own. Here `w = s/(v − g(x, y))`, kept finite by a line search on y, and one θ serves for
+both regularisers and for the slack of v.
 """
 
 from typing import Any, ClassVar, NamedTuple

@@ -2,7 +2,8 @@
 
 Kwon, Kwon, Wright, Nowak. "On penalty methods for nonconvex bilevel optimization and first-order
 stochastic approximation". ICLR 2024, arXiv:2309.01753. Recalled, not checked against the text.
-Stated with the penalty λ = 1/s; the y step is along `∇_y g + ∇_y f/λ`, as in the paper.
+Stated with the penalty λ = 1/s; the y step is along `∇_y g + ∇_y f/λ`, as in the paper. Open: x's
+gradient is taken at the inner iterates y and z here; the paper may take it at the relaxed anchors.
 """
 
 from typing import ClassVar
