@@ -268,7 +268,7 @@ def measure(plan: Plan, data: Path, cache: Path, told=print) -> list[Row]:
         loaded = first(loaded, plan.layers)
         learns = method.learns_reward
         settings = Settings(
-            method,
+            method=method,
             batch=plan.batch if learns else plan.batch * plan.samples,
             samples=plan.samples,
             rank=0,

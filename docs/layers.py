@@ -11,7 +11,10 @@ class Layer(NamedTuple):
 
 
 LAYERS = (
-    Layer(("trees", "typing", "sharding", "host", "_version"), "pytrees, aliases, meshes"),
+    Layer(
+        ("trees", "typing", "sharding", "host", "options", "_version"),
+        "pytrees, aliases, meshes, settings",
+    ),
     Layer(("sets",), "constraint sets and their projections"),
     Layer(("problem",), "the problem, and the samples of a step"),
     Layer(("oracles",), "derivatives of the two losses, fused"),

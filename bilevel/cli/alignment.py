@@ -8,16 +8,22 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from bilevel import report
+from bilevel import options, report
 from bilevel.apps.llm.run import session
 from bilevel.apps.llm.run.monitor import PROGRESS_COLUMNS
-from bilevel.apps.llm.run.session import Session, Settings, TrainResult
+from bilevel.apps.llm.run.session import Session, TrainResult
+from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.driver import Outcome
 
 MARK = ".bilevel-align"  # in the folder of a run's state
 
 
-def run(model: Path, demos: Path | None, prefs: Path | None, out: Path, settings: Settings) -> bool:
+def sft(asked: SFT) -> bool:
+    """`align` with the method of the same name."""
+    return align(asked.as_align())
+
+
+def align(asked: Align) -> bool:
     """Align, save, report; whether it went well.
 
     The state of an unfinished run is kept beside the result, in `OUT.run`; the same command goes on
@@ -26,12 +32,13 @@ def run(model: Path, demos: Path | None, prefs: Path | None, out: Path, settings
     Raises:
         ValueError, FileNotFoundError, ImportError: in one sentence.
     """
+    out = asked.out
     check_new(out)
     state = out.with_name(f"{out.name}.run")
     check_ours(state)
     first = jax.process_index() == 0  # where several processes run this, it alone tells and writes
     console = Console(soft_wrap=True, highlight=False, quiet=not first)
-    given = session.load(model, demos, prefs, settings)
+    given = session.load(asked.model, asked.demos, asked.prefs, asked)
     for told in _told(given):
         console.print(told, markup=False)
     before = session.answers(given, given.task.reference)
@@ -90,6 +97,7 @@ def write(given: Session, found: TrainResult, before, after, out: Path) -> None:
     """`report.html` and `history.json` into the result."""
     columns = [name for name in PROGRESS_COLUMNS if name in found.history]
     results = {given.settings.method.value: found.aligned.results[-1]._replace(status=found.status)}
+    settings = options.rows(given.settings)
     rows = [(p, b, a) for (p, b), (_, a) in zip(before, after, strict=True)]
     numbers = [(f"{found.history[name][-1]:.3g}", f"{name}, at the end") for name in columns]
     sections = [
@@ -101,8 +109,8 @@ def write(given: Session, found: TrainResult, before, after, out: Path) -> None:
             report.Table(("prompt", "before", "after"), rows),
             report.Text("The likeliest answers, token by token; held-out prompts where there are."),
         ]),
-        *report.of(results, columns=columns, settings={
-            given.settings.method.value: given.settings}),
+        report.Section("Settings", [report.Table(("option", "value", "what it is"), settings)]),
+        *report.of(results, columns=columns),
     ]  # fmt: skip
     lead = "Rewards and divergences are those of responses drawn from the policy at that step."
     report.write(out / "report.html", f"Aligned by {given.settings.method.value}", sections, lead)

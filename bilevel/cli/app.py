@@ -1,266 +1,197 @@
-"""What can be typed after `bilevel`; each command imports what it needs when it is called."""
+"""What can be typed after `bilevel`: a table of commands, and `main`, which runs one.
 
+A command is a dataclass of options and a function that takes one; its module is imported when the
+command runs, so that help and parsing load no array library.
+"""
+
+import functools
+import importlib
+import inspect
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
-import typer
-from rich.console import Console
+from cyclopts import App, CycloptsError, Group, Parameter, Token
+from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
-from bilevel import host
+from bilevel import host, options
+from bilevel.apps.llm.run.settings import SFT, Align
+from bilevel.cli.help import PlainHelp
+from bilevel.cli.options import Chat, Demo, Methods, Textbook
 
-app = typer.Typer(
-    name="bilevel",
-    help="Bilevel optimization in JAX.",
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+REFUSED, WRONG, INTERRUPTED = 1, 2, 130  # exit codes; WRONG: of usage, or of how a run ended
+
+
+class Command(NamedTuple):
+    """Options, and the function that takes them: `None` or whether all went well comes back."""
+
+    settings: type[options.Settings]
+    function: str  # "module:function"
+
+
+COMMANDS = {
+    "demo": Command(Demo, "bilevel.cli.demo:run"),
+    "methods": Command(Methods, "bilevel.cli.methods:run"),
+    "align": Command(Align, "bilevel.cli.alignment:align"),
+    "sft": Command(SFT, "bilevel.cli.alignment:sft"),
+    "chat": Command(Chat, "bilevel.cli.chat:run"),
+    "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
+}
+FOLDERS = {"bench": "Benchmarks on files of problems."}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The entry point: exits with 0, 1 (refused), 2 (wrong usage or ending) or 130 (Ctrl-C)."""
+    host.keep_memory()
+    words = sys.argv[1:] if words is None else list(words)
+    try:
+        code = app()(words)
+    except CycloptsError as error:
+        chain = " ".join(error.command_chain or ())
+        _say(chain, _sentence(error))
+        code = WRONG
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def app() -> App:
+    """The commands, as Cyclopts parses them."""
+    root = App(
+        name="bilevel",
+        help="Bilevel optimization in JAX.",
+        version=_version,
+        help_flags=("--help", "-h"),
+        version_flags="--version",
+        help_format="plaintext",
+        help_formatter=PlainHelp(),
+        default_parameter=Parameter(negative="", allow_repeating=True),  # the last counts
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+        config=_read_config,
+    )
+    last_ones = {name: App(name=name, help=text, sort_key=9) for name, text in FOLDERS.items()}
+    folders = {"": root, **last_ones}
+    for i, (name, command) in enumerate(COMMANDS.items()):
+        folder, _, last = name.rpartition(" ")
+        about = inspect.cleandoc(command.settings.__doc__ or "")
+        folders[folder].command(_callable(name, command), name=last, help=about, sort_key=i)
+    for folder in last_ones.values():
+        root.command(folder)
+    root.register_install_completion_command(help="Install completion for your shell.")
+    panel = Group("Options", sort_key=1)
+    for flag in ("--help", "--version", "--install-completion"):
+        root[flag].group = panel
+    return root
+
+
+def _version() -> str:
+    from bilevel._version import __version__
+
+    return f"bilevel {__version__}"
+
+
+def _callable(name: str, command: Command) -> Callable[..., int]:
+    """A function whose signature holds the options."""
+
+    def run(*arguments: Any, **given: Any) -> int:
+        given.pop("config", None)  # _read_config has read it
+        names = (option.name for option in options.options(command.settings) if option.argument)
+        given |= dict(zip(names, arguments, strict=False))
+        try:
+            settings = command.settings(**given)
+        except ValueError as error:
+            _say(name, str(error))
+            return WRONG
+        module, _, function = command.function.partition(":")
+        try:
+            fine = getattr(importlib.import_module(module), function)(settings)
+        except (ValueError, OSError, ImportError) as error:
+            _say(name, str(error))
+            return REFUSED
+        return WRONG if fine is False else 0
+
+    found = [_parameter(option) for option in options.options(command.settings)]
+    found.sort(key=lambda one: one.kind)  # arguments first
+    run.__signature__ = inspect.Signature([*found, CONFIG])
+    run.__annotations__ = {one.name: one.annotation for one in (*found, CONFIG)}
+    return run
+
+
+def _parameter(option: options.Option) -> inspect.Parameter:
+    as_it_is = option.kind in (bool, options.Strings)  # which Cyclopts reads well
+    told = Parameter(
+        name=None if option.argument else option.flag,
+        group=_panel(option.group or "Options"),
+        help=option.about,
+        converter=None if as_it_is else lambda _, tokens: option.parse(tokens[0].value),
+        n_tokens=None if as_it_is else 1,
+        show_default=False if option.plain else options.shown,
+        required=option.required,
+    )
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.POSITIONAL_ONLY if option.argument else inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if option.required else option.default,
+        annotation=Annotated[option.kind | None if option.optional else option.kind, told],
+    )
+
+
+@functools.cache
+def _panel(name: str) -> Group:
+    """A heading of help; they stand in the order in which they are first asked for."""
+    return Group.create_ordered(name)
+
+
+CONFIG = inspect.Parameter(
+    "config",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None,
+        Parameter(
+            group=Group("Configuration"),
+            help="TOML file of options, such as steps = 500; what is typed counts more.",
+        ),
+    ],
 )
 
 
-bench = typer.Typer(help="Benchmarks on files of problems.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
-
-
-def main() -> None:
-    """The entry point."""
-    host.keep_memory()
-    app()
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        from bilevel._version import __version__
-
-        Console().print(f"bilevel {__version__}", highlight=False)
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("bilevel-demo.html"),
-    wrong: Annotated[float, typer.Option(help="Share of wrong labels.", min=0.0, max=1.0)] = 0.5,
-    steps: Annotated[
-        int,
-        typer.Option(help="Steps of SOBA; the others may spend as many oracle calls.", min=1),
-    ] = 4000,
-    seed: Annotated[int, typer.Option(help="Decides split, labels and draws.", min=0)] = 0,
-) -> None:
-    """Find the wrong labels in a training set, with every method, and write a report."""
-    from bilevel.cli import demo as command
-
+def _read_config(app: App, commands: tuple[str, ...], arguments: Any) -> None:
+    """Give options that were not typed the values of the file after `--config`."""
+    name = " ".join(commands)
+    typed = {argument.name: argument for argument in arguments}
+    if name not in COMMANDS or not typed["--config"].tokens:
+        return
+    path = Path(typed["--config"].tokens[0].value)
     try:
-        command.run(out, wrong=wrong, steps=steps, seed=seed)
-    except (ValueError, ImportError) as error:
-        _refuse("demo", error)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        found = options.from_file(COMMANDS[name].settings, path)
+    except ValueError as error:
+        raise CycloptsError(msg=str(error)) from error
+    for argument in arguments:
+        key = argument.field_info.name
+        if key in found and not argument.tokens:
+            argument.append(Token(keyword=key, source=str(path), implicit_value=found[key]))
 
 
-@app.command()
-def methods() -> None:
-    """List the methods: what they handle, cost and hold, and where they come from."""
-    from bilevel.cli import tables
-
-    Console().print(tables.methods())
-
-
-@bench.command()
-def textbook(
-    problems: Annotated[
-        Path, typer.Option(help="JSON file of problems; bilevel.problems.textbook.load says more.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the table and the figure.")] = Path(
-        "bilevel-textbook"
-    ),
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only problems with this in their name; repeatable.")
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder where compiled programs are kept for the next run."),
-    ] = None,
-) -> None:
-    """Solve small problems with bl.solve and no method; judge each answer independently."""
-    from bilevel.cli import textbook as command
-
-    try:
-        command.run(problems, out=out, only=only or (), cache=cache)
-    except (ValueError, ImportError) as error:
-        _refuse("bench textbook", error)
-    except KeyboardInterrupt:
-        sys.exit(130)
+def _sentence(error: CycloptsError) -> str:
+    """What was wrong with what was typed."""
+    if error.msg:  # ours
+        return str(error.msg)
+    if isinstance(error, MissingArgumentError) and error.argument:
+        return f"{error.argument.name} is needed, with a value."
+    if isinstance(error, UnusedCliTokensError):
+        return f"{' '.join(error.unused_tokens or [])} belongs to no option."
+    error.verbose = False
+    return str(error)
 
 
-Model = Annotated[Path, typer.Option(help="Hugging Face checkpoint folder.")]
-Out = Annotated[Path, typer.Option(help="New folder for checkpoint and report.")]
-Steps = Annotated[int, typer.Option(help="Steps.", min=1)]
-Batch = Annotated[int, typer.Option(help="Rows of each kind of feedback a step.", min=1)]
-Rate = Annotated[float, typer.Option(help="Step size of the policy.", min=0.0)]
-Rank = Annotated[int, typer.Option(help="Rank of the LoRA adapter; 0 trains everything.", min=0)]
-Adapted = Annotated[
-    int | None, typer.Option("--layers", help="Adapt only so many of the last layers.", min=1)
-]
-Length = Annotated[
-    int | None, typer.Option(help="Tokens of a prompt and its response; more are refused.", min=2)
-]
-HeldOut = Annotated[
-    float, typer.Option(help="Share of the feedback to judge by.", min=0.0, max=0.9)
-]
-LogEvery = Annotated[int, typer.Option(help="Look and save every so many steps.", min=1)]
-Seed = Annotated[int, typer.Option(help="Decides split, order and draws.", min=0)]
-MeshOf = Annotated[
-    str | None,
-    typer.Option(
-        "--mesh",
-        metavar="DATA,MODEL",
-        help="Split rows over DATA, heads over MODEL and the weights over all of these devices.",
-    ),
-]
+def _say(command: str, told: str) -> None:
+    """On standard error, in place of a traceback."""
+    from rich.console import Console
 
-
-@app.command()
-def align(
-    model: Model,
-    out: Out,
-    demos: Annotated[Path | None, typer.Option(help="JSONL file of demonstrations.")] = None,
-    prefs: Annotated[Path | None, typer.Option(help="JSONL file of preferences.")] = None,
-    method: Annotated[
-        str, typer.Option(help="irl, aihf, aihf-dpo, rlhf, dpo, ipo, spin or sft.")
-    ] = "aihf",
-    steps: Steps = 200,
-    batch: Batch = 8,
-    samples: Annotated[int, typer.Option(help="Responses drawn to a prompt.", min=2)] = 4,
-    beta: Annotated[float, typer.Option(help="Weight of the divergence from MODEL.")] = 0.1,
-    rate: Rate = 1e-4,
-    reward_rate: Annotated[float, typer.Option(help="Step size of the reward.", min=0.0)] = 1e-3,
-    rank: Rank = 8,
-    reward_rank: Annotated[
-        int, typer.Option(help="Of the reward's own adapter; 0 leaves a linear head.", min=0)
-    ] = 8,
-    layers: Adapted = None,
-    length: Length = None,
-    new: Annotated[int | None, typer.Option(help="Longest response to draw.", min=1)] = None,
-    held_out: HeldOut = 0.1,
-    divergence: Annotated[
-        float, typer.Option(help="Nats of KL from MODEL at which the run is ended.")
-    ] = 100.0,
-    mesh: MeshOf = None,
-    log_every: LogEvery = 10,
-    seed: Seed = 0,
-) -> None:
-    """Align a language model with demonstrations, preferences or both.
-
-    An interrupted run resumes when you give the same command again. If only the last LAYERS are
-    adapted and responses are short, the states of the frozen layers are cached for all prompts.
-    """
-    settings = {
-        "steps": steps, "batch": batch, "samples": samples, "beta": beta, "rate": rate,
-        "reward_rate": reward_rate, "rank": rank, "reward_rank": reward_rank, "layers": layers,
-        "length": length, "new": new, "held_out": held_out, "divergence": divergence,
-        "mesh": mesh, "log_every": log_every, "seed": seed,
-    }  # fmt: skip
-    _align("align", model, demos, prefs, out, method, settings)
-
-
-@app.command()
-def sft(
-    model: Model,
-    out: Out,
-    demos: Annotated[Path, typer.Option(help="JSONL file of demonstrations.")],
-    steps: Steps = 200,
-    batch: Batch = 8,
-    rate: Rate = 1e-4,
-    rank: Rank = 8,
-    layers: Adapted = None,
-    length: Length = None,
-    held_out: HeldOut = 0.1,
-    mesh: MeshOf = None,
-    log_every: LogEvery = 10,
-    seed: Seed = 0,
-) -> None:
-    """Fine-tune a language model on demonstrations.
-
-    Demonstrations are packed side by side into rows of LENGTH tokens (of the longest one when
-    absent), which leaves little padding; they do not attend to each other. BATCH is how many
-    of them a step learns from, on average, and the loss their mean, each summed over its tokens.
-    With LAYERS and short responses the prompt cache (see bilevel align) is used instead.
-    """
-    settings = {
-        "steps": steps, "batch": batch, "rate": rate, "rank": rank, "layers": layers,
-        "length": length, "held_out": held_out, "mesh": mesh, "log_every": log_every, "seed": seed,
-    }  # fmt: skip
-    _align("sft", model, demos, None, out, "sft", settings)
-
-
-@app.command()
-def chat(
-    model: Model,
-    prompt: Annotated[str | None, typer.Option(help="Answer this, and end.")] = None,
-    new: Annotated[int, typer.Option(help="Longest answer, tokens.", min=1)] = 128,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest.", min=0.0)] = 0.7,
-    top_p: Annotated[
-        float | None, typer.Option(help="Draw among the likeliest of this share.")
-    ] = 0.9,
-    seed: Seed = 0,
-) -> None:
-    """Talk to a language model; lines come from standard input."""
-    from bilevel.cli import chat as command
-
-    try:
-        command.run(
-            model, prompt=prompt, lines=sys.stdin, new=new, temperature=temperature, top_p=top_p,
-            seed=seed,
-        )  # fmt: skip
-    except (ValueError, OSError, ImportError) as error:
-        _refuse("chat", error)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _align(name: str, model, demos, prefs, out: Path, method: str, settings: dict) -> None:
-    from bilevel.apps.llm.run.session import Method, Settings
-    from bilevel.cli import alignment as command
-
-    try:
-        if method not in {one.value for one in Method}:
-            known = ", ".join(one.value for one in Method)
-            raise ValueError(f"--method is {method!r}; one of {known} is needed.")
-        settings["mesh"] = _mesh(settings["mesh"])
-        asked = Settings(Method(method), **settings)
-        went_well = command.run(model, demos, prefs, out, asked)
-    except (ValueError, OSError, ImportError) as error:
-        _refuse(name, error)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    else:
-        if not went_well:
-            raise typer.Exit(2)
-
-
-def _mesh(typed: str | None) -> tuple[int, int] | None:
-    """`DATA,MODEL`, or `DATA` alone."""
-    if typed is None:
-        return None
-    parts = typed.split(",")
-    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"--mesh is {typed!r}; two numbers are needed, such as 4,2.")
-    rows, heads = (*map(int, parts), 1)[:2]
-    return rows, heads
-
-
-def _refuse(command: str, error: Exception) -> None:
-    """One sentence on standard error instead of a traceback."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"bilevel {command}: {error}", markup=False)
-    raise typer.Exit(1)
+    console.print(f"{f'bilevel {command}'.strip()}: {told}", markup=False)

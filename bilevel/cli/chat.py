@@ -1,6 +1,6 @@
 """`bilevel chat`: talk to a checkpoint folder."""
 
-from collections.abc import Iterable
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,26 +15,25 @@ from bilevel.apps.llm.hub.checkpoint import Checkpoint
 from bilevel.apps.llm.hub.tokenizer import Tokenizer
 from bilevel.apps.llm.models.sampling import Drawing
 from bilevel.apps.llm.policies.model import generate
+from bilevel.cli.options import Chat
 
 STRETCH = 64  # prompts are padded to a multiple of it, so that few programs are compiled
 
 
-def run(
-    model: Path, *, prompt: str | None, lines: Iterable[str], new: int, temperature: float,
-    top_p: float | None, seed: int
-) -> None:  # fmt: skip
-    """Answer one prompt, or every line, until there are no more.
+def run(options: Chat) -> None:
+    """Answer one prompt, or every line of standard input.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: in one sentence.
     """
     console = Console(soft_wrap=True, highlight=False)
-    talk = open_talk(model, Drawing(new=new, temperature=temperature, top_p=top_p), seed)
-    if prompt is not None:
-        console.print(talk.say(prompt), markup=False)
+    drawing = Drawing(new=options.new, temperature=options.temperature, top_p=options.top_p)
+    talk = open_talk(options.model, drawing, options.seed)
+    if options.prompt is not None:
+        console.print(talk.say(options.prompt), markup=False)
         return
     console.print("An empty line ends the talk.", style="dim")
-    for line in lines:
+    for line in sys.stdin:
         if not line.strip():
             break
         console.print(talk.say(line.rstrip("\n")), markup=False)

@@ -1,7 +1,6 @@
 """`bilevel demo`: a training set with wrong labels, cleaned by every method."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -10,25 +9,26 @@ from rich.table import Table
 from bilevel import report
 from bilevel.apps import cleaning
 from bilevel.cli import pictures, tables
+from bilevel.cli.options import Demo
 from bilevel.driver import Outcome, Result
 from bilevel.methods import AbstractMethod
 
 
-def run(out: Path, *, wrong: float, steps: int, seed: int) -> None:
+def run(options: Demo) -> None:
     """Load, clean with each method, show a table, write the report.
 
     Raises:
         ValueError, ImportError: in one sentence, before anything runs.
     """
-    out = report.check_writable(out)
+    out = report.check_writable(options.out)
     console = Console()
-    task = cleaning.digits(wrong, seed)
+    task = cleaning.digits(options.wrong, options.seed)
     total, clean = len(task.train.labels), len(task.validation.labels)
     told = f"{total} handwritten digits, {task.wrong.sum()} with a wrong label; {clean} clean ones"
     console.print(f"{told} to judge by.\n", highlight=False)
     references = cleaning.references(task)
     settings = cleaning.settings()
-    results = _solve(task, settings, cleaning.equal_cost(steps), seed)
+    results = _solve(task, settings, cleaning.equal_cost(options.steps), options.seed)
     found = {name: cleaning.detection(r.x, task.wrong) for name, r in results.items()}
     console.print(_table(results, found, references))
     title = "Finding wrong labels by bilevel optimization"

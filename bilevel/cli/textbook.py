@@ -16,6 +16,7 @@ from rich.table import Table
 
 import bilevel as bl
 from bilevel import report
+from bilevel.cli.options import Textbook
 from bilevel.cli.tables import new_table
 from bilevel.driver import FollowerCertificate
 from bilevel.global_search import double_precision
@@ -56,13 +57,14 @@ class Row(NamedTuple):
     y: list[float]
 
 
-def run(problems: Path, *, out: Path, only: Sequence[str], cache: Path | None) -> None:
+def run(options: Textbook) -> None:
     """Solve each, show a table, write `textbook.json` and `textbook.png` into the folder.
 
     Raises:
         ValueError: in one sentence, before anything runs.
     """
-    with double_precision(), _programs(cache):
+    problems, only, out = options.problems, options.only, options.out
+    with double_precision(), _programs(options.cache):
         books = textbook.load(problems)
         unknown = [part for part in only if not any(part in book.name for book in books)]
         if unknown:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import run
 from test_llm_tokenizer import write as write_tokenizer
-from typer.testing import CliRunner
 
 from bilevel.apps.llm.hub import checkpoint
 from bilevel.apps.llm.models import config, decoder, parameters, trainable
@@ -24,11 +24,9 @@ from bilevel.apps.llm.policies.policy import Responses
 from bilevel.apps.llm.run import prepared, session
 from bilevel.apps.llm.run.monitor import Monitor
 from bilevel.apps.llm.run.session import Method, Settings
-from bilevel.cli.app import app
 from bilevel.driver import Outcome
 
 pytest.importorskip("safetensors")
-run = CliRunner(env={"COLUMNS": "200"}).invoke
 CONFIG = config.llama(300, 16, 32, 2, 2, tied=True, max_length=32)
 QUICK = ["--steps", "4", "--batch", "2", "--samples", "2", "--log-every", "2", "--held-out", "0.25"]
 
@@ -68,7 +66,7 @@ def test_aligning_ends_in_a_folder_that_chats(folder, feedback, tmp_path, method
     out = tmp_path / "aligned"
     typed = ["align", "--model", str(folder), "--out", str(out), *feedback[0], *feedback[1]]
     typed += ["--method", method]
-    found = run(app, [*typed, *QUICK, "--rate", "0.01"])
+    found = run(*typed, *QUICK, "--rate", "0.01")
     assert found.exit_code == 0, found.output
     learned = ("reward ", "reward accuracy ") if method == "aihf" else ()
     for word in (method, "step 4: ", "KL ", "accuracy ", "tokens/s", "finished", *learned):
@@ -85,9 +83,9 @@ def test_aligning_ends_in_a_folder_that_chats(folder, feedback, tmp_path, method
                    - before.params["layers"][1]["query"]["kernel"])  # fmt: skip
     assert moved.max() > 1e-5
     np.testing.assert_array_equal(after.params["embed"], before.params["embed"])
-    talk = run(app, ["chat", "--model", str(out), "--new", "4"], input="hello\n\n")
+    talk = run("chat", "--model", str(out), "--new", "4", input="hello\n\n")
     assert talk.exit_code == 0, talk.output
-    again = run(app, [*typed, *QUICK])
+    again = run(*typed, *QUICK)
     assert again.exit_code == 1
     assert "is not empty" in again.output
 
@@ -96,13 +94,11 @@ def test_aligning_ends_in_a_folder_that_chats(folder, feedback, tmp_path, method
 def test_sft_learns_the_demonstrations(folder, feedback, tmp_path):
     out = tmp_path / "tuned"
     typed = ["sft", "--model", str(folder), "--out", str(out), *feedback[0], "--rank", "0"]
-    found = run(
-        app, [*typed, "--steps", "30", "--rate", "0.01", "--batch", "4", "--held-out", "0.25"]
-    )
+    found = run(*typed, "--steps", "30", "--rate", "0.01", "--batch", "4", "--held-out", "0.25")
     assert found.exit_code == 0, found.output
     loss = json.loads((out / "history.json").read_text())["loss"]
     assert loss[-1] < 0.2 * loss[0]
-    said = run(app, ["chat", "--model", str(out), "--prompt", "hello", "--new", "4"])
+    said = run("chat", "--model", str(out), "--prompt", "hello", "--new", "4")
     assert said.exit_code == 0
 
 
@@ -205,14 +201,14 @@ def test_prompts_are_remembered_where_it_pays(folder, feedback, method):
 
 def typed(*words):
     """In a child: a command, as typed."""
-    found = run(app, list(words))
+    found = run(*words)
     print(json.dumps([found.exit_code, found.output]))
 
 
 def typed_in_one_of_two(process, port, folder, *words):
     """In each of two children."""
     children.join(process, port)
-    found = run(app, list(words), catch_exceptions=False)
+    found = run(*words)
     pathlib.Path(folder, f"told{process}").write_text(json.dumps([found.exit_code, found.output]))
 
 
@@ -241,7 +237,7 @@ def test_a_mesh_writes_the_same_folder(folder, feedback, tmp_path, rank, on_devi
     words = ["align", "--model", str(folder), *feedback[0], *feedback[1], *QUICK, "--batch", "4"]
     words += ["--rate", "0.001", "--rank", rank]
     outs = one, many = tmp_path / "one", tmp_path / "many"
-    found = run(app, [*words, "--out", str(one)])
+    found = run(*words, "--out", str(one))
     assert found.exit_code == 0, found.output
     on_devices([*words, "--out", str(many)], tmp_path)
     before, a, b = (checkpoint.load(at).params for at in (folder, one, many))
@@ -262,7 +258,6 @@ def test_a_mesh_writes_the_same_folder(folder, feedback, tmp_path, rank, on_devi
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        (["--method", "ppp"], "--method is 'ppp'; one of irl, aihf"),
         (["--method", "dpo"], "dpo needs --prefs"),
         (["--demos", "missing.jsonl"], "missing.jsonl is not a file"),
         (["--length", "4"], "line 1: "),
@@ -270,18 +265,41 @@ def test_a_mesh_writes_the_same_folder(folder, feedback, tmp_path, rank, on_devi
         (["--model", "nowhere"], "nowhere has no tokenizer.json"),
         (["--layers", "9"], "9 layers are to be adapted; the model has 2"),
         (["--out", "no/such/place"], "there is no folder"),
-        (["--mesh", "two"], "--mesh is 'two'; two numbers are needed, such as 4,2"),
-        (["--mesh", "0,2"], "two numbers of at least 1"),
         (["--mesh", "4,2"], "--batch is 2, which cannot be split over the 4 devices of --mesh 4,2"),
         (["--mesh", "2,512"], "a mesh of 2 by 512 needs more than the"),
     ],
 )
 def test_a_wrong_use_is_refused_in_a_sentence(folder, feedback, tmp_path, changes, told):
     typed = ["align", "--model", str(folder), "--out", str(tmp_path / "o"), *feedback[0], *QUICK]
-    found = run(app, [*typed, *changes])
+    found = run(*typed, *changes)
     assert found.exit_code == 1
     assert told in found.output
     assert "Traceback" not in found.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["--method", "ppp"], "--method is 'ppp'; one of irl, aihf"),
+        (["--steps", "0"], "--steps is 0; a whole number of at least 1 is needed."),
+        (["--steps", "1.5"], "--steps is '1.5'; a whole number of at least 1 is needed."),
+        (["--held-out", "0.95"], "--held-out is 0.95; a number from 0 to 0.9 is needed."),
+        (["--mesh", "two"], "--mesh is 'two'; two whole numbers of at least 1, such as 4,2, are"),
+        (["--mesh", "0,2"], "--mesh is '0,2'; two whole numbers of at least 1, such as 4,2, are"),
+        (["--epochs", "2"], "--epochs has no effect here: it is for --policy-step ppo, grpo and"),
+        (["--method", "dpo", "--rounds", "2"], "--rounds has no effect here: it is for irl, aihf,"),
+        (["--policy-updates", "2"], "it is for rlhf, and irl and aihf with --rounds"),
+        (["--stps", "3"], "Unknown option: --stps. Did you mean --steps?"),
+        (["--no-replay"], "Unknown option: --no-replay."),
+        (["demos.jsonl"], "demos.jsonl belongs to no option."),
+    ],
+)
+def test_wrong_usage_is_told_in_a_sentence(changes, told):
+    found = run("align", "--model", "m", "--out", "o", *changes)
+    assert found.exit_code == 2
+    assert told in found.output
+    assert found.output.count("\n") == 1
+    assert found.output.startswith("bilevel align: ")
 
 
 def test_few_rows_are_not_split_over_many_devices():
@@ -296,7 +314,7 @@ def test_a_folder_of_somebody_else_is_left_alone(folder, feedback, tmp_path):
     theirs = tmp_path / "o.run" / "notes.txt"
     theirs.parent.mkdir()
     theirs.write_text("mine")
-    found = run(app, ["align", "--model", str(folder), "--out", str(tmp_path / "o"), *feedback[0]])
+    found = run("align", "--model", str(folder), "--out", str(tmp_path / "o"), *feedback[0])
     assert found.exit_code == 1
     assert "exists and is none" in found.output
     assert theirs.read_text() == "mine"

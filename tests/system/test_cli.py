@@ -4,28 +4,25 @@ import subprocess
 import sys
 
 import pytest
-from typer.testing import CliRunner
+from commands import run
 
 import bilevel as bl
 from bilevel.apps import cleaning
-from bilevel.cli.app import app
 from bilevel.methods import all_methods
-
-run = CliRunner(env={"COLUMNS": "160"}).invoke
 
 
 def test_version():
-    assert run(app, ["--version"]).output.strip() == f"bilevel {bl.__version__}"
+    assert run("--version").output.strip() == f"bilevel {bl.__version__}"
 
 
 def test_no_command_shows_what_there_is():
-    output = run(app, []).output
+    output = run().output
     assert "demo" in output
     assert "methods" in output
 
 
 def test_every_method_is_listed_with_its_price_and_paper():
-    found = run(app, ["methods"])
+    found = run("methods")
     assert found.exit_code == 0
     ours = [m for m in all_methods() if m.__module__.startswith("bilevel.")]
     assert len(ours) >= 4
@@ -44,7 +41,7 @@ def test_a_demo_ends_with_a_table_and_a_report(names, tmp_path, monkeypatch):
     settings = cleaning.settings()
     monkeypatch.setattr(cleaning, "settings", lambda: {name: settings[name] for name in names})
     out = tmp_path / "report.html"
-    found = run(app, ["demo", "--out", str(out), "--steps", "30", "--wrong", "0.3"])
+    found = run("demo", "--out", str(out), "--steps", "30", "--wrong", "0.3")
     assert found.exit_code == 0, found.output
     for told in (*names, "all data", "validation only", "oracle"):
         assert told in found.output
@@ -54,7 +51,7 @@ def test_a_demo_ends_with_a_table_and_a_report(names, tmp_path, monkeypatch):
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("bilevel.apps.cleaning.digits", None)  # calling it would fail
-    found = run(app, ["demo", "--out", str(tmp_path / "absent" / "r.html")])
+    found = run("demo", "--out", str(tmp_path / "absent" / "r.html"))
     assert found.exit_code == 1
     assert found.output.count("\n") == 1
     assert found.output.startswith("bilevel demo: the report cannot be written to")
@@ -63,7 +60,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_pat
 
 @pytest.mark.usefixtures("without_sklearn")
 def test_without_scikit_learn_one_sentence_says_what_to_install(tmp_path):
-    found = run(app, ["demo", "--out", str(tmp_path / "r.html")])
+    found = run("demo", "--out", str(tmp_path / "r.html"))
     assert found.exit_code == 1
     assert "pip install 'bilevel[demo]'" in found.output
 

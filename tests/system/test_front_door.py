@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from commands import run
 
 import bilevel as bl
-from bilevel.cli.app import app
 from bilevel.driver import FollowerCertificate
 from bilevel.global_search import check_small, solve_small
 from bilevel.global_search.follower import Follower, Region
@@ -455,9 +454,9 @@ def test_the_referee_without_a_reference_and_without_a_minimum():
 def test_the_command(tmp_path):
     file, out = tmp_path / "p.json", tmp_path / "out"
     file.write_text(json.dumps([entry(), CONVEXLESS, TRAP]))
-    run = CliRunner(env={"COLUMNS": "160"}).invoke
+
     given = ["bench", "textbook", "--problems", str(file), "--out", str(out)]
-    found = run(app, given)
+    found = run(*given)
     assert found.exit_code == 0, found.output
     assert "3 of 3 problems with a reference solved" in found.output
     assert "Claimed falsely: none." in found.output
@@ -467,6 +466,6 @@ def test_the_command(tmp_path):
     assert all(row["agrees"] and row["claimed"] for row in rows)
     assert (out / "textbook.png").stat().st_size > 1000
 
-    refused = run(app, [*given, "--only", "absent"])
+    refused = run(*given, "--only", "absent")
     assert refused.exit_code == 1
     assert "no problem with 'absent'" in refused.output

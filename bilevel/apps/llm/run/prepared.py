@@ -25,7 +25,8 @@ from bilevel.apps.llm.policies import model, prompt_cache
 from bilevel.apps.llm.policies.packing import packed
 from bilevel.apps.llm.policies.policy import Preferences, Responses
 from bilevel.apps.llm.rewards.reward import Head
-from bilevel.apps.llm.run.settings import Settings, method
+from bilevel.apps.llm.run.method import method
+from bilevel.apps.llm.run.settings import Settings
 
 SHORT = 8  # tokens of a response for which prompts are remembered, at most
 Policy = model.Decoder | prompt_cache.CachedDecoder

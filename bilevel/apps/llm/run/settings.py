@@ -1,23 +1,21 @@
-"""How to align, as the command line says it."""
+"""The options of `bilevel align` and `bilevel sft`: nothing here imports an array library."""
 
 import enum
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
-import optax
-
-from bilevel.apps.llm.methods import aihf, direct, rlhf, sft
-from bilevel.apps.llm.methods.align import AbstractAlignment
-from bilevel.apps.llm.methods.self_play import SPIN
-from bilevel.apps.llm.policy_steps.policy_step import LeaveOneOut
-from bilevel.updates import FromOptax
+from bilevel import options
+from bilevel.options import Bounds
 
 
 class Method(enum.Enum):
-    """What can be asked for by name."""
+    """Ways to align, by name."""
 
     IRL = "irl"
     AIHF = "aihf"
     AIHF_DPO = "aihf-dpo"
+    AIHF_SELF_PLAY = "aihf-self-play"
     RLHF = "rlhf"
     DPO = "dpo"
     IPO = "ipo"
@@ -31,76 +29,207 @@ class Method(enum.Enum):
     @property
     def needs(self) -> tuple[bool, bool]:
         """Whether demonstrations, and preferences, are needed."""
-        demos = {Method.IRL, Method.AIHF, Method.AIHF_DPO, Method.SPIN, Method.SFT}
-        pairs = {Method.AIHF_DPO, Method.RLHF, Method.DPO, Method.IPO}
+        both = {Method.AIHF_DPO, Method.AIHF_SELF_PLAY}
+        demos = {Method.IRL, Method.AIHF, Method.SPIN, Method.SFT} | both
+        pairs = {Method.RLHF, Method.DPO, Method.IPO} | both
         return self in demos, self in pairs
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to align.
+class PolicyStep(enum.Enum):
+    """How a policy moves on a reward, by name."""
 
-    Args:
-        steps: of the reward (IRL, AIHF) or of the policy.
-        batch: rows of each kind of feedback, and prompts to answer, a step.
-        samples: responses to a prompt, for methods that draw.
-        beta: weight of the divergence from the model given.
-        rate, reward_rate: Adam's step sizes.
-        rank, layers: of the LoRA adapter; rank 0 trains all parameters, `layers` None adapts all.
-        reward_rank: of the adapter that the reward has of its own, on the same layers; with 0 it is
-            a linear head on the model as it is, which tells responses apart but hardly which of
-            them suits the prompt.
-        length: tokens of a prompt and its response; the model's own limit when absent.
-        new: longest response to draw; that of the data when absent.
-        held_out: share of the feedback to judge by.
-        divergence: nats of KL at which the run is ended.
-        memory: GiB that the prompt cache may take. The cache holds the states of the frozen layers,
-            computed once before the run. It is used if it fits, only the last `layers` are adapted
-            and responses are short. 0 turns it off.
-        mesh: devices that rows, and heads with the vocabulary, are split over; the weights over
-            both. One device when absent.
-    """
+    LEAVE_ONE_OUT = "leave-one-out"
+    PPO = "ppo"
+    GRPO = "grpo"
+    SQUARED_ADVANTAGE = "squared-advantage"
+
+
+# --- groups of options -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders(options.Settings):
+    """Files."""
+
+    model: Path
+    """Hugging Face checkpoint folder."""
+    out: Path
+    """New folder for the checkpoint and the report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feedback(Folders):
+    """Files."""
+
+    demos: Path | None = None
+    """JSONL file of demonstrations."""
+    prefs: Path | None = None
+    """JSONL file of preferences."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstrations(Folders):
+    """Files."""
+
+    demos: Path
+    """JSONL file of demonstrations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment(options.Settings):
+    """Method."""
 
     method: Method = Method.AIHF
-    steps: int = 200
-    batch: int = 8
-    samples: int = 4
-    beta: float = 0.1
-    rate: float = 1e-4
-    reward_rate: float = 1e-3
-    rank: int = 8
-    reward_rank: int = 8
-    layers: int | None = None
-    length: int | None = None
-    new: int | None = None
-    held_out: float = 0.1
-    divergence: float = 100.0
-    memory: float = 2.0
-    mesh: tuple[int, int] | None = None
-    log_every: int = 10
-    seed: int = 0
+    """How to align."""
+    beta: Annotated[float, Bounds(above=0)] = 0.1
+    """Weight of the divergence from the model given."""
+    divergence: Annotated[float, Bounds(above=0)] = 100.0
+    """KL divergence from the model given, in nats, at which the run is ended."""
 
 
-def method(settings: Settings) -> AbstractAlignment:
-    """The object that a name stands for."""
-    update = FromOptax(optax.adam, settings.rate)
-    upper = FromOptax(optax.adam, settings.reward_rate)
-    step = LeaveOneOut(update, samples=settings.samples)
-    rows = settings.batch
-    match settings.method:
-        case Method.IRL:
-            return aihf.IRL(step, x_update=upper, decay=1e-3)
-        case Method.AIHF:
-            return aihf.AIHF(step, x_update=upper, decay=1e-3)
-        case Method.AIHF_DPO:
-            return direct.AIHFDPO(update, rows=rows)
-        case Method.RLHF:
-            return rlhf.RLHF(step, settings.steps, rlhf.RewardModel(upper, 1e-3))
-        case Method.DPO:
-            return direct.DPO(update, rows=rows)
-        case Method.IPO:
-            return direct.IPO(settings.beta, False, update, rows=rows)
-        case Method.SPIN:
-            return SPIN(update, rows=rows)
-        case Method.SFT:
-            return sft.SFT(update)
+@dataclass(frozen=True, kw_only=True)
+class PolicySteps(options.Settings):
+    """Policy step (irl, aihf, rlhf)."""
+
+    policy_step: PolicyStep = PolicyStep.LEAVE_ONE_OUT
+    """How the policy moves on the reward."""
+    samples: Annotated[int, Bounds(least=2)] = 4
+    """Responses drawn to a prompt."""
+    new: Annotated[int | None, Bounds(least=1)] = None
+    """Longest response to draw, in tokens; the longest of the data when absent."""
+    epochs: Annotated[int | None, Bounds(least=1)] = None
+    """Passes over the responses drawn (ppo 4, grpo 1, squared-advantage 2 when absent)."""
+    clip: Annotated[float | None, Bounds(above=0)] = None
+    """Range of the probability ratio around 1 (ppo, grpo; 0.2 when absent)."""
+    target_kl: Annotated[float | None, Bounds(above=0)] = None
+    """Hold the divergence at so many nats a response by adapting beta; fixed beta when absent."""
+    policy_updates: Annotated[int | None, Bounds(least=1)] = None
+    """Policy steps on a fixed reward (rlhf, and in rounds); as many as steps when absent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardFit(options.Settings):
+    """Reward (irl, aihf, rlhf)."""
+
+    reward_rate: Annotated[float, Bounds(least=0)] = 1e-3
+    """Step size of the reward (Adam)."""
+    reward_rank: Annotated[int, Bounds(least=0)] = 8
+    """Rank of the reward's own LoRA adapter. With 0 the reward is a linear head on the model, which
+    tells responses apart but hardly which of them suits the prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phases(options.Settings):
+    """Rounds (irl, aihf, spin, aihf-self-play)."""
+
+    rounds: Annotated[int | None, Bounds(least=1)] = None
+    """Number of rounds. When absent, irl and aihf move reward and policy in a single loop, and
+    self-play takes one round."""
+    replay: bool = False
+    """Learn on the responses of earlier rounds, too."""
+    redraw: bool = False
+    """Draw responses anew in every reward step, not once a round (irl, aihf)."""
+    restart_reward: bool = False
+    """Begin every round with the initial reward (irl, aihf)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(options.Settings):
+    """Training."""
+
+    steps: Annotated[int, Bounds(least=1)] = 200
+    """Updates of the reward (irl, aihf, rlhf) or of the policy; in each round where there are
+    several."""
+    batch: Annotated[int, Bounds(least=1)] = 8
+    """Rows of each kind of feedback, and prompts to answer, a step."""
+    rate: Annotated[float, Bounds(least=0)] = 1e-4
+    """Step size of the policy (Adam)."""
+    rank: Annotated[int, Bounds(least=0)] = 8
+    """Rank of the LoRA adapter; 0 trains all parameters."""
+    layers: Annotated[int | None, Bounds(least=1)] = None
+    """Adapt only so many of the last layers; all when absent."""
+    held_out: Annotated[float, Bounds(least=0, most=0.9)] = 0.1
+    """Share of the feedback to evaluate on."""
+    log_every: Annotated[int, Bounds(least=1)] = 10
+    """Evaluate and save every so many steps."""
+    seed: Annotated[int, Bounds(least=0)] = 0
+    """Decides split, order and draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(options.Settings):
+    """Memory and devices."""
+
+    length: Annotated[int | None, Bounds(least=2)] = None
+    """Tokens of a prompt and its response, more are refused; the model's limit when absent."""
+    memory: Annotated[float, Bounds(least=0)] = 2.0
+    """GiB that the prompt cache may take; 0 turns it off. The cache holds the states of the frozen
+    layers. It is used if it fits, only the last layers are adapted, and responses are short."""
+    mesh: Annotated[tuple[int, int] | None, Bounds(least=1)] = None
+    """Devices as DATA,MODEL: rows are split over DATA, heads and vocabulary over MODEL, the weights
+    over both. One device when absent."""
+
+
+# --- the commands ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Alignment, Training, PolicySteps, RewardFit, Phases, Memory):
+    """How to align."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for names, (reads, others) in self._readers().items():
+            for option in options.options(type(self)):
+                if option.name in names and not reads and self._set(option):
+                    raise ValueError(
+                        f"{option.flag} has no effect here: it is for {others}. Leave it out."
+                    )
+
+    def _readers(self) -> dict[tuple[str, ...], tuple[bool, str]]:
+        """Options that only some settings read: whether these do, and which do."""
+        bilevel = self.method in (Method.IRL, Method.AIHF)
+        plays = self.method in (Method.SPIN, Method.AIHF_SELF_PLAY)
+        in_rounds, step = self.rounds is not None, self.policy_step
+        clips = step in (PolicyStep.PPO, PolicyStep.GRPO)
+        return {
+            ("policy_step", "target_kl"): (self.method.learns_reward, "irl, aihf and rlhf"),
+            ("clip",): (clips, "--policy-step ppo and grpo"),
+            ("epochs",): (
+                clips or step is PolicyStep.SQUARED_ADVANTAGE,
+                "--policy-step ppo, grpo and squared-advantage",
+            ),
+            ("rounds",): (bilevel or plays, "irl, aihf, spin and aihf-self-play"),
+            ("replay",): (in_rounds, "methods with --rounds"),
+            ("redraw", "restart_reward"): (in_rounds and bilevel, "irl and aihf with --rounds"),
+            ("policy_updates",): (
+                self.method is Method.RLHF or (in_rounds and bilevel),
+                "rlhf, and irl and aihf with --rounds",
+            ),
+        }
+
+    def _set(self, option: options.Option) -> bool:
+        return getattr(self, option.name) != option.default
+
+
+@dataclass(frozen=True, kw_only=True)
+class Align(Feedback, Settings):
+    """Align a language model with demonstrations, preferences or both.
+
+    An interrupted run resumes when you give the same command again.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFT(Demonstrations, Training, Memory):
+    """Fine-tune a language model on demonstrations.
+
+    Demonstrations are packed side by side into rows of LENGTH tokens (of the longest one when
+    absent), which leaves little padding; they do not attend to each other. BATCH is how many of
+    them a step learns from, on average. If only the last LAYERS are adapted and responses are
+    short, the prompt cache is used instead.
+    """
+
+    def as_align(self) -> Align:
+        """The same, as settings of `bilevel align`."""
+        return Align(method=Method.SFT, **vars(self))

@@ -1,0 +1,111 @@
+"""`bilevel methods`: a table of all, or the page of one."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Mapping
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from bilevel.cli.options import Methods
+from bilevel.cli.tables import new_table
+from bilevel.methods import AbstractMethod, all_methods, references
+from bilevel.report import EXPERIMENTAL, LEGEND, MethodRow, method_rows
+
+
+def run(options: Methods) -> None:
+    """Show what is asked for.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    console = Console(highlight=False)
+    rows = {row.name: row for row in method_rows()}
+    chosen = list(rows) if options.name is None else [_name(options.name, list(rows))]
+    classes = {method.__name__: method for method in all_methods()}
+    if options.bibtex:
+        keys = dict.fromkeys(classes[name].paper for name in chosen)
+        console.out("\n\n".join(map(references.bibtex, keys)))
+    elif options.name is None:
+        console.print(table(list(rows.values())))
+    else:
+        console.print(page(classes[chosen[0]], rows[chosen[0]]))
+
+
+def _name(typed: str, names: list[str]) -> str:
+    """The name as it is written; upper and lower case are the same."""
+    alike = {name.lower(): name for name in names}
+    if typed.lower() in alike:
+        return alike[typed.lower()]
+    near = difflib.get_close_matches(typed.lower(), alike, n=1)
+    hint = f"Did you mean {alike[near[0]]}?" if near else "`bilevel methods` lists all."
+    raise ValueError(f"there is no method {typed}. {hint}")
+
+
+def table(rows: list[MethodRow]) -> Table:
+    """Every method, by name, generated from the classes."""
+    table = new_table("Methods", caption=f"{LEGEND} * {EXPERIMENTAL}")
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("handles", overflow="fold")
+    table.add_column("oracle calls a step")
+    table.add_column("memory")
+    table.add_column("paper", overflow="fold")
+    for row in rows:
+        paper = f"{row.paper}, arXiv:{row.arxiv}" if row.arxiv else row.paper
+        name = row.name if row.status == "stable" else f"{row.name}*"
+        table.add_row(name, row.handles, row.price, row.memory, paper)
+    return table
+
+
+def page(method: type[AbstractMethod], row: MethodRow) -> Group:
+    """Signature, assumptions, price and paper of one."""
+    facts = {
+        "handles": row.handles,
+        "lower loss": method.below.value,
+        "mini-batches": "yes" if method.samples else "no",
+        "a step": f"{row.price} (oracle calls)",
+        "memory": row.memory,
+        "rate": row.rate,
+        "status": EXPERIMENTAL if row.status != "stable" else "",
+        "paper": row.citation,
+    }
+    about, settings = _parts(row.about)
+    blocks = [
+        Text(row.name, style="bold") + Text(f"\n{row.summary}", style="not bold"),
+        Padding(Text(signature(method)), (1, 0, 1, 4)),
+        _pairs({name: fact for name, fact in facts.items() if fact}),
+        Text(f"\n{about}"),
+        *([Text("\nSettings", style="bold"), _pairs(settings)] if settings else []),
+        Text(f"\n{LEGEND}", style="dim"),
+    ]
+    return Group(*blocks)
+
+
+def _pairs(facts: Mapping[str, str]) -> Padding:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="cyan", max_width=24)
+    grid.add_column()
+    for name, fact in facts.items():
+        grid.add_row(name, Text(fact))
+    return Padding(grid, (0, 0, 0, 2))
+
+
+def _parts(docstring: str) -> tuple[str, dict[str, str]]:
+    """Its paragraphs, a line each, and what it says of the settings."""
+    text, _, attributes = f"\n{docstring}".partition("\nAttributes:\n")
+    entries = re.findall(r"^    (\w[\w, ]*): (.*(?:\n {8}.*)*)", attributes, flags=re.MULTILINE)
+    joined = re.sub(r"(?<=\S)\n(?=\S)", " ", text.strip())
+    return joined, {name: " ".join(about.split()) for name, about in entries}
+
+
+def signature(method: type[AbstractMethod]) -> str:
+    """How it is made, with its defaults."""
+    try:
+        return f"bl.methods.{method()!r}"
+    except TypeError:  # a setting without a default
+        parameters = inspect.signature(method).parameters.values()
+        plain = [one.replace(annotation=inspect.Parameter.empty) for one in parameters]
+        return f"bl.methods.{method.__name__}({', '.join(map(str, plain))})"
