@@ -102,7 +102,8 @@ class Option(NamedTuple):
 
     def _read(self, text: str, where: str) -> Any:
         try:
-            return READERS.get(self.kind, self.kind)(text)
+            read: Callable[[str], Any] = READERS.get(self.kind) or self.kind
+            return read(text)
         except ValueError as error:
             raise self._refusal(text, where) from error
 

@@ -16,14 +16,21 @@ from commands import run
 from test_llm_tokenizer import write as write_tokenizer
 
 from bilevel.apps.llm.hub import checkpoint
+from bilevel.apps.llm.methods.align import AIHF, Rounds
+from bilevel.apps.llm.methods.self_play import SelfPlayAIHF
 from bilevel.apps.llm.models import config, decoder, parameters, trainable
 from bilevel.apps.llm.models.sampling import Drawing
 from bilevel.apps.llm.policies import model
 from bilevel.apps.llm.policies import prompt_cache as prompt_cache
 from bilevel.apps.llm.policies.policy import Responses
+from bilevel.apps.llm.policy_steps.adaptive import Adaptive
+from bilevel.apps.llm.policy_steps.policy_step import GRPO
+from bilevel.apps.llm.policy_steps.ppo import PPO
 from bilevel.apps.llm.run import prepared, session
+from bilevel.apps.llm.run.method import method as method_of
 from bilevel.apps.llm.run.monitor import Monitor
 from bilevel.apps.llm.run.session import Method, Settings
+from bilevel.apps.llm.run.settings import PolicyStep
 from bilevel.driver import Outcome
 
 pytest.importorskip("safetensors")
@@ -73,6 +80,7 @@ def test_aligning_ends_in_a_folder_that_chats(folder, feedback, tmp_path, method
         assert word in found.output
     page = (out / "report.html").read_text()
     assert "before" in page
+    assert "Share of the feedback to evaluate on." in page  # the table of options
     assert "<svg" in page
     assert json.loads((out / "history.json").read_text())["step"] == [0, 2, 4]
     assert not (tmp_path / "aligned.run").exists()
@@ -88,6 +96,18 @@ def test_aligning_ends_in_a_folder_that_chats(folder, feedback, tmp_path, method
     again = run(*typed, *QUICK)
     assert again.exit_code == 1
     assert "is not empty" in again.output
+
+
+@pytest.mark.slow
+def test_options_come_from_a_file_and_what_is_typed_counts_more(folder, feedback, tmp_path):
+    lines = {"model": str(folder), "demos": feedback[0][1], "prefs": feedback[1][1]}
+    lines |= {"method": "dpo", "steps": 6, "batch": 2, "held-out": 0.25, "log_every": 2}
+    file, out = tmp_path / "run.toml", tmp_path / "out"
+    file.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in lines.items()))
+    found = run("align", "--config", str(file), "--out", str(out), "--steps", "4")
+    assert found.exit_code == 0, found.output
+    assert "dpo, 4 steps." in found.output
+    assert json.loads((out / "history.json").read_text())["step"] == [0, 2, 4]
 
 
 @pytest.mark.slow
@@ -109,6 +129,32 @@ def test_every_method_runs_by_its_name(folder, feedback, method):
     assert found.status.ok
     assert np.isfinite(found.history["KL"]).all()
     assert (found.reward is not None) == method.learns_reward
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policy_step": PolicyStep.PPO, "epochs": 2, "clip": 0.1},
+        {"policy_step": PolicyStep.GRPO},
+        {"policy_step": PolicyStep.SQUARED_ADVANTAGE},
+        {"target_kl": 0.5},
+        {"rounds": 2, "policy_updates": 2},
+        {"rounds": 2, "redraw": True, "restart_reward": True},
+        {"method": Method.AIHF_SELF_PLAY, "rounds": 2, "replay": True},
+    ],
+    ids=lambda changes: " ".join(map(str, changes)),
+)
+def test_every_way_to_move_the_policy_runs(folder, feedback, changes):
+    task = given(folder, feedback, **changes)
+    found = session.train(task, None)
+    assert found.status.ok
+    phases = 1 if task.settings.rounds is None else task.settings.rounds
+    phases *= 2 if task.settings.rounds and task.settings.method is Method.AIHF else 1
+    assert len(found.aligned.results) == phases
+    start = jax.tree.leaves(task.task.reference)
+    moved = zip(start, jax.tree.leaves(found.policy), strict=True)
+    assert max(float(abs(a - b).max()) for a, b in moved) > 1e-4
 
 
 @pytest.mark.slow
@@ -289,8 +335,8 @@ def test_a_wrong_use_is_refused_in_a_sentence(folder, feedback, tmp_path, change
         (["--epochs", "2"], "--epochs has no effect here: it is for --policy-step ppo, grpo and"),
         (["--method", "dpo", "--rounds", "2"], "--rounds has no effect here: it is for irl, aihf,"),
         (["--policy-updates", "2"], "it is for rlhf, and irl and aihf with --rounds"),
-        (["--stps", "3"], "Unknown option: --stps. Did you mean --steps?"),
-        (["--no-replay"], "Unknown option: --no-replay."),
+        (["--stps", "3"], "--steps"),  # what was meant
+        (["--no-replay"], "--no-replay"),
         (["demos.jsonl"], "demos.jsonl belongs to no option."),
     ],
 )
@@ -300,6 +346,26 @@ def test_wrong_usage_is_told_in_a_sentence(changes, told):
     assert told in found.output
     assert found.output.count("\n") == 1
     assert found.output.startswith("bilevel align: ")
+
+
+def test_options_reach_the_method():
+    chosen = Settings(
+        policy_step=PolicyStep.PPO, samples=3, epochs=2, clip=0.1, target_kl=0.5,
+        rounds=2, policy_updates=7, redraw=True, restart_reward=True,
+    )  # fmt: skip
+    aihf = method_of(chosen)
+    assert isinstance(aihf, AIHF)
+    assert aihf.rounds == Rounds(2, 7, stored=False, replay=False, fresh=True)
+    assert isinstance(aihf.step, Adaptive)
+    assert float(aihf.step.target) == 0.5
+    step = aihf.step.how
+    assert isinstance(step, PPO)
+    assert (step.samples, step.epochs, float(step.clip)) == (3, 2, pytest.approx(0.1))
+    plays = method_of(Settings(method=Method.AIHF_SELF_PLAY, rounds=3, replay=True))
+    assert isinstance(plays, SelfPlayAIHF)
+    assert (plays.rounds, plays.replay) == (3, True)
+    assert isinstance(method_of(Settings(policy_step=PolicyStep.GRPO)).step, GRPO)
+    assert method_of(Settings()).rounds is None
 
 
 def test_few_rows_are_not_split_over_many_devices():

@@ -7,8 +7,10 @@ import pytest
 from commands import run
 
 import bilevel as bl
+from bilevel import options
 from bilevel.apps import cleaning
-from bilevel.methods import all_methods
+from bilevel.cli.app import COMMANDS
+from bilevel.methods import all_methods, references
 
 
 def test_version():
@@ -30,6 +32,71 @@ def test_every_method_is_listed_with_its_price_and_paper():
         assert method.__name__ in found.output
         assert method.reference().arxiv in found.output
     assert "∇f, ∇ᵧg, Hv, Jv" in found.output  # SOBA
+
+
+def test_one_method_has_a_page():
+    found = run("methods", "soba", columns=80)
+    assert found.exit_code == 0
+    for told in ("bl.methods.SOBA(x_update=SGD(", "strongly convex", "∇f, ∇ᵧg, Hv, Jv",
+                 "arXiv:2201.13409", "radius", "keeps v in the ball"):  # fmt: skip
+        assert told in found.output
+    assert max(map(len, found.output.splitlines())) <= 80
+
+
+def test_the_paper_of_a_method_in_bibtex():
+    found = run("methods", "SOBA", "--bibtex")
+    assert found == (0, references.bibtex("dagreou2022framework") + "\n")
+    every = run("methods", "--bibtex").output
+    ours = {m.paper for m in all_methods() if m.__module__.startswith("bilevel.")}
+    assert every.count("\n@") + 1 == len(ours)
+
+
+def test_an_unknown_method_is_refused_with_the_nearest():
+    told = "bilevel methods: there is no method SOBBA. Did you mean SOBA?\n"
+    assert run("methods", "SOBBA") == (1, told)
+
+
+def test_completion_can_be_installed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    script = tmp_path / "completion"
+    found = run("--install-completion", "--shell", "bash", "--output", str(script))
+    assert found.exit_code == 0, found.output
+    assert "squared-advantage" in script.read_text()
+
+
+def test_ctrl_c_ends_with_130(monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bilevel.cli.methods.run", interrupted)
+    assert run("methods").exit_code == 130
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["algn"], "bilevel: Unknown command"),
+        (["align"], "bilevel align: --model is needed, with a value."),
+        (["bench", "textbook"], "bilevel bench textbook: --problems is needed, with a value."),
+        (["demo", "--wrong", "2"], "bilevel demo: --wrong is 2.0; a number from 0 to 1 is needed."),
+        (["demo", "--config", "no.toml"], "bilevel demo: no.toml cannot be read: "),
+    ],
+)
+def test_wrong_usage_ends_with_2(typed, told):
+    found = run(*typed)
+    assert found.exit_code == 2
+    assert found.output.startswith(told)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_names_every_option_and_fits_a_terminal(name):
+    long, short = (run(*name.split(), flag, columns=80) for flag in ("--help", "-h"))
+    assert long == short
+    assert long.exit_code == 0
+    assert max(map(len, long.output.splitlines())) <= 80
+    for option in options.options(COMMANDS[name].settings):
+        assert option.argument or f"  {option.flag} " in long.output
+        assert " ".join(option.about.split()[:2]) in long.output
 
 
 @pytest.mark.slow(unless=lambda names: len(names) == 1)
