@@ -22,8 +22,9 @@ from benchmarks import (
     problems,
     rates,
 )
-from bilevel import report
+from bilevel import options, report
 from bilevel.apps import cleaning
+from bilevel.apps.llm.run.settings import Align
 from docs import choosing, textbook
 from docs.layers import layers_table
 
@@ -307,6 +308,7 @@ def main() -> None:
     text = LANGUAGE_MODELS.read_text()
     for name, part in KEPT.items():
         text = filled(text, name, part.readme())
+    text = filled(text, "options", options.markdown(Align))
     LANGUAGE_MODELS.write_text(text)
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
     if "--tables" not in sys.argv:

@@ -84,8 +84,6 @@ def mesh_of(settings: Settings) -> Mesh | None:
     """
     processes, found = jax.process_count(), jax.device_count()
     rows, heads = settings.mesh or (1, 1)
-    if min(rows, heads) < 1:
-        raise ValueError(f"--mesh is {rows},{heads}; two numbers of at least 1 are needed.")
     if processes > 1 and rows * heads != found:
         raise ValueError(
             f"--mesh has {rows * heads} devices, and the {processes} processes have {found}. Take "
