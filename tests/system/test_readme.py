@@ -1,10 +1,14 @@
 """The README's tables are those of the classes, and its code runs."""
 
 import re
+import tomllib
+from pathlib import Path
 
 import jax
 import pytest
 
+from bilevel import options
+from bilevel.apps.llm.run.settings import Align, PolicyStep
 from bilevel.methods import all_methods
 from docs.generate import CONTRIBUTING, KEPT, LANGUAGE_MODELS, PAGES, README, filled, methods_table
 from docs.layers import layers_table
@@ -25,6 +29,14 @@ def test_every_method_is_in_the_table():
 def test_figures_of_benchmarks_are_those_of_the_kept_runs(name):
     text = LANGUAGE_MODELS.read_text()
     assert filled(text, name, KEPT[name].readme()) == text, "run `make generated`"
+
+
+def test_the_options_are_those_of_the_command():
+    text = LANGUAGE_MODELS.read_text()
+    assert filled(text, "options", options.markdown(Align)) == text, "run `make generated`"
+    (example,) = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+    found = options.from_mapping(Align, tomllib.loads(example), "run.toml")
+    assert Align(out=Path("ALIGNED"), **found).policy_step is PolicyStep.GRPO
 
 
 def test_the_layers_in_contributing_are_those_of_the_test():
