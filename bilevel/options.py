@@ -102,12 +102,7 @@ class Option(NamedTuple):
 
     def _read(self, text: str, where: str) -> Any:
         try:
-<<<<<<< HEAD
-            read: Callable[[str], Any] = READERS.get(self.kind) or self.kind
-            return read(text)
-=======
             return (READERS.get(self.kind) or self.kind)(text)
->>>>>>> 0a8f3e2 (The options table and the configuration example of the docs are tested)
         except ValueError as error:
             raise self._refusal(text, where) from error
 

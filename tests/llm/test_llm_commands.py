@@ -16,7 +16,7 @@ from commands import run
 from test_llm_tokenizer import write as write_tokenizer
 
 from bilevel.apps.llm.hub import checkpoint
-from bilevel.apps.llm.methods.align import AIHF, Rounds
+from bilevel.apps.llm.methods.aihf import AIHF, Rounds
 from bilevel.apps.llm.methods.self_play import SelfPlayAIHF
 from bilevel.apps.llm.models import config, decoder, parameters, trainable
 from bilevel.apps.llm.models.sampling import Drawing
