@@ -8,8 +8,14 @@ import pathlib
 import shutil
 import time
 
-import jax
 import pytest
+
+# Most of a test's time is compilation, and most of that optimises code that runs once.
+LEVEL = "--xla_backend_optimization_level"
+if LEVEL not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {LEVEL}=0"
+
+import jax  # noqa: E402  (it reads XLA_FLAGS)
 
 # Most programs of one method are another's too: compile each once, for both workers, the processes
 # that tests start, and the next run, of this clone or another. (Two writing one at the same time do
