@@ -18,6 +18,8 @@ every = pytest.mark.parametrize(
 )
 # A step that holds solves of unknown length takes long to compile.
 solves_later = pytest.mark.slow(unless=lambda name: not CONSTRAINED[name].adaptive)
+# One that projects, one by penalties, one with multipliers.
+a_few = pytest.mark.slow(unless=lambda name: name in {"AiPOD", "VPBGD", "BLOCC"})
 
 
 def begun(case, method, seed=0):
@@ -78,7 +80,7 @@ def test_a_step_may_donate_its_state(name):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((case.x0, case.y0)))
 
 
-@solves_later
+@a_few
 @every
 def test_vmap_over_step_sizes(name):
     case = CONSTRAINED[name].case()
@@ -115,7 +117,7 @@ def test_price_of_a_step_is_what_it_calls(name):
     assert dict(calls) == pytest.approx(declared)
 
 
-@solves_later
+@a_few
 @every
 def test_solve_ends_well_and_tells_what_was_reached(name):
     row, case = CONSTRAINED[name], CONSTRAINED[name].case()

@@ -73,7 +73,9 @@ def with_x_step(method, step_size: float):
     return eqx.tree_at(lambda m: m.x_update, method, updates.SGD(step_size))
 
 
-@typical_problems
+@pytest.mark.slow(
+    unless=lambda name, problem: name in FEW and problem in {"quad", "boxed", "nested"}
+)
 @pairs(PROBLEMS, but=("joint", "line_search"))
 def test_direction_is_the_gradient_of_the_value_function(name, problem):
     """Hold x until y has settled; then one unit step shows the direction x moves along."""

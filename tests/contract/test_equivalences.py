@@ -93,7 +93,7 @@ def test_vrbo_without_noise_has_exact_directions(problem, period, lower_steps):
     for steps in (1, 2, 7):
         state = state_after(method, case, steps)
         sample = exact.samples(bl.Batch(), 1, None)[0]
-        expected = exact(Point(state.x, state.y), sample)
+        expected = jax.jit(exact.__call__)(Point(state.x, state.y), sample)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12),
             state.directions,
@@ -121,7 +121,7 @@ def test_vrbo_on_samples_settles_where_it_does_without_noise():
     assert tracking(case, state) < 1e-13
 
 
-@pytest.mark.slow(unless=lambda problem, weight: problem == "curv" and weight > 0)
+@pytest.mark.slow(unless=lambda problem, weight: problem == "curv" and weight == 0.3)
 @pytest.mark.parametrize("problem", ["curv", "quad"])
 @pytest.mark.parametrize("weight", [0.3, 0.0, 1.0])
 def test_stable_and_svrb_without_noise_track_exactly(problem, weight):
@@ -129,7 +129,8 @@ def test_stable_and_svrb_without_noise_track_exactly(problem, weight):
     for method in (methods.STABLE(0.02, 0.3, weight), methods.SVRB(0.02, 0.3, weight)):
         state = state_after(method, case, 30)
         last = state.curvature if isinstance(method, methods.STABLE) else state.factors
-        expected = hypergrad.curvature(case.problem, *last.point, None)
+        curvature = jax.jit(lambda x, y: hypergrad.curvature(case.problem, x, y, None))
+        expected = curvature(*last.point)
         np.testing.assert_allclose(last.direction.hessian, expected.hessian, atol=1e-12)
         np.testing.assert_allclose(last.direction.cross, expected.cross, atol=1e-12)
 
@@ -224,10 +225,12 @@ def test_limit_points_of_a_fixed_penalty(order, penalty, distance):
 def test_f2ba_at_rest_moves_along_the_difference_of_values(order):
     case = problems.curv()
     settled = state_after(methods.F2BA(0.0, 0.3, 50.0, 20, order), case, 40)
-    moved = methods.F2BA(1.0, 0.3, 50.0, 20, order).step(case.problem, settled, bl.Batch())[0]
+    move = methods.F2BA(1.0, 0.3, 50.0, 20, order).step
+    moved, _ = jax.jit(lambda state: move(case.problem, state, bl.Batch()))(settled)
     solver = lower.ToTolerance(1e-12)
     settings = {"penalty": 50.0, "order": order, "solver": solver}
-    expected = hypergrad.value_difference(case.problem, case.x0, case.y0, **settings).grad
+    difference = jax.jit(lambda x, y: hypergrad.value_difference(case.problem, x, y, **settings))
+    expected = difference(case.x0, case.y0).grad
     np.testing.assert_allclose(case.x0 - moved.x, expected, rtol=1e-8)
 
 
@@ -328,7 +331,7 @@ REDUCED = {
 }
 
 
-@pytest.mark.slow(unless=lambda name: name in {"SABA", "SRBA 7"})
+@pytest.mark.slow(unless=lambda problem, name: problem == "curv" and name in {"SABA", "SRBA 7"})
 @pytest.mark.parametrize("problem", ["quad", "curv", "nested"])
 @pytest.mark.parametrize("name", REDUCED)
 def test_variance_reduction_without_noise_is_soba(problem, name):

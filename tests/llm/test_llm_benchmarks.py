@@ -26,6 +26,7 @@ def counted(fn, *args) -> float:
     return jax.jit(fn).lower(*args).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.slow(unless=lambda tied: not tied)
 @pytest.mark.parametrize("tied", [True, False])
 def test_flops_are_those_that_xla_counts(tied):
     model = config.llama(512, 128, 256, 2, 4, kv_heads=2, tied=tied)

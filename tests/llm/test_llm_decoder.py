@@ -241,7 +241,7 @@ def test_hessian_products_are_differences_of_gradients():
     )
 
 
-@pytest.mark.slow(unless=lambda remat: remat is Remat.LAYERS)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("remat", "layers"), [(Remat.LAYERS, Layers.SCAN), (Remat.PRODUCTS, Layers.LIST)]
 )
@@ -257,7 +257,7 @@ def test_what_is_kept_changes_no_derivative(remat, layers):
     )
 
 
-@pytest.mark.slow(unless=lambda dtype: dtype == jnp.bfloat16)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "attend"), [(jnp.bfloat16, attention.plain), (jnp.float32, attention.fused)]
 )

@@ -93,6 +93,7 @@ def test_a_stop_token_ends_a_response_and_belongs_to_it(params, plain):
     np.testing.assert_allclose(out.logprobs, jnp.where(out.response, found, 0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_samples(params):
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     out = sample(narrow, Drawing(new=6))

@@ -14,7 +14,7 @@ from test_devices import data, is_split, solved, starts
 import bilevel as bl
 from bilevel import sharding
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 PROCESSES, DEVICES, STEPS = 2, 2, 12
 
 
