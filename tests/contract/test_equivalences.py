@@ -5,6 +5,9 @@ test_linear and test_hypergrad; 13 here and in test_trajectories; 15 in test_mai
 test_trajectories.
 """
 
+import dataclasses
+
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +24,9 @@ from bilevel.schedules import PolynomialCount
 
 
 def state_after(method, case, steps, problem=None):
-    problem = case.problem if problem is None else problem
-    state = method.init(problem, case.x0, case.y0, key=jax.random.key(0))
-    return bl.run(problem, method, state, steps=steps)[0]
+    case = case if problem is None else dataclasses.replace(case, problem=problem)
+    state = method.init(case.problem, case.x0, case.y0, key=jax.random.key(0))
+    return cases.run(method, case, steps, state=state)
 
 
 def tracking(case, state):

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +22,9 @@ M, N = 4, 8  # blocks, and rows in each
 
 
 def last(method, case, steps, *, problem=None, data=None, state=None, key=KEY):
-    problem = case.problem if problem is None else problem
-    state = method.init(problem, case.x0, case.y0, key=key) if state is None else state
-    return bl.run(problem, method, state, data=data, key=key, steps=steps)[0]
+    case = case if problem is None else dataclasses.replace(case, problem=problem)
+    state = method.init(case.problem, case.x0, case.y0, key=key) if state is None else state
+    return cases.run(method, case, steps, state=state, data=data, key=key)
 
 
 def stacked(case):
