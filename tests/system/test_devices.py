@@ -126,7 +126,7 @@ def lower(x, y, batch):
 
 
 PROBLEM = bl.Problem(upper, lower)
-SCALES = Scales(upper=0.5, lower=0.4, terms=5)
+SCALES = Scales(upper=0.5, lower=0.4, first=0.4, mu=2.4)  # few terms of a series
 
 
 def level(seed):
