@@ -206,12 +206,14 @@ class Batch(NamedTuple):
     A method that uses several batches of a level in one step (`method.draws(problem)`) finds
     them in a `Samples` handle, or stacked on a leading axis; one that uses a single batch finds
     the batch itself. `index` holds, in the same places, the row numbers of finite-sum data, or
-    the numbers of the drawn blocks, which are the same at both levels.
+    the numbers of the drawn blocks, which are the same at both levels. `whole` holds a handle of
+    one batch, all rows, for each level, where both levels have an end.
     """
 
     upper: Any = None
     lower: Any = None
     index: Any = None
+    whole: Any = None
 
 
 class Draws(NamedTuple):

@@ -3,7 +3,6 @@
 A new method joins with one row in METHODS.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -287,9 +286,8 @@ def sampled(name: str, case: Case, batch_size: int, order: str = "epochs"):
     method = METHODS[name].build(steps._replace(lower=0.1 * steps.lower), 0.1)
     if not hasattr(method, "lower_slots"):
         return method, bl.Data(*case.data, batch_size=batch_size, order=order)
-    rows = [len(jax.tree.leaves(half)[0]) for half in case.data]
-    method = dataclasses.replace(method, upper_slots=rows[0], lower_slots=rows[1])
-    return method, bl.Data(*case.data, batch_size=1, order=order)
+    data = bl.Data(*case.data, batch_size=1, order=order)
+    return method.for_data(data.batches), data
 
 
 def start(method, case: Case):

@@ -7,7 +7,8 @@ step k sees depends on the key and on k alone, so a resumed run sees the same sa
 
 from bilevel.data.blocks import InBlocks, Picked
 from bilevel.data.data import Data, level_keys
-from bilevel.data.feeds import Feed, Feeder, Parts, Pulled, Random, Repeat, Slices
+from bilevel.data.feeds import Feed, Feeder, Pulled, Random, Repeat, Slices
+from bilevel.data.parts import Parts, UnevenBatch, UnevenParts, on_parts
 from bilevel.data.sources import Rows, Sampler, Source, Stream, Whole
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
     "Slices",
     "Source",
     "Stream",
+    "UnevenBatch",
+    "UnevenParts",
     "Whole",
     "level_keys",
+    "on_parts",
 ]

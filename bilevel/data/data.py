@@ -32,7 +32,9 @@ class Data:
             rows independently. "partition" cuts the rows, in the order given, into fixed
             mini-batches and draws one uniformly at each step (with several draws a step, those
             that follow it), for methods that remember every mini-batch: shuffle the rows first
-            if their order means something.
+            if their order means something. Where batch_size does not divide the rows, some
+            mini-batches have one row less, and each loss, taken for a mean over its rows, is
+            weighed by their number.
         blocks: I, for a problem of m lower problems (`Problem(..., blocks=m)`) and a method that
             takes a few at a time. Arrays have leading axes (m, n, ...), block and row. A batch is
             I blocks, drawn without replacement, the same at both levels, and `batch_size` rows of
@@ -44,8 +46,9 @@ class Data:
     slice is taken without communication, while "replacement" passes its rows between the devices.
 
     Raises:
-        ValueError: empty data, leaves of unequal length, NaN, a batch larger than the data, one
-            that does not divide it into a partition, an unknown order, more blocks than there are.
+        ValueError: empty data, leaves of unequal length, NaN, a batch larger than the data, an
+            unknown order, more blocks than there are; a partition of rows split over devices into
+            batches that are not equal.
     """
 
     def __init__(
@@ -85,6 +88,11 @@ class Data:
         ):
             return Batch(upper.arrays, lower.arrays)
         return None
+
+    @property
+    def batches(self) -> Batch:
+        """How many batches make up the data of each level; `None` where they have no end."""
+        return Batch(self.upper.n_batches, self.lower.n_batches)
 
     @property
     def content(self) -> Batch:

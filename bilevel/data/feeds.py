@@ -23,7 +23,8 @@ class Feeder(eqx.Module):
     """Draws the n batches of step k; `rows` gives their row numbers where there are any.
 
     `parts` is how many batches there are, where they are the same at every draw: then the rows of
-    part p are numbered from `p · size` on. Else it is `None`.
+    part p are numbered from `p · size` on. Else it is `None`. `n_batches` is how many batches make
+    up all rows, and `whole` a handle of one batch that holds these; `None` where data have no end.
     """
 
     @abc.abstractmethod
@@ -31,6 +32,14 @@ class Feeder(eqx.Module):
 
     @property
     def parts(self) -> int | None:
+        return None
+
+    @property
+    def n_batches(self) -> int | None:
+        return None
+
+    @property
+    def whole(self) -> Samples | None:
         return None
 
     def rows(self, k: Int[Array, ""], n: int) -> Samples:
@@ -49,16 +58,23 @@ class Feed(eqx.Module):
         """How many fixed batches each level has, `None` where they change."""
         return Batch(self.upper.parts, self.lower.parts)
 
+    @property
+    def batches(self) -> Batch:
+        """How many batches make up the data of each level, `None` where they have no end."""
+        return Batch(self.upper.n_batches, self.lower.n_batches)
+
     def batch(self, k: Int[Array, ""]) -> Batch:
         """The samples of step k: a batch where one is drawn, a handle where several are."""
         upper, lower = self.draws
         index = Batch(
             _single(self.upper.rows(k, upper), upper), _single(self.lower.rows(k, lower), lower)
         )
+        whole = Batch(self.upper.whole, self.lower.whole)
         return Batch(
             _single(self.upper.draw(k, upper), upper),
             _single(self.lower.draw(k, lower), lower),
             index,
+            None if whole.upper is None or whole.lower is None else whole,
         )
 
 
@@ -73,8 +89,46 @@ class Repeat(Feeder):
     def parts(self):
         return 1
 
+    @property
+    def n_batches(self):
+        return 1
+
+    @property
+    def whole(self):
+        return RepeatedBatch(self.arrays)
+
     def draw(self, k, n):
         return RepeatedBatch(self.arrays)
+
+
+class AllRows(Samples):
+    """One batch: the first n rows."""
+
+    arrays: PyTree
+    n: int = eqx.field(static=True)
+
+    def __getitem__(self, i):
+        return jax.tree.map(lambda leaf: leaf[: self.n], self.arrays)
+
+
+class DealtRows(Samples):
+    """One batch: n rows that were dealt to devices, in another order, each where it is."""
+
+    arrays: PyTree
+    n: int = eqx.field(static=True)
+    places: Places = eqx.field(static=True)
+
+    def __getitem__(self, i):
+        share = self.n // sharding.row_parts(self.places)
+        batch = jax.tree.map(
+            lambda leaf: leaf[:, :share].reshape(self.n, *leaf.shape[2:]), self.arrays
+        )
+        return sharding.constrain(batch, self.places)
+
+
+def all_rows(arrays: PyTree, n: int, places: Places) -> Samples:
+    """All rows at once, from where they were dealt to if they were."""
+    return AllRows(arrays, n) if places is None else DealtRows(arrays, n, places)
 
 
 class Slices(Feeder):
@@ -87,15 +141,23 @@ class Slices(Feeder):
     places: Places = eqx.field(static=True, default=None)  # where rows were dealt to devices
 
     def draw(self, k, n):
-        return _Contiguous(self.arrays, self._start(k, n), self.n, self.size, self.places)
+        return Contiguous(self.arrays, self._start(k, n), self.n, self.size, self.places)
 
     def rows(self, k, n):
         places = self.places and (sharding.leading(self.places[0]),)
-        return _Contiguous(self.order, self._start(k, n), self.n, self.size, places)
+        return Contiguous(self.order, self._start(k, n), self.n, self.size, places)
 
     @property
     def parts(self):
         return self.n if self.size == 1 else 1 if self.size == self.n else None
+
+    @property
+    def n_batches(self):
+        return -(-self.n // self.size)
+
+    @property
+    def whole(self):
+        return all_rows(self.arrays, self.n, self.places)
 
     def stride(self, draws: int) -> int:
         """How many rows lie between the starts of two steps."""
@@ -139,7 +201,7 @@ def _mulmod(a: Array, b: int, n: int) -> Array:
     return total
 
 
-class _Contiguous(Samples):
+class Contiguous(Samples):
     arrays: PyTree
     start: Int[Array, ""]
     n: int = eqx.field(static=True)
@@ -184,6 +246,14 @@ class Random(Feeder):
     def parts(self):
         return self.n if self.size == 1 else None
 
+    @property
+    def n_batches(self):
+        return -(-self.n // self.size)
+
+    @property
+    def whole(self):
+        return AllRows(self.arrays, self.n)
+
     def _index(self, k, draws: int):
         key = jax.random.fold_in(self.key, k)
         return jax.random.randint(key, (draws, self.size), 0, self.n)
@@ -197,46 +267,6 @@ class _Gathered(Samples):
     def __getitem__(self, i):
         batch = jax.tree.map(lambda leaf: leaf[self.index[i]], self.arrays)
         return sharding.constrain(batch, self.places)
-
-
-class Parts(Feeder):
-    """One of the n / size slices of the rows as they are, drawn uniformly; then those after it."""
-
-    arrays: PyTree
-    key: RandomKey
-    n: int = eqx.field(static=True)
-    size: int = eqx.field(static=True)
-    order: Int[Array, "devices rows"] | None = None  # where rows were dealt to devices
-    places: Places = eqx.field(static=True, default=None)
-
-    def draw(self, k, n):
-        return _Contiguous(self.arrays, self._start(k), self.n, self.size, self.places)
-
-    def rows(self, k, n):
-        if self.places is None:
-            return _Numbers(self._start(k), self.n, self.size)
-        places = (sharding.leading(self.places[0]),)
-        return _Contiguous(self.order, self._start(k), self.n, self.size, places)
-
-    @property
-    def parts(self):
-        return self.n // self.size
-
-    def _start(self, k):
-        key = jax.random.fold_in(self.key, k)
-        return self.size * jax.random.randint(key, (), 0, self.parts, jnp.int32)
-
-
-class _Numbers(Samples):
-    """Row numbers of contiguous rows."""
-
-    start: Int[Array, ""]
-    n: int = eqx.field(static=True)
-    size: int = eqx.field(static=True)
-
-    def __getitem__(self, i):
-        start = jax.lax.rem(self.start + jnp.asarray(i * self.size, jnp.int32), jnp.int32(self.n))
-        return start + jnp.arange(self.size, dtype=jnp.int32)
 
 
 class Sampled(Feeder):

@@ -32,12 +32,13 @@ def as_source(name: str, value: Any, batch_size: int | None, order: str) -> Sour
     if batch_size is None:
         return Whole(arrays)
     check_batch_size(name, batch_size, n, "rows")
-    if order == "partition" and n % batch_size:
+    parts = sharding.row_parts(sharding.rows(arrays))
+    if order == "partition" and parts > 1 and n % batch_size:
         raise ValueError(
             f"Data.batch_size is {batch_size}, which does not divide the {n} rows of Data.{name} "
-            f"into equal mini-batches. The nearest that do: {_divisors_near(n, batch_size)}."
+            "into equal mini-batches, and rows split over devices need them equal. The nearest "
+            f"that do: {_divisors_near(n, batch_size)}."
         )
-    parts = sharding.row_parts(sharding.rows(arrays))
     if batch_size % parts:
         raise ValueError(
             f"Data.batch_size is {batch_size}, but the rows of Data.{name} are split over {parts} "

@@ -11,7 +11,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
 from bilevel import sharding
-from bilevel.data.feeds import Feeder, Parts, Random, Repeat, Sampled, Slices
+from bilevel.data.feeds import Feeder, Random, Repeat, Sampled, Slices
+from bilevel.data.parts import Parts, UnevenParts
 from bilevel.typing import RandomKey
 
 
@@ -19,6 +20,11 @@ class Source(abc.ABC):
     """One level's samples."""
 
     content: PyTree  # the arrays it is made of
+
+    @property
+    def n_batches(self) -> int | None:
+        """How many batches make up all of it; `None` where it has no end."""
+        return None
 
     @abc.abstractmethod
     def feed(self, key: RandomKey) -> "Feeder": ...
@@ -29,6 +35,10 @@ class Whole(Source):
 
     def __init__(self, arrays: PyTree):
         self.arrays = self.content = arrays
+
+    @property
+    def n_batches(self):
+        return 1
 
     def feed(self, key):
         return Repeat(self.arrays)
@@ -44,6 +54,10 @@ class Rows(Source):
         self.arrays = self.content = arrays
         self.batch_size, self.order = batch_size, order
 
+    @property
+    def n_batches(self):
+        return -(-length(self.arrays) // self.batch_size)
+
     def feed(self, key):
         return self.feed_of(self.arrays, key)
 
@@ -54,6 +68,8 @@ class Rows(Source):
         if self.order == "replacement":
             return Random(arrays, key, n, size, places)
         if self.order == "partition":
+            if n % size:
+                return UnevenParts(arrays, key, n, size)
             if places is None:
                 return Parts(arrays, key, n, size)
             dealt, numbers = _dealt(arrays, jnp.arange(n, dtype=jnp.int32), size, places)

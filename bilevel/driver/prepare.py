@@ -8,7 +8,7 @@ import jax
 
 from bilevel import certificates, sharding, trees
 from bilevel.certificates import Certificate
-from bilevel.data import Data
+from bilevel.data import Data, on_parts
 from bilevel.driver import validate
 from bilevel.driver.checkpoint import Checkpoint, Saver, fingerprint
 from bilevel.driver.chunks import Loop
@@ -74,10 +74,12 @@ def prepare(
     best = as_best(options.keep, options.metrics)
     key = jax.random.key(0) if options.key is None else options.key
     method_key, data_key = jax.random.split(key)
-    state = _start(problem, method, x0, y0, state, method_key)
     data = Data() if options.data is None else options.data
+    method = method.for_data(data.batches)
+    state = _start(problem, method, x0, y0, state, method_key)
     validate.check_blocks(method, problem, data)
     prefetcher = Prefetcher(data, data_key, method.draws(problem))
+    problem = on_parts(problem, prefetcher.resident)
     mesh = sharding.mesh_of((state, prefetcher.resident, prefetcher.first))
     state = sharding.replicate_on(state, mesh, beside=(state.x, state.y))
     placed: tuple[Problem, AbstractMethod] = sharding.replicate_on((problem, method), mesh)

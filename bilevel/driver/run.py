@@ -6,7 +6,7 @@ import jax
 from jaxtyping import PyTree
 
 from bilevel import sharding
-from bilevel.data import Data, Feed
+from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.validate import check_blocks, check_method, check_rows, check_steps
 from bilevel.methods.base import AbstractMethod, State
 from bilevel.problem import Problem
@@ -47,8 +47,11 @@ def run(
     check_steps(steps=steps)
     check_method(method, problem)
     check_rows(problem, state.y)
-    check_blocks(method, problem, Data() if data is None else data)
+    data = Data() if data is None else data
+    check_blocks(method, problem, data)
+    method = method.for_data(data.batches)
     feed = as_feed(data, key, method, problem)
+    problem = on_parts(problem, feed)
     method.check_parts(feed.parts)
     mesh = sharding.mesh_of((state, feed))
     problem, method, feed = sharding.replicate_on((problem, method, feed), mesh)

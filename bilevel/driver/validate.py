@@ -10,7 +10,7 @@ import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 from jax.tree_util import Partial, keystr, tree_leaves_with_path
 
-from bilevel.data import Data, Feed, InBlocks, Parts, Picked, Random, Rows, Slices
+from bilevel.data import Data, Feed, InBlocks, Parts, Picked, Random, Rows, Slices, UnevenParts
 from bilevel.methods.base import AbstractMethod, Unsupported, all_methods
 from bilevel.problem import Batch, Problem, Structure
 
@@ -84,7 +84,7 @@ def check_blocks(method: AbstractMethod, problem: Problem, data: Data | Feed) ->
                     f"{told} draws blocks, but the problem declares none. Say how many there are: "
                     "Problem(upper, lower, blocks=m)."
                 )
-        elif m is not None and isinstance(source, Rows | Slices | Random | Parts):
+        elif m is not None and isinstance(source, Rows | Slices | Random | Parts | UnevenParts):
             raise ValueError(
                 f"Data.batch_size takes rows of the leading axis, which are the {m} blocks of the "
                 "problem: leave it out, or draw blocks with Data(..., blocks=...)."

@@ -67,7 +67,7 @@ def count(default: Any, *, grows: bool = False) -> Any:
     """A static field that must be a whole number of at least 1, which the method checks.
 
     Args:
-        default: its default value.
+        default: its default value; `None` for one that may be left to the data.
         grows: a `PolynomialCount` is allowed, too.
     """
     return eqx.field(static=True, default=default, metadata={"count": True, "grows": grows})
@@ -127,7 +127,8 @@ class AbstractMethod(eqx.Module):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             grown = isinstance(value, PolynomialCount) and field.metadata.get("grows", False)
-            counted = grown or (type(value) is int and value >= 1)
+            left = value is None and field.default is None
+            counted = grown or left or (type(value) is int and value >= 1)
             if field.metadata.get("count", False) and not counted:
                 raise ValueError(
                     f"{field.name} is {value!r}; a whole number of at least 1 is needed."
@@ -163,6 +164,15 @@ class AbstractMethod(eqx.Module):
     def unsupported(cls, problem: Problem) -> list[str]:
         """What the problem declares and this method does not handle, in words."""
         return [words for kinds, words in problem.structure() if not kinds & cls.supports]
+
+    def for_data(self, batches: Batch) -> Self:
+        """The method with the settings that it reads from the data; `solve` and `run` ask for it.
+
+        Args:
+            batches: how many batches make up the data of each level, `data.batches`; `None` where
+                they have no end.
+        """
+        return self
 
     def check_parts(self, parts: Batch) -> None:
         """Refuse data whose batches this method cannot use.

@@ -11,7 +11,7 @@ import numpy as np
 
 from bilevel import oracles, trees
 from bilevel.certificates import Probe, probe
-from bilevel.data import Data, Feed
+from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
 from bilevel.driver.validate import check_arguments, check_method, check_steps, check_variable
 from bilevel.lower import ToTolerance
@@ -96,12 +96,14 @@ def tune(
     if data.streams:
         raise TypeError("tune draws the same samples many times: give Data arrays or a sampler.")
     key = jax.random.key(0) if key is None else key
+    problem = on_parts(problem, data.feed(key, Draws(1, 1)))
 
     judge = _judge(problem, data, key)
     y_start = judge.solved(problem, x0, y0)
     look = probe(problem, x0, y_start, trees.map(lambda leaf: leaf[0], judge.batches))
     base = method.theory(gentle(look, problem, x0, y_start, _draws(data, key).lower, key))
     base = dataclasses.replace(base, **settings) if settings else base
+    base = base.for_data(data.batches)
     check_method(base, problem)
 
     feed = data.feed(key, base.draws(problem))

@@ -121,6 +121,11 @@ def test_which_batches_are_fixed(given, parts):
 
 
 SABA_REFUSES = {
+    "shuffled batches, no slots": (
+        {"batch_size": 2},
+        (None, None),
+        r"SABA.*new at each.*partition",
+    ),
     "shuffled batches": ({"batch_size": 2}, (1, 4), r"SABA.*Data.upper.*new at each.*partition"),
     "too few slots": (
         {"batch_size": 2, "order": "partition"},
@@ -197,10 +202,6 @@ BAD = {
     "large batch": (lambda: bl.Data(lower=ROWS, batch_size=11), "11.*holds 10 rows"),
     "zero batch": (lambda: bl.Data(lower=ROWS, batch_size=0), "at least 1"),
     "unknown order": (lambda: bl.Data(lower=ROWS, order="sorted"), "epochs, replacement"),
-    "uneven parts": (
-        lambda: bl.Data(lower=ROWS, batch_size=4, order="partition"),
-        "does not divide the 10 rows of Data.lower.*nearest that do: 2 and 5",
-    ),
     "single number": (lambda: bl.Data(lower=np.float64(3)), "single number"),
 }
 

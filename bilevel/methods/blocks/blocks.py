@@ -37,7 +37,7 @@ class Blocks(NamedTuple):
 
     def drawn(self, batch: Batch) -> Int[Array, " drawn"]:
         """The numbers of the blocks in a batch: all, in their order, unless it tells its own."""
-        upper, lower, _ = batch.index or Batch()
+        upper, lower, *_ = batch.index or Batch()
         told = upper if lower is None else lower
         return told if told is not None and self.declared else jnp.arange(self.m)
 

@@ -6,8 +6,9 @@ optimization", chapters 17 and 19. Springer 2006.
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -79,6 +80,12 @@ class Charged(AbstractMethod):
     def check(self, problem: Problem) -> None:
         super().check(problem)
         self.method.check(_without_costs(problem))
+
+    def for_data(self, batches: Batch) -> Self:
+        return dataclasses.replace(self, method=self.method.for_data(batches))
+
+    def check_parts(self, parts: Batch) -> None:
+        self.method.check_parts(parts)
 
     def draws(self, problem: Problem) -> Draws:
         return self.method.draws(_without_costs(problem))

@@ -5,14 +5,16 @@ global variance reduction algorithms". NeurIPS 2022, arXiv:2201.13409.
 Differs from the paper: x is projected on `upper_set` when there is one.
 """
 
+import dataclasses
 from functools import partial
 from typing import ClassVar, Self
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from bilevel.estimators import SAGA, Slot
+from bilevel.estimators import SAGA, Slot, Table
 from bilevel.methods.base import AbstractMethod, Constants, count
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
@@ -36,14 +38,15 @@ class SABA(AbstractMethod):
     `bl.Data(..., order="partition")`.
 
     Attributes:
-        upper_slots, lower_slots: how many parts there are: rows / batch_size.
+        upper_slots, lower_slots: how many parts there are; read from the data when absent. Before
+            `init` by hand, `method = method.for_data(data.batches)`.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     v_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    upper_slots: int = count(1)
-    lower_slots: int = count(1)
+    upper_slots: int | None = count(None)
+    lower_slots: int | None = count(None)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "x, 2 y; upper_slots (x + y); lower_slots (x + 2 y)"
@@ -56,13 +59,23 @@ class SABA(AbstractMethod):
         constants: Constants,
         *,
         steps: int | None = None,
-        upper_slots: int = 1,
-        lower_slots: int = 1,
+        upper_slots: int | None = None,
+        lower_slots: int | None = None,
     ) -> Self:
-        """Constant steps of order `slots^(−2/3)`, with or without a horizon."""
-        scale = (upper_slots + lower_slots - 1) ** (-2 / 3)
+        """Constant steps of order `slots^(−2/3)`, with or without a horizon.
+
+        Give both the number of mini-batches in the data; the steps are those of full batches else.
+        """
+        scale = ((upper_slots or 1) + (lower_slots or 1) - 1) ** (-2 / 3)
         fast, slow = scale / constants.L, 0.1 * scale / constants.hyper_L
         return cls(slow, fast, fast, upper_slots, lower_slots)
+
+    def for_data(self, batches: Batch) -> Self:
+        return dataclasses.replace(
+            self,
+            upper_slots=self.upper_slots or batches.upper,
+            lower_slots=self.lower_slots or batches.lower,
+        )
 
     def check_parts(self, parts: Batch) -> None:
         for level in ("upper", "lower"):
@@ -91,23 +104,34 @@ class SABA(AbstractMethod):
 
     def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> TrackedState:
         state, nothing = self._loop.init(x0, y0), Slot(None, jnp.int32(0))
-        upper = SAGA(self.upper_slots).init(tracked.like_upper, state.point, nothing)
-        lower = SAGA(self.lower_slots).init(tracked.like_lower, state.point, nothing)
+        upper = SAGA(self.upper_slots or 1).init(tracked.like_upper, state.point, nothing)
+        lower = SAGA(self.lower_slots or 1).init(tracked.like_lower, state.point, nothing)
         return state._replace(memory=(upper, lower))
 
     def step(
         self, problem: Problem, state: TrackedState, batch: Batch
     ) -> tuple[TrackedState, dict[str, Scalar]]:
         k, point, (upper, lower) = state.k, state.point, state.memory
-        j = slot_of(batch.index, "upper", self.upper_slots)
-        i = slot_of(batch.index, "lower", self.lower_slots)
-        f, upper = SAGA(self.upper_slots).step(
+        n, m = self._slots("upper", upper), self._slots("lower", lower)
+        j, i = slot_of(batch.index, "upper", n), slot_of(batch.index, "lower", m)
+        f, upper = SAGA(n).step(
             partial(tracked.upper_pieces, problem), point, Slot(batch.upper, j), upper, k
         )
-        g, lower = SAGA(self.lower_slots).step(
+        g, lower = SAGA(m).step(
             partial(tracked.lower_pieces, problem), point, Slot(batch.lower, i), lower, k
         )
         return self._loop.move(problem, state, tracked.joined(f, g), (upper, lower))
+
+    def _slots(self, level: str, table: Table) -> int:
+        """How many slots a level has, which its table was made for."""
+        held = jax.tree.leaves(table.slots)[0].shape[0]
+        slots = getattr(self, f"{level}_slots") or held
+        if held != slots:
+            raise ValueError(
+                f"SABA.{level}_slots is {slots}, but the state has a table of {held}. Start it "
+                "from method.for_data(data.batches).init(problem, x0, y0)."
+            )
+        return slots
 
 
 def slot_of(index: Batch | None, level: str, slots: int) -> Int[Array, ""]:

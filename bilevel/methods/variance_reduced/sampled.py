@@ -4,6 +4,7 @@ All that is random lies in the sample: the old and the new point see the same ba
 number of factors of a randomised series, or the difference would not cancel their noise.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -93,6 +94,15 @@ class Sampled(NamedTuple):
         key = None if key is None else jax.random.fold_in(key, skip)
         return Sampled(averaged(self.problem, r), self.linear), Sample(upper, lower, key)
 
+    def everything(self, whole: Batch, key: RandomKey | None) -> tuple["Sampled", Sample]:
+        """The estimand of all the data at once, and its sample; read where it is evaluated."""
+        at_once = Problem(
+            lambda x, y, rows: self.problem.upper(x, y, rows[0]),
+            lambda x, y, rows: self.problem.lower(x, y, rows[0]),
+            hypergradient=_at_once(self.problem.hypergradient),
+        )
+        return Sampled(at_once, self.linear), Sample(whole.upper, RepeatedBatch(whole.lower), key)
+
     def price(self, times: float) -> Price:
         """The oracle calls of as many evaluations."""
         if self.problem.hypergradient is not None:
@@ -103,6 +113,13 @@ class Sampled(NamedTuple):
     @property
     def _lower(self) -> int:
         return 2 + (0 if self.problem.hypergradient is not None else self.linear.samples)
+
+
+def _at_once(known: Callable | None) -> Callable | None:
+    """A hypergradient of rows that are read on use."""
+    if known is None:
+        return None
+    return lambda x, y, batch: known(x, y, Batch(batch.upper[0], batch.lower[0]))
 
 
 class Bundles(Samples):
