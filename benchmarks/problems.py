@@ -37,6 +37,7 @@ from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem
 from bilevel.schedules import PolynomialCount
+from bilevel.selection.ahead import measured_ahead
 from bilevel.selection.tune import gentle, multiplied
 
 X_FACTORS = tuple(0.1 * 5.0**i for i in range(6))  # 0.1 to 312
@@ -144,13 +145,13 @@ class NotApplicable(Exception):
 
 
 def constants(task: Task) -> certificates.Probe:
-    """What the theory's steps are made of, at x0 and the lower solution there."""
+    """What the theory's steps are made of, as in `bl.tune`."""
     y = task.solver.solve(task.problem, task.x0, task.y0, task.rows.lower).y
-    look = certificates.probe(task.problem, task.x0, y, Batch(*task.rows[:2]))
-    feed = stochastic(task).feed(jax.random.key(0), Draws(1, 16))
-    return gentle(
-        look, task.problem, task.x0, y, feed.batch(jnp.int32(0)).lower.stack(16), jax.random.key(0)
-    )
+    at, all_rows, key = (task.problem, task.x0, y), Batch(*task.rows[:2]), jax.random.key(0)
+    look = certificates.probe(*at, all_rows)
+    feed = stochastic(task).feed(key, Draws(1, 16))
+    suited = gentle(look, *at, feed.batch(jnp.int32(0)).lower.stack(16), key)
+    return measured_ahead(suited, *at, all_rows, key)
 
 
 def stochastic(task: Task, order: str = "epochs") -> Data:

@@ -2,7 +2,7 @@
 
 from bilevel.certificates.certify import Certificate, Gap, certify
 from bilevel.certificates.check import HypergradientCheck, Verdict, check_hypergradient
-from bilevel.certificates.curvature import Convexity, Probe, probe
+from bilevel.certificates.curvature import Convexity, Probe, hyper_curvature, probe
 from bilevel.certificates.hull import Nearest, min_norm
 from bilevel.certificates.kkt import (
     EpsKKT,
@@ -44,6 +44,7 @@ __all__ = [
     "eps_kkt",
     "fischer_burmeister",
     "goldstein",
+    "hyper_curvature",
     "hypergradient_norm",
     "lower_curvature",
     "lower_gap",

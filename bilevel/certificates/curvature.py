@@ -112,7 +112,7 @@ def probe(problem: Problem, x: Upper, y: Lower, batch: Batch = Batch(), *, key=N
     )
     convexity = _convexity(mu, L, resolved, float(jnp.finfo(trees.widest(y)).eps))
     strong = convexity is Convexity.STRONGLY_CONVEX
-    hyper_mu, hyper_L = _hyper_curvature(problem, x, y, batch, k_hyper) if strong else _UNKNOWN
+    hyper_mu, hyper_L = hyper_curvature(problem, x, y, batch, k_hyper) if strong else _UNKNOWN
     findings += _curved(convexity, mu, L, resolved)
     return Probe(
         upper=f,
@@ -224,8 +224,11 @@ def _cross_square(problem, x, y, u, batch) -> Upper:
     return oracles.cross(problem, x, y, trees.cast_like(v, y), batch)
 
 
-def _hyper_curvature(problem, x, y, batch, key) -> tuple[float, float]:
-    """Smallest and largest |eigenvalue| of the Hessian of `u → f(u, y + J (u − x))`."""
+def hyper_curvature(problem: Problem, x: Upper, y: Lower, batch: Batch, key) -> tuple[float, float]:
+    """Smallest eigenvalue and largest |eigenvalue| of the Hessian of `f(x, y*(x))`, as in `probe`.
+
+    That is the Hessian of `u → f(u, y + J (u − x))` at x, with y the lower solution there.
+    """
 
     def product(u):
         return _hyper_product(problem, x, y, u, batch)

@@ -17,6 +17,7 @@ from bilevel.driver.validate import check_arguments, check_method, check_steps, 
 from bilevel.lower import ToTolerance
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Batch, Draws, Problem
+from bilevel.selection.ahead import measured_ahead
 from bilevel.typing import RandomKey
 from bilevel.updates import AbstractUpdate, scaled
 
@@ -63,13 +64,13 @@ def tune(
 ) -> Tuned:
     """A method with step sizes for this problem: `tune(bl.methods.SOBA, problem, x0, y0)`.
 
-    Measures curvature at x0 and the lower solution there (`certificates.probe`), takes the
-    decaying schedules of the method's theory, and races multiples of them for `steps` steps, all
-    settings in one compilation. Each is judged by the upper loss at its x with the lower problem
-    solved anew, the worst of a few looks in the second half. While the best x factor is the
-    largest or smallest one tried, the race goes on beyond it, until twice as many were raced;
-    where the next larger one diverged, half the best is returned. (Best sizes of public problems
-    span three orders of magnitude.)
+    Measures curvature at x0 and the lower solution there (`certificates.probe`), and that of the
+    hyper-objective where its first directions lead; takes the decaying schedules of the method's
+    theory, and races multiples of them for `steps` steps, all settings in one compilation. Each is
+    judged by the upper loss at its x with the lower problem solved anew, the worst of a few looks
+    in the second half. While the best x factor is the largest or smallest one tried, the race goes
+    on beyond it, until twice as many were raced; where the next larger one diverged, half the best
+    is returned. (Best sizes of public problems span three orders of magnitude.)
 
     Args:
         x0, y0: any pytrees of floating arrays.
@@ -101,7 +102,10 @@ def tune(
     judge = _judge(problem, data, key)
     y_start = judge.solved(problem, x0, y0)
     look = probe(problem, x0, y_start, trees.map(lambda leaf: leaf[0], judge.batches))
-    base = method.theory(gentle(look, problem, x0, y_start, _draws(data, key).lower, key))
+    suited = gentle(look, problem, x0, y_start, _draws(data, key).lower, key)
+    base = method.theory(
+        measured_ahead(suited, judge.mean(problem), x0, y_start, judge.batches, key)
+    )
     base = dataclasses.replace(base, **settings) if settings else base
     base = base.for_data(data.batches)
     check_method(base, problem)
@@ -199,8 +203,12 @@ class _Judge(eqx.Module):
 
     def solved(self, problem: Problem, x, y):
         """The minimiser of the mean lower loss, from y."""
-        mean = problem.replace(lower=_Mean(problem.lower))
-        return ToTolerance(1e-4, max_steps=500).solve(mean, x, y, self.batches.lower).y
+        solver = ToTolerance(1e-4, max_steps=500)
+        return solver.solve(self.mean(problem), x, y, self.batches.lower).y
+
+    def mean(self, problem: Problem) -> Problem:
+        """The problem on all of its batches."""
+        return problem.replace(upper=_Mean(problem.upper), lower=_Mean(problem.lower))
 
     def score(self, problem: Problem, x, y):
         y = self.solved(problem, x, y)

@@ -1,5 +1,6 @@
 """Step sizes found by a race."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,6 +10,7 @@ from cases import flat
 import bilevel as bl
 from bilevel import methods, problems, updates
 from bilevel.schedules import Cosine, Polynomial
+from bilevel.selection.ahead import measured_ahead
 
 
 @pytest.mark.slow(unless=lambda rows: rows == "quad_noise")
@@ -68,3 +70,26 @@ def test_scaled_updates():
         half = updates.scaled(update, 0.5)
         moved, _ = half.step(direction, half.init(tree), tree, 3)
         np.testing.assert_allclose(moved - tree, 0.5 * (whole - tree), rtol=1e-12)
+
+
+# --- curvature ahead --------------------------------------------------------------------------
+
+
+def test_curvature_is_measured_where_the_first_directions_lead():
+    """`y* = σ(−x)` and `f = y²/2`: the slope `−s²(1 − s)` falls to a tenth until s is ⅛."""
+    problem = bl.Problem(lambda x, y, b: y**2 / 2, lambda x, y, b: (1 + jnp.exp(x)) * y**2 / 2 - y)
+    x, y, key = jnp.array(0.0), jnp.array(0.5), jax.random.key(0)
+    here = bl.certificates.probe(problem, x, y)
+    np.testing.assert_allclose(here.hyper_L, 1 / 16, rtol=1e-6)
+    ahead = measured_ahead(here, problem, x, y, bl.Batch(), key)
+    s = (1 - np.sqrt(1 - 4 * np.sqrt(ahead.hyper_L))) / 2  # the curvature is (s (1 − s))²
+    assert 0.0 < s**2 * (1 - s) <= 0.1 / 8
+    assert ahead._replace(hyper_L=here.hyper_L, hyper_mu=here.hyper_mu) == here
+
+
+def test_curvature_of_a_quadratic_is_the_same_ahead():
+    case = problems.quad()
+    x, y = case.x0, case.y_star(case.x0)
+    here = bl.certificates.probe(case.problem, x, y)
+    ahead = measured_ahead(here, case.problem, x, y, bl.Batch(), jax.random.key(0))
+    np.testing.assert_allclose(ahead.hyper_L, here.hyper_L, rtol=1e-4)
