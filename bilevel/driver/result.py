@@ -16,7 +16,8 @@ class Outcome(enum.Enum):
     """How a run ended."""
 
     FINISHED = "finished"  # all steps were made
-    CONVERGED = "converged"  # the certificate fell below tol
+    CONVERGED = "converged"  # the certificate fell below tol, or to what float64 can tell
+    STALLED = "stalled"  # rounding in single precision leaves no step that is certain to help
     STOPPED = "stopped"  # a callback asked for it
     DIVERGED = "diverged"  # a variable is no longer finite
     INTERRUPTED = "interrupted"  # Ctrl-C
@@ -53,8 +54,8 @@ class Stats(NamedTuple):
 
     steps: int  # updates made by this call
     seconds: float  # wall time they took, compilation included
-    compile_seconds: float  # of which until the first chunk was back
-    steps_per_second: float  # after the first chunk; NaN where there was no second
+    compile_seconds: float  # of which compilation; no step is counted
+    steps_per_second: float  # after that; NaN where there was no step
     price: Price  # oracle calls, in batches
     samples: Mapping[str, int]  # rows drawn at each level, where they are counted
     notes: tuple[str, ...] = ()  # what went wrong without stopping the run
@@ -97,13 +98,24 @@ class Result(NamedTuple):
         return "\n".join(lines)
 
 
-def advice(outcome: Outcome, method: Any, step: int, row: Mapping[str, float]) -> str:
+def advice(
+    outcome: Outcome, method: Any, step: int, row: Mapping[str, float], *, exhausted: bool = False
+) -> str:
     """A sentence on what happened and what to try."""
     words = {"upper": "upper loss", "lower_grad_norm": "lower gradient"}
     where = ", ".join(f"{told} {row[name]:.3g}" for name, told in words.items() if name in row)
     return {
         Outcome.FINISHED: f"all steps made ({where}).",
-        Outcome.CONVERGED: "the certificate's stationarity is below tol.",
+        Outcome.CONVERGED: (
+            f"after step {step} rounding leaves no step that is certain to lower the upper loss."
+            if exhausted
+            else "the certificate's stationarity is below tol."
+        ),
+        Outcome.STALLED: (
+            f"after step {step} rounding leaves no step that is certain to lower the upper loss "
+            f"({where}); enable x64 with jax.config.update('jax_enable_x64', True), pass x0, y0 "
+            "and data in float64, and start at this result to go on."
+        ),
         Outcome.STOPPED: f"a callback stopped the run at step {step}.",
         Outcome.DIVERGED: (
             f"a variable became NaN or infinite soon after step {step}; the result holds the "

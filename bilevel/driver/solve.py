@@ -25,7 +25,8 @@ class Ended(NamedTuple):
     step: int  # step at which it ended
     certificate: Certificate | None  # of the state, where the run looked at it
     seconds: float
-    first: tuple[int, float]  # steps of the first chunk, and seconds until it was back
+    compiling: float  # seconds until the loop was compiled
+    exhausted: bool  # the method says that rounding allows no further step
 
 
 def drive(
@@ -50,8 +51,7 @@ def _run_chunks(run: Prepared) -> Ended:
     if not log.rows:
         log.add(step, state, {})
     outcome = certificate = None
-    together = True
-    first = 0, 0.0
+    together, exhausted, compiling = True, False, None
     name = type(run.method).__name__
     with Interrupt() as interrupt, watch(options.progress, name, step, target) as bar:
         bar.update(step, log.last)
@@ -66,8 +66,10 @@ def _run_chunks(run: Prepared) -> Ended:
                 if n == 0:
                     outcome = Outcome.OUT_OF_DATA
                     break
+                if compiling is None:  # a chunk of no steps compiles, and does no work
+                    state, *_ = run.loop(state, feed, 0)
+                    compiling = log.seconds
                 state, info, finite = run.loop(state, feed, n)
-                first = first if first[0] else (n, log.seconds)
                 if not finite:
                     outcome = Outcome.DIVERGED
                     break
@@ -79,6 +81,9 @@ def _run_chunks(run: Prepared) -> Ended:
                 if tol > 0:
                     certificate = run.certifier.of(state)
                     outcome = Outcome.CONVERGED if certificate.stationarity <= tol else None
+                exhausted = bool(info.get("exhausted", False))
+                if exhausted and outcome is None:
+                    outcome = Outcome.CONVERGED if _is_double(state) else Outcome.STALLED
                 # The loop takes the state over; what a callback keeps must stay readable.
                 asked = [callback(step, trees.copy(state), row) for callback in options.callbacks]
                 stopped, pressed = sharding.any_process((any(asked), interrupt.pressed))
@@ -99,7 +104,12 @@ def _run_chunks(run: Prepared) -> Ended:
                     saver.save(step, (state, log.kept), log.rows, last=True)
                 saver.close()
     outcome = Outcome.FINISHED if outcome is None else outcome
-    return Ended(state, outcome, begin, step, certificate, log.seconds, first)
+    seconds, compiling = log.seconds, 0.0 if compiling is None else compiling
+    return Ended(state, outcome, begin, step, certificate, seconds, compiling, exhausted)
+
+
+def _is_double(state: State) -> bool:
+    return all(leaf.dtype.itemsize >= 8 for leaf in jax.tree.leaves((state.x, state.y)))
 
 
 def _result(run: Prepared, ended: Ended) -> Result:
@@ -120,21 +130,19 @@ def _result(run: Prepared, ended: Ended) -> Result:
         certificate = run.certifier.of(state) if certify and certificate is None else certificate
     if certificate is not None and run.options.data is not None and run.options.data.full is None:
         notes.append("the certificate was computed on one batch, as the data have no full one")
-    price, (first_steps, first_seconds) = run.method.price(run.problem), ended.first
+    price, running = run.method.price(run.problem), ended.seconds - ended.compiling
     return Result(
         x=x,
         y=y,
         history=log.history(),
-        status=Status(ended.outcome, _advice(run, state, ended.outcome, ended.step)),
+        status=Status(ended.outcome, _advice(run, ended)),
         certificate=certificate,
         state=state,
         stats=Stats(
             steps=done,
             seconds=ended.seconds,
-            compile_seconds=first_seconds,
-            steps_per_second=(done - first_steps) / (ended.seconds - first_seconds)
-            if done > first_steps
-            else float("nan"),
+            compile_seconds=ended.compiling,
+            steps_per_second=done / running if done and running > 0 else float("nan"),
             price=type(price)(*(done * calls for calls in price)),
             samples=run.prefetcher.consumed(done),
             notes=tuple(notes),
@@ -142,8 +150,9 @@ def _result(run: Prepared, ended: Ended) -> Result:
     )
 
 
-def _advice(run: Prepared, state: State, outcome: Outcome, step: int) -> str:
+def _advice(run: Prepared, ended: Ended) -> str:
     """What happened and what to try; a loss that was never finite is not the steps' fault."""
+    state, outcome, step = ended.state, ended.outcome, ended.step
     if outcome is Outcome.DIVERGED:
         for level in ("upper", "lower"):
             value = getattr(run.problem, level)(state.x, state.y, getattr(run.first, level))
@@ -152,4 +161,4 @@ def _advice(run: Prepared, state: State, outcome: Outcome, step: int) -> str:
                     f"the {level} loss is {float(value)} at the iterate of step {step}, so no step "
                     "size helps: look for infinities in the data, or logarithms and divisions of 0."
                 )
-    return advice(outcome, run.method, step, run.log.last)
+    return advice(outcome, run.method, step, run.log.last, exhausted=ended.exhausted)
