@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from bilevel import options, report
+from bilevel.apps.llm.hub import folders
 from bilevel.apps.llm.run import session
 from bilevel.apps.llm.run.monitor import PROGRESS_COLUMNS
 from bilevel.apps.llm.run.session import Session, TrainResult
@@ -37,7 +38,7 @@ def align(asked: Align) -> bool:
     state = out.with_name(f"{out.name}.run")
     check_ours(state)
     first = jax.process_index() == 0  # where several processes run this, it alone tells and writes
-    console = Console(soft_wrap=True, highlight=False, quiet=not first)
+    console = Console(soft_wrap=True, highlight=False, emoji=False, quiet=not first)
     given = session.load(asked.model, asked.demos, asked.prefs, asked)
     for told in _told(given):
         console.print(told, markup=False)
@@ -49,12 +50,11 @@ def align(asked: Align) -> bool:
     if found.status.outcome is Outcome.INTERRUPTED:
         console.print(f"Interrupted; the same command goes on from {state}.", markup=False)
         return False
-    session.save(given, found, out)
     after = session.answers(given, found.policy)
-    if first:
-        write(given, found, before, after, out)
+    # With the report in it from the start, so that what stands at `out` is whole.
+    session.save(given, found, out, also=lambda part: write(given, found, before, after, part))
     if first and found.status.ok:
-        shutil.rmtree(state)  # ours, by its mark; the result is saved
+        remove_ours(state)
     console.print(f"{found.status}\n{found.speed:,.0f} tokens/s.", markup=False)
     console.print(f"Checkpoint and report.html written to {out}", markup=False)
     return found.status.ok
@@ -62,19 +62,30 @@ def align(asked: Align) -> bool:
 
 def check_new(out: Path) -> None:
     """Refuse a folder that holds something, before minutes are spent."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not empty; give the name of a new folder.")
+    folders.check_new(out)
     if not out.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {out.parent} to make {out.name} in.")
 
 
 def check_ours(state: Path) -> None:
     """Refuse a folder for the state of the run that somebody else has filled."""
-    if state.exists() and not (state / MARK).is_file():
+    empty = state.is_dir() and not any(state.iterdir())  # a run that was killed at its start
+    if state.exists() and not empty and not (state / MARK).is_file():
         raise ValueError(
             f"{state}, where the state of the run is kept, exists and is none. Move it, or choose "
             "another --out."
         )
+
+
+def remove_ours(state: Path) -> None:
+    """Remove the state of a run that has been saved; the mark goes last, should this be killed."""
+    for path in state.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != MARK:
+            path.unlink()
+    (state / MARK).unlink()
+    state.rmdir()
 
 
 def _told(given: Session) -> list[str]:

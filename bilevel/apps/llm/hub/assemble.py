@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import DTypeLike
 
-from bilevel.apps.llm.hub.tensor_files import few
+from bilevel.apps.llm.hub.tensor_files import cast, few
 from bilevel.apps.llm.models import names, parameters
 from bilevel.apps.llm.models.config import Config, Layers
 
@@ -38,8 +38,7 @@ def assemble(
     put = place or (lambda path, array: jnp.asarray(array))
 
     def read(tensor: names.Tensor) -> Iterator[tuple[names.Path, np.ndarray]]:
-        array = source.read(tensor.name)
-        array = array if dtype is None else array.astype(dtype)
+        array = cast(tensor.name, source.read(tensor.name), dtype)
         yield from zip(tensor.leaves, tensor.split(array), strict=True)
 
     leaves = {}

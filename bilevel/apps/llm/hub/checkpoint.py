@@ -6,7 +6,7 @@ reads no pickles.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import DTypeLike
 
 from bilevel import sharding
-from bilevel.apps.llm.hub import config_json
+from bilevel.apps.llm.hub import config_json, folders
 from bilevel.apps.llm.hub.assemble import Place, assemble
 from bilevel.apps.llm.hub.tensor_files import INDEX, Folder, read_json
 from bilevel.apps.llm.hub.write import check_params, write_tensors
@@ -97,18 +97,23 @@ def save(
     *,
     dtype: DTypeLike | None = None,
     shard_bytes: float = 5e9,
+    also: Callable[[Path], Any] = lambda folder: None,
 ) -> None:
     """Write a folder that transformers, and `load`, read.
 
-    Where several processes hold parts of the parameters, all must call; the first one writes.
+    The folder is whole or absent at any moment, see `folders.new_folder`. Where several processes
+    hold parts of the parameters, all must call; the first one writes.
 
     Args:
         dtype: of the tensors; that of the parameters when absent.
         shard_bytes: the largest file of weights; more make several files and an index.
+        also: `also(folder)` writes what else belongs into the folder.
 
     Raises:
         FileExistsError: the folder holds something.
-        ValueError: the parameters are not those of the configuration, or hold an adapter.
+        OSError: the disk is full, or cannot be written; nothing is left.
+        ValueError: the parameters are not those of the configuration, hold an adapter, or do not
+            fit into the range of `dtype`.
     """
     folder = Path(folder)
     taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
@@ -116,23 +121,27 @@ def save(
         raise FileExistsError(f"{folder} exists and is not empty; give the name of a new folder.")
     config, params = checkpoint.config, checkpoint.params
     check_params(config, params)
-    writes = jax.process_index() == 0
-    if writes:
-        folder.mkdir(parents=True, exist_ok=True)
-    shards = write_tensors(folder, config, params, dtype, shard_bytes, writes)
-    if not writes:
+    if jax.process_index() != 0:
+        write_tensors(None, config, params, dtype, shard_bytes)
         return
     kind = str(np.dtype(dtype) if dtype is not None else params["embed"].dtype)
     about = {key: value for key, value in checkpoint.about.items() if key != "auto_map"}
     about["dtype" if "dtype" in about else "torch_dtype"] = kind
-    (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
-    for name, content in checkpoint.files.items():
-        (folder / name).write_bytes(content)
-    if len(shards) > 1:
-        where = {name: file for file, (named, _) in shards.items() for name in named}
-        total = sum(size for _, size in shards.values())
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    with folders.new_folder(folder) as part:
+        shards = write_tensors(part, config, params, dtype, shard_bytes)
+        _write_json(part / "config.json", about)
+        for name, content in checkpoint.files.items():
+            (part / name).write_bytes(content)
+        if len(shards) > 1:
+            where = {name: file for file, (named, _) in shards.items() for name in named}
+            total = sum(size for _, size in shards.values())
+            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+            _write_json(part / INDEX, index)
+        also(part)
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def check_tokenizer(content: bytes, config: Config) -> None:

@@ -5,10 +5,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bilevel.apps.llm.hub.tensor_files import SINGLE, few
+from bilevel.apps.llm.hub.tensor_files import SINGLE, cast, few, save_tensors
 from bilevel.apps.llm.models import names, parameters
 from bilevel.apps.llm.models.config import Config, Layers
-from bilevel.apps.llm.needs import needs
 
 
 def check_params(config: Config, params: parameters.Params) -> None:
@@ -23,9 +22,12 @@ def check_params(config: Config, params: parameters.Params) -> None:
 
 
 def write_tensors(
-    folder: Path, config: Config, params, dtype, shard_bytes: float, writes: bool
+    folder: Path | None, config: Config, params, dtype, shard_bytes: float
 ) -> dict[str, tuple[list[str], int]]:
-    """Write shard after shard; returns the tensors and bytes of each file."""
+    """Write shard after shard; returns the tensors and bytes of each file.
+
+    All processes call; the one that writes gives a folder.
+    """
     all_tensors = names.tensors(config)
     kind = np.dtype(dtype) if dtype is not None else None
 
@@ -48,9 +50,9 @@ def write_tensors(
         arrays = {}
         for tensor in shard:
             array = _array(params, tensor, kind)  # on all processes, since each holds a part
-            arrays |= {tensor.name: array} if writes else {}
-        if writes:
-            needs("safetensors.numpy").save_file(arrays, folder / file, metadata={"format": "pt"})
+            arrays |= {tensor.name: array} if folder else {}
+        if folder:
+            save_tensors(arrays, folder / file)
         written[file] = (list(arrays), sum(array.nbytes for array in arrays.values()))
     return written
 
@@ -58,7 +60,7 @@ def write_tensors(
 def _array(params, tensor: names.Tensor, dtype: np.dtype | None) -> np.ndarray:
     """One tensor, on this process."""
     array = tensor.join([fetch(_leaf(params, path)) for path in tensor.leaves])
-    return np.ascontiguousarray(array if dtype is None else array.astype(dtype))
+    return np.ascontiguousarray(array if dtype is None else cast(tensor.name, array, dtype))
 
 
 def _leaf(params, path: names.Path):

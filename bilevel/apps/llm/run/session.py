@@ -93,7 +93,9 @@ LOWER = (
 
 
 def out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    """Of the device or the host. A full disk has the same word in errors of other packages."""
+    ours = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return ours or isinstance(error, MemoryError)
 
 
 # --- after -------------------------------------------------------------------------------------
@@ -132,11 +134,14 @@ def answers(given: Session, policy: PyTree, count: int = 6) -> list[tuple[str, s
     ]
 
 
-def save(given: Session, found: TrainResult, out: Path) -> None:
-    """Write the Hugging Face folder."""
+def save(
+    given: Session, found: TrainResult, out: Path, *,
+    also: Callable[[Path], Any] = lambda folder: None
+) -> None:  # fmt: skip
+    """Write the Hugging Face folder, and with `also(folder)` what else belongs into it."""
     kind = given.checkpoint.about.get("dtype", given.checkpoint.about.get("torch_dtype"))
     dtype = kind if kind in ("float32", "float16", "bfloat16") else "float32"
-    checkpoint.save(merged(given, found.policy), out, dtype=jnp.dtype(dtype))
+    checkpoint.save(merged(given, found.policy), out, dtype=jnp.dtype(dtype), also=also)
 
 
 __all__ = [

@@ -1,0 +1,68 @@
+"""A folder that is there whole or not at all, whatever happens while it is written."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a place where no new folder can be made.
+
+    Raises:
+        FileExistsError: something is there, other than an empty folder; or it is a mount point,
+            onto which nothing can be renamed.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not empty; give the name of a new folder.")
+    if folder.is_mount():
+        raise FileExistsError(f"{folder} is a mount point; give the name of a new folder in it.")
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder to write into, which takes its name when all is written.
+
+    Files go to a hidden folder beside `folder`, which is renamed at the end. What a call that was
+    killed left there is removed by the next one.
+
+    Raises:
+        FileExistsError: see `check_new`.
+        OSError: the disk is full, or cannot be written. Nothing is left of what was written.
+    """
+    check_new(Path(folder))
+    target = Path(folder).resolve()
+    part = target.with_name(f".{target.name}.bilevel-part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if part.exists():
+            shutil.rmtree(part)
+        part.mkdir()
+        yield part
+        _flush(*part.rglob("*"), part)
+        if target.exists():
+            target.rmdir()
+        part.rename(target)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise OSError(
+                f"{folder} could not be written ({error.strerror or error}); nothing is left of "
+                "it. Make room, or choose another folder."
+            ) from error
+        raise
+    with contextlib.suppress(OSError):
+        _flush(target.parent)
+
+
+def _flush(*paths: Path) -> None:
+    """Until it is on the disk; a rename could otherwise get there before the files do."""
+    if os.name != "posix":
+        return
+    for path in paths:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
