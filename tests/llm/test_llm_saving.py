@@ -90,6 +90,7 @@ def killed_at_every_call(folder):
         at += 1
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_all_or_nothing(tmp_path):
     told = children.answers("test_llm_saving", "killed_at_every_call", tmp_path)
     assert len(told) > 20

@@ -18,7 +18,7 @@ from jaxtyping import DTypeLike
 from bilevel import sharding
 from bilevel.apps.llm.hub import config_json, folders
 from bilevel.apps.llm.hub.assemble import Place, assemble
-from bilevel.apps.llm.hub.tensor_files import INDEX, Folder, read_json
+from bilevel.apps.llm.hub.tensor_files import INDEX, SINGLE, Folder, read_json
 from bilevel.apps.llm.hub.write import check_params, write_tensors
 from bilevel.apps.llm.models import parameters
 from bilevel.apps.llm.models.config import Config, Layers
@@ -83,6 +83,11 @@ def load(
     folder = Path(folder)
     about = read_json(folder / "config.json", folder)
     config = config_json.read(about)
+    if about.get("transformers_weights") is not None:
+        raise ValueError(
+            f"config.json names the file of its weights in transformers_weights; rename that to "
+            f"{SINGLE}, and remove the entry."
+        )
     files = {name: (folder / name).read_bytes() for name in CARRIED if (folder / name).is_file()}
     if "tokenizer.json" in files:
         check_tokenizer(files["tokenizer.json"], config)

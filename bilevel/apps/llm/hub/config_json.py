@@ -6,6 +6,7 @@ is refused, never guessed.
 
 from typing import Any
 
+from bilevel.apps.llm.hub.values import Values, told
 from bilevel.apps.llm.models.config import (
     Activation,
     Config,
@@ -55,6 +56,8 @@ DEFAULTS: dict[Family, dict[str, Any]] = {
     },
 }
 
+DEEPEST = 10_000  # layers; each is a few entries of a Python tree
+
 ROPE_KEYS = {
     "default": set(),
     "linear": {"factor"},
@@ -81,56 +84,38 @@ def read(about: dict[str, Any]) -> Config:
             "before quantization, or a GGUF file."
         )
     given = {key: value for key, value in about.items() if value is not None}
-    found = DEFAULTS[family] | given
-
-    def need(key: str):
-        if key not in found:
-            raise ValueError(f"config.json has no {key!r}, which a {family.value} model needs.")
-        return found[key]
-
-    def whole(key: str) -> int:
-        if type(need(key)) is not int or need(key) < 1:
-            raise ValueError(
-                f"config.json has {key} {need(key)!r}; a whole number of at least 1 is needed."
-            )
-        return need(key)
-
-    def number(key: str) -> float:
-        if type(need(key)) not in (int, float):
-            raise ValueError(f"config.json has {key} {need(key)!r}; a number is needed.")
-        return float(need(key))
-
-    layers, heads = whole("num_hidden_layers"), whole("num_attention_heads")
-    width = whole("hidden_size")
+    found = Values("config.json", DEFAULTS[family] | given, f"a {family.value} model")
+    layers = found.whole("num_hidden_layers", most=DEEPEST)
+    heads, width = found.whole("num_attention_heads"), found.whole("hidden_size")
     neox = family is Family.GPT_NEOX
-    if (neox or "head_dim" not in found) and width % heads:
+    if (neox or "head_dim" not in found.entries) and width % heads:
         raise ValueError(
             f"config.json has hidden_size {width} and {heads} heads; a multiple is needed, or "
             "head_dim."
         )
-    bias = bool(found.get("attention_bias", False))
+    bias = found.flag("attention_bias")
     return Config(
         family=family,
-        vocab_size=whole("vocab_size"),
+        vocab_size=found.whole("vocab_size"),
         width=width,
-        inner=whole("intermediate_size"),
+        inner=found.whole("intermediate_size"),
         layers=layers,
         heads=heads,
         kv_heads=heads if neox else _kv_heads(about, found, heads),
-        head_dim=width // heads if neox else found.get("head_dim", width // heads),
-        max_length=whole("max_position_embeddings"),
+        head_dim=width // heads if neox else found.whole("head_dim", width // heads),
+        max_length=found.whole("max_position_embeddings"),
         rope=_rope(found, family),
-        norm_eps=number("layer_norm_eps" if neox else "rms_norm_eps"),
-        activation=_activation(found.get("hidden_act", "silu")),
+        norm_eps=found.number("layer_norm_eps" if neox else "rms_norm_eps"),
+        activation=_activation(found.text("hidden_act", "silu")),
         windows=_windows(about, found, family, layers),
         layer_norm=neox,
         gated=not neox,
-        parallel=neox and bool(found.get("use_parallel_residual", True)),
+        parallel=neox and found.flag("use_parallel_residual", True),
         qk_norm=family is Family.QWEN3,
         qkv_bias=family is Family.QWEN2 or (bias and family is not Family.MISTRAL),
         output_bias=bias and family in (Family.LLAMA, Family.QWEN3, Family.GPT_NEOX),
-        mlp_bias=neox or (family is Family.LLAMA and bool(found.get("mlp_bias", False))),
-        tied=bool(found.get("tie_word_embeddings", False)),
+        mlp_bias=neox or (family is Family.LLAMA and found.flag("mlp_bias")),
+        tied=found.flag("tie_word_embeddings"),
     )
 
 
@@ -204,89 +189,86 @@ def _family(about: dict[str, Any]) -> Family:
     except ValueError:
         known = ", ".join(family.value for family in Family)
         raise ValueError(
-            f"config.json has model_type {name!r}, which is not known here. Known: {known}."
+            f"config.json has model_type {told(name)}, which is not known here. Known: {known}."
         ) from None
 
 
-def _kv_heads(about: dict[str, Any], found: dict[str, Any], heads: int) -> int:
+def _kv_heads(about: dict[str, Any], found: Values, heads: int) -> int:
     """An explicit null stands for as many as heads, an absent key for the family's default."""
     if "num_key_value_heads" in about and about["num_key_value_heads"] is None:
         return heads
-    return found.get("num_key_value_heads", heads)
+    return found.whole("num_key_value_heads", heads)
 
 
 def _activation(name: str) -> Activation:
     if name not in ACTIVATIONS:
         raise ValueError(
-            f"config.json has hidden_act {name!r}, which is not known here. Known: "
+            f"config.json has hidden_act {told(name)}, which is not known here. Known: "
             f"{', '.join(ACTIVATIONS)}."
         )
     return ACTIVATIONS[name]
 
 
-def _rope(found: dict[str, Any], family: Family) -> Rope:
+def _rope(found: Values, family: Family) -> Rope:
     """Version 5 keeps all in `rope_parameters`; version 4 spreads it over several keys."""
-    rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise ValueError(f"config.json has RoPE parameters {rope!r}; a dictionary is needed.")
+    for key in ("rope_parameters", "rope_scaling"):
+        if not isinstance(found.entries.get(key, {}), dict):
+            raise found.refused(key, "an object is needed")
+    given = found.entries.get("rope_parameters") or found.entries.get("rope_scaling") or {}
     neox = family is Family.GPT_NEOX
-    theta = found.get("rotary_emb_base", 10_000.0) if neox else found.get("rope_theta", 10_000.0)
-    share = found.get("rotary_pct", 0.25) if neox else found.get("partial_rotary_factor", 1.0)
-    rope = dict(rope)
-    theta = rope.pop("rope_theta", theta)
-    share = rope.pop("partial_rotary_factor", share)
+    theta = found.number("rotary_emb_base" if neox else "rope_theta", 10_000.0)
+    share = found.number(*("rotary_pct", 0.25) if neox else ("partial_rotary_factor", 1.0))
+    inner = Values("config.json", given, "RoPE")
+    theta = inner.number("rope_theta", theta)
+    share = inner.number("partial_rotary_factor", share)
     if not neox and share != 1.0:
         raise ValueError(
             f"config.json has partial_rotary_factor {share}; of the known families only gpt_neox "
             "rotates a part of each head."
         )
-    old_kind = rope.pop("type", "default")
-    kind = rope.pop("rope_type", old_kind)
+    kind = inner.text("rope_type", inner.text("type", "default"))
     if kind not in ROPE_KEYS:
         raise ValueError(
-            f"config.json has RoPE of type {kind!r}, which is not known here. Known: "
+            f"config.json has RoPE of type {told(kind)}, which is not known here. Known: "
             f"{', '.join(ROPE_KEYS)}."
         )
-    if set(rope) != ROPE_KEYS[kind]:
+    numbers = set(given) - {"rope_theta", "partial_rotary_factor", "type", "rope_type"}
+    if numbers != ROPE_KEYS[kind]:
         raise ValueError(
-            f"config.json has RoPE of type {kind!r} with {sorted(rope)}; "
+            f"config.json has RoPE of type {kind!r} with {told(sorted(numbers))}; "
             f"{sorted(ROPE_KEYS[kind])} is needed."
         )
     scaling = None
     if kind == "linear":
-        scaling = LinearScaling(float(rope["factor"]))
+        scaling = LinearScaling(inner.number("factor"))
     elif kind == "llama3":
-        scaling = Llama3Scaling(
-            float(rope["factor"]),
-            float(rope["low_freq_factor"]),
-            float(rope["high_freq_factor"]),
-            int(rope["original_max_position_embeddings"]),
-        )
-    return Rope(float(theta), float(share), scaling)
+        low, high = inner.number("low_freq_factor"), inner.number("high_freq_factor")
+        if low >= high:
+            raise inner.refused("high_freq_factor", f"more than low_freq_factor ({low}) is needed")
+        length = inner.whole("original_max_position_embeddings")
+        scaling = Llama3Scaling(inner.number("factor"), low, high, length)
+    return Rope(theta, share, scaling)
 
 
 def _windows(
-    about: dict[str, Any], found: dict[str, Any], family: Family, layers: int
+    about: dict[str, Any], found: Values, family: Family, layers: int
 ) -> tuple[int | None, ...]:
     """Which layers look back a bounded way."""
-    window = found.get("sliding_window")
-    if "sliding_window" in about and about["sliding_window"] is None:
-        window = None
     if family in (Family.LLAMA, Family.GPT_NEOX):
         return (None,) * layers
+    used = family is Family.MISTRAL or found.flag("use_sliding_window")
+    if "sliding_window" in about and about["sliding_window"] is None:
+        used = False
+    window = found.whole("sliding_window") if used else None
     if family is Family.MISTRAL:
         return (window,) * layers
-    if not found.get("use_sliding_window", False):
-        window = None
-    kinds = found.get("layer_types")
+    kinds = found.entries.get("layer_types")
     if kinds is None:
-        first = found.get("max_window_layers", 28)
+        first = found.whole("max_window_layers", 28, least=0)
         return tuple(window if i >= first else None for i in range(layers))
     known = {"full_attention": None, "sliding_attention": window}
-    if set(kinds) - set(known) or len(kinds) != layers:
-        raise ValueError(
-            f"config.json has layer_types {kinds}; {layers} of {sorted(known)} are needed."
-        )
+    if not isinstance(kinds, list) or len(kinds) != layers or any(k not in [*known] for k in kinds):
+        raise found.refused("layer_types", f"{layers} of {sorted(known)} are needed")
     if window is None and "sliding_attention" in kinds:
         raise ValueError(
             "config.json has layers of sliding_attention, but no sliding_window that is in use."
