@@ -183,6 +183,27 @@ def write_folder(name: str, folder: Path) -> Path:
     return folder
 
 
+# By name: how PEFT is asked for an adapter of the model `llama-v4`.
+ADAPTERS = {
+    "last": {"layers_to_transform": [1]},
+    "rank-stabilized": {"use_rslora": True, "init_lora_weights": "gaussian"},
+}
+ADAPTED = {"self_attn.q_proj": (16, 16), "mlp.down_proj": (16, 24)}  # (out, in)
+RANK, ALPHA = 3, 1.5
+
+
+def adapter_weights(name: str) -> dict[str, np.ndarray]:
+    """Tensors of `adapter_model.safetensors`, told here independently of the library."""
+    found = {}
+    for i in ADAPTERS[name].get("layers_to_transform", range(LAYERS)):
+        for k, (module, (out, into)) in enumerate(ADAPTED.items()):
+            stem = f"base_model.model.model.layers.{i}.{module}"
+            for letter, shape in (("A", (RANK, into)), ("B", (out, RANK))):
+                noise = _hashed(int(np.prod(shape)), 1000 + 10 * i + 2 * k + (letter == "B"))
+                found[f"{stem}.lora_{letter}.weight"] = noise.reshape(shape).astype(np.float32)
+    return found
+
+
 def rows() -> tuple[np.ndarray, np.ndarray]:
     """Tokens and masks: one row whole, one padded on the left, one on the right."""
     tokens = np.abs(_hashed(3 * 12, 99) * VOCAB).astype(np.int64).reshape(3, 12) % VOCAB

@@ -6,7 +6,7 @@
 
 An adapter tree has, for every adapted kernel `(in, out)`, `{"a": (in, rank), "b": (rank, out)}` in
 the place of the kernel: `{"layers": [{"query": {"a": ..., "b": ...}, ...}, ...]}`, or stacked on a
-leading axis for `Layers.SCAN`.
+leading axis for `Layers.SCAN`. A tree of fewer layers than the model's adapts the last ones.
 
 Reference: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen. "LoRA: Low-rank adaptation of large
 language models". ICLR 2022, arXiv:2106.09685.
@@ -95,16 +95,37 @@ def merge(params: Params, adapters: Adapters, *, scale: ScalarLike = 1.0) -> Par
 
 
 def _joined(params, adapters, join):
-    if parameters.layout_of(params) is not parameters.layout_of(adapters):
-        adapters = in_layout(adapters, parameters.layout_of(params))
-
     def layer(p, adapters):
         return p | {name: join(p[name], adapter) for name, adapter in adapters.items()}
 
-    layers, adapted = params["layers"], adapters["layers"]
-    if isinstance(layers, dict):
-        return params | {"layers": layer(layers, adapted)}
-    return params | {"layers": [layer(*pair) for pair in zip(layers, adapted, strict=True)]}
+    layers = params["layers"]
+    if isinstance(layers, list):
+        adapted = in_layout(adapters, Layers.LIST)["layers"]
+        rest = below(len(layers), len(adapted))
+        top = [layer(*pair) for pair in zip(layers[rest:], adapted, strict=True)]
+        return params | {"layers": layers[:rest] + top}
+    adapted = in_layout(adapters, Layers.SCAN)["layers"]
+    rest = below(_count(layers), _count(adapted))
+    if rest:  # stacked layers have one tree: those that rest get an adapter of zeros
+        adapted = jax.tree.map(lambda a: jnp.pad(a, ((rest, 0), (0, 0), (0, 0))), adapted)
+    return params | {"layers": layer(layers, adapted)}
+
+
+def _count(stacked: PyTree) -> int:
+    return len(jax.tree.leaves(stacked)[0])
+
+
+def below(layers: int, adapted: int) -> int:
+    """How many layers rest, below the last ones that are adapted.
+
+    Raises:
+        ValueError: there are fewer layers than that.
+    """
+    if not 1 <= adapted <= layers:
+        raise ValueError(
+            f"{adapted} layers are to be adapted; the model has {layers}, of which at least 1."
+        )
+    return layers - adapted
 
 
 def kernel_shapes(config: Config) -> dict[str, tuple[int, int]]:

@@ -27,13 +27,7 @@ class Adapter(NamedTuple):
 
     def below(self, config: Config) -> int:
         """How many layers rest."""
-        layers = config.layers if self.layers is None else self.layers
-        if not 1 <= layers <= config.layers:
-            raise ValueError(
-                f"{layers} layers are to be adapted; the model has {config.layers}, of which at "
-                "least 1."
-            )
-        return config.layers - layers
+        return lora.below(config.layers, config.layers if self.layers is None else self.layers)
 
     def _top(self, config: Config) -> Config:
         below = self.below(config)
@@ -45,16 +39,10 @@ class Adapter(NamedTuple):
         return lora.init(self._top(config), key, rank=self.rank, targets=targets)
 
     def attach(self, config: Config, params: parameters.Params, y: PyTree) -> parameters.Params:
-        return self._with(lora.attach, config, params, y)
+        return lora.attach(parameters.unstack(params), y, scale=self.scale)
 
     def merge(self, config: Config, params: parameters.Params, y: PyTree) -> parameters.Params:
-        return self._with(lora.merge, config, params, y)
-
-    def _with(self, change, config, params, y):
-        below = self.below(config)
-        params = parameters.unstack(params)
-        top = change(params | {"layers": params["layers"][below:]}, y, scale=self.scale)
-        return top | {"layers": params["layers"][:below] + top["layers"]}
+        return lora.merge(parameters.unstack(params), y, scale=self.scale)
 
 
 class FullFineTune(NamedTuple):
