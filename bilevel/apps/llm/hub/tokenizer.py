@@ -1,11 +1,8 @@
 """Text to tokens and back, by the files of a checkpoint folder; no code of the folder is run.
 
-tokenizer.json is read by the `tokenizers` package, the chat template by jinja2 in a sandbox that
-changes nothing and reaches nothing outside.
+tokenizer.json is read by the `tokenizers` package.
 """
 
-import datetime
-import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from bilevel.apps.llm.hub import chat_template
+from bilevel.apps.llm.hub.chat_template import Message, Template
 from bilevel.apps.llm.needs import needs
-
-Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -25,25 +22,46 @@ class Tokenizer:
 
     Args:
         core: a `tokenizers.Tokenizer`.
-        template: the chat template in jinja, or None.
+        template: the chat template in jinja, several by name, or None.
         special: texts of special tokens by role, such as `{"bos_token": "<s>"}`.
         bos, eos, pad: their ids, or None. Absent, `pad` is `eos`.
-        stop: ids that end a response.
+        stop: ids that end a response: those of generation_config.json, else of config.json, else
+            `eos`.
         size: the largest id and one more.
+        begin: ids that the post-processor of tokenizer.json puts before a text.
     """
 
     core: Any
-    template: str | None
+    template: Template | None
     special: Mapping[str, str]
     bos: int | None
     eos: int | None
     pad: int | None
     stop: tuple[int, ...]
     size: int
+    begin: tuple[int, ...] = ()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; special tokens only where the text spells them."""
         return self.core.encode(text, add_special_tokens=False).ids
+
+    def encode_parts(self, first: str, second: str) -> tuple[list[int], list[int]]:
+        """Ids of one text in two parts: together they are `encode(first + second)`.
+
+        A token that holds letters of both belongs to the second part.
+        """
+        found = self.core.encode(first + second, add_special_tokens=False)
+        inside = (start < len(first) and end <= len(first) for start, end in found.offsets)
+        cut = next((i for i, here in enumerate(inside) if not here), len(found.ids))
+        return found.ids[:cut], found.ids[cut:]
+
+    def beginning(self, ids: Sequence[int]) -> list[int]:
+        """What stands before the ids of plain text: `begin`, unless they start with it.
+
+        Text of a chat template begins with what the template writes.
+        """
+        n = len(self.begin)
+        return [] if tuple(ids[:n]) == self.begin else list(self.begin)
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """Text of ids, with or without special tokens."""
@@ -55,26 +73,17 @@ class Tokenizer:
         Args:
             messages: each `{"role": ..., "content": ...}`.
             generation: end with what precedes a response of the assistant.
-            more: other names of the template, such as `enable_thinking`.
+            more: other names of the template, such as `tools` or `enable_thinking`.
 
         Raises:
-            ValueError: there is no template, or it refuses the messages.
+            ValueError: there is no template, or it fails or refuses the messages.
         """
         if self.template is None:
             raise ValueError(
                 "this tokenizer has no chat template; write prompts as plain text, or put a "
                 "chat_template.jinja into the folder."
             )
-        jinja2 = needs("jinja2")
-        words = {**self.special, **more}
-        try:
-            return _compiled(self.template).render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=generation,
-                **words,
-            )
-        except jinja2.exceptions.TemplateError as error:
-            raise ValueError(f"the chat template refuses the messages: {error}") from error
+        return chat_template.render(self.template, messages, generation, self.special | more)
 
 
 def load(folder: str | Path, *, vocab_size: int | None = None) -> Tokenizer:
@@ -119,8 +128,12 @@ def from_files(files: Mapping[str, bytes], *, vocab_size: int | None = None) -> 
         raise ValueError(f"tokenizer.json cannot be read: {error}") from error
     core.no_padding()
     core.no_truncation()
+    begin = _begin(core)
+    core.post_processor = None  # it also trims the offsets of tokens
     settings = _object(files, "special_tokens_map.json") | _object(files, "tokenizer_config.json")
-    special = {role: _text(settings[role]) for role in ROLES if settings.get(role) is not None}
+    special = {
+        role: _text(settings[role], role) for role in ROLES if settings.get(role) is not None
+    }
 
     def number(role: str) -> int | None:
         if role not in special:
@@ -131,6 +144,7 @@ def from_files(files: Mapping[str, bytes], *, vocab_size: int | None = None) -> 
         return found
 
     bos, eos, pad = number("bos_token"), number("eos_token"), number("pad_token")
+    told = _stop(files)
     return Tokenizer(
         core=core,
         template=_template(files, settings),
@@ -138,8 +152,9 @@ def from_files(files: Mapping[str, bytes], *, vocab_size: int | None = None) -> 
         bos=bos,
         eos=eos,
         pad=eos if pad is None else pad,
-        stop=_stop(_object(files, "generation_config.json"), eos),
+        stop=told if told or eos is None else (eos,),
         size=size,
+        begin=begin,
     )
 
 
@@ -201,67 +216,50 @@ def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(files[name])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is not JSON: {error}.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{name} holds a {type(found).__name__}; an object is needed.")
     return found
 
 
-def _text(token: Any) -> str:
+def _text(token: Any, role: str) -> str:
     """A special token, told as text or with its settings."""
-    return token["content"] if isinstance(token, dict) else token
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise ValueError(f"tokenizer_config.json has {role} {token!r}; text is needed.")
+    return text
 
 
-def _template(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str | None:
+def _template(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Template | None:
+    """As the files have it; `chat_template.render` tells what is wrong with it."""
     if "chat_template.jinja" in files:
-        return files["chat_template.jinja"].decode()
+        try:
+            return files["chat_template.jinja"].decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"chat_template.jinja is not UTF-8: {error}.") from error
     found = _object(files, "chat_template.json").get("chat_template", settings.get("chat_template"))
     if isinstance(found, list):  # several by name
-        return {one["name"]: one["template"] for one in found}.get("default")
+        entries = [one for one in found if isinstance(one, dict)]
+        return {str(one.get("name")): one.get("template") for one in entries}
     return found
 
 
-def _stop(generation: Mapping[str, Any], eos: int | None) -> tuple[int, ...]:
-    settings = generation.get("eos_token_id")
-    ids = set(settings if isinstance(settings, list) else [] if settings is None else [settings])
-    return tuple(sorted(ids | ({eos} if eos is not None else set())))
+def _stop(files: Mapping[str, bytes]) -> tuple[int, ...]:
+    """Ids that end a response, by the first file that tells."""
+    for name in ("generation_config.json", "config.json"):
+        found = _object(files, name).get("eos_token_id")
+        ids = found if isinstance(found, list) else [] if found is None else [found]
+        if not all(type(i) is int and i >= 0 for i in ids):
+            raise ValueError(
+                f"{name} has eos_token_id {found!r}; the number of a token, or a list, is needed."
+            )
+        if ids:
+            return tuple(sorted(set(ids)))
+    return ()
 
 
-# --- the chat template ---------------------------------------------------------------------
-
-
-@functools.lru_cache
-def _compiled(template: str):
-    """With the names that transformers gives to templates."""
-    jinja2, sandbox, extensions = map(needs, ("jinja2", "jinja2.sandbox", "jinja2.ext"))
-
-    class Generation(extensions.Extension):
-        """`{% generation %}` marks what the assistant says; it is rendered as it stands."""
-
-        tags = frozenset({"generation"})
-
-        def parse(self, parser):
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.Scope(body).set_lineno(line)
-
-    def refuse(message):
-        raise jinja2.exceptions.TemplateError(message)
-
-    def to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-        )
-
-    environment = sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    return environment.from_string(template)
+def _begin(core: Any) -> tuple[int, ...]:
+    """What the post-processor puts before a text."""
+    found = core.encode("a")
+    return tuple(found.ids[: [*found.special_tokens_mask, 0].index(0)])
