@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
+from bilevel.apps.llm.data import encode
+from bilevel.apps.llm.data.jsonl import Text
 from bilevel.apps.llm.hub import checkpoint, tokenizer
 from bilevel.apps.llm.hub.checkpoint import Checkpoint
 from bilevel.apps.llm.hub.tokenizer import Tokenizer
@@ -57,7 +59,7 @@ class Talk:
         """
         self.messages.append({"role": "user", "content": line})
         while True:
-            ids = self.text.encode(self._prompt())
+            ids = encode.prompt_ids(self._prompt(), self.text)
             if len(ids) + self.drawing.new <= self.model.config.max_length:
                 break
             if len(self.messages) == 1:
@@ -67,8 +69,6 @@ class Talk:
                     f"model reads {self.model.config.max_length}. Shorten it, or lower --new."
                 )
             del self.messages[:2]
-        if not ids:
-            raise ValueError("the prompt is empty.")
         length = min(-(-len(ids) // STRETCH) * STRETCH, self.model.config.max_length)
         tokens, mask = tokenizer.pad(
             [ids], pad=self.text.pad, left=True, length=max(length, len(ids))
@@ -80,11 +80,9 @@ class Talk:
         self.messages.append({"role": "assistant", "content": answer})
         return answer
 
-    def _prompt(self) -> str:
-        """By the chat template; without one the line as it stands, and no memory."""
-        if self.text.template is None:
-            return self.messages[-1]["content"]
-        return self.text.chat(self.messages, generation=True)
+    def _prompt(self) -> Text:
+        """All messages; without a chat template the last line as it stands, and no memory."""
+        return self.messages[-1]["content"] if self.text.template is None else self.messages
 
 
 def open_talk(folder: Path, drawing: Drawing, seed: int) -> Talk:

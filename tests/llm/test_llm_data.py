@@ -16,7 +16,8 @@ class Letters:
     """A tokenizer of single letters: id = code point."""
 
     def encode(self, text, add_special_tokens=False):
-        return type("Encoding", (), {"ids": [ord(c) for c in text]})
+        places = [(i, i + 1) for i in range(len(text))]
+        return type("Encoding", (), {"ids": [ord(c) for c in text], "offsets": places})
 
 
 TEMPLATE = (
@@ -122,7 +123,6 @@ def test_bad_demonstrations_are_refused_with_file_and_line(file, line, told):
     [
         ({"prompt": "a", "chosen": "b"}, '"rejected" is missing'),
         ({"chosen": "b", "rejected": "c"}, '"prompt" is missing'),
-        (PAIR | {"rejected": "b"}, "are the same"),
         (PAIR | {"rejected": ""}, "is empty"),
         (PAIR | {"rejected": [SAID]}, "differ in kind"),
         (PAIR | {"chosen": 1, "rejected": 2}, '"chosen" is a number'),

@@ -83,7 +83,8 @@ class Tokenizer:
                 "this tokenizer has no chat template; write prompts as plain text, or put a "
                 "chat_template.jinja into the folder."
             )
-        return chat_template.render(self.template, messages, generation, self.special | more)
+        words = {**self.special, **more}
+        return chat_template.render(self.template, messages, generation, words)
 
 
 def load(folder: str | Path, *, vocab_size: int | None = None) -> Tokenizer:
