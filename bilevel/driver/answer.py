@@ -1,4 +1,4 @@
-"""What the front door says of a small problem's point: is it feasible, does y answer x."""
+"""What the front door says of a small problem's point: is it feasible, does y answer x, is x best."""
 
 import math
 from typing import Any, NamedTuple
@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 from bilevel.certificates import Certificate
 
 FEASIBLE = 1e-6  # largest violation of a constraint
-GAP = 1e-3  # times 1 + |g|: largest gap of an answer
+GAP = 1e-6  # times the scale of the lower loss: largest gap of an answer
 
 
 class FollowerCertificate(NamedTuple):
-    """Whether y answers x: the constraints at (x, y), and how far y is from the follower's best.
+    """What is known of a point of a small problem: the constraints, y as an answer to x, and x.
 
     The gap is `g(x, y) − min g(x, ·)` with the minimum taken over the lower set from many starts: a
-    search that is global in practice on a few variables, and not a proof.
+    search that is global in practice on a few variables. It is a proof where `proved` is true.
     """
 
     upper: float  # the upper loss
@@ -24,14 +24,20 @@ class FollowerCertificate(NamedTuple):
     lower_violation: float  # largest of a lower constraint
     starts: int  # of the lower problem at this x
     traps: int = 0  # points given up: the lower conditions held, and a better answer was elsewhere
+    scale: float = 1.0  # of the gap: how much the lower loss moves with y, at most 1 + |g|
+    falls: Any = None  # a direction of y along which the lower loss falls for ever, a tree like y
+    proved: bool = False  # a quadratic lower loss, convex on linear constraints, solved
+    stationary: bool | None = None  # x, along the follower's branch; None: not looked at
+    candidates: int = 0  # points that x is the best of; 0: no search was made
+    upper_falls: Any = None  # a direction of x along which the upper loss falls for ever, or None
+    pessimistic: float | None = None  # the largest upper loss among equal answers, where it differs
     local: Certificate | None = None  # of the method, where one was run
 
     @property
     def gap(self) -> float:
-        """`g(x, y) − min g(x, ·)`; infinite where no minimum was found."""
-        return (
-            max(self.lower - self.lower_best, 0.0) if math.isfinite(self.lower_best) else math.inf
-        )
+        """`g(x, y) − min g(x, ·)`; infinite where there is no minimum, or none was found."""
+        known = math.isfinite(self.lower_best) and self.falls is None
+        return max(self.lower - self.lower_best, 0.0) if known else math.inf
 
     @property
     def feasible(self) -> bool:
@@ -39,28 +45,26 @@ class FollowerCertificate(NamedTuple):
 
     @property
     def optimal(self) -> bool:
-        """Whether the gap is at most `1e-3 (1 + |g|)`."""
-        return self.gap <= GAP * (1 + abs(self.lower))
+        """Whether the gap is at most `1e-6 scale`."""
+        return self.gap <= GAP * self.scale
+
+    @property
+    def bounded(self) -> bool:
+        """Whether no direction of x was found along which the upper loss falls for ever."""
+        return self.upper_falls is None
 
     @property
     def ok(self) -> bool:
-        return self.feasible and self.optimal
+        return self.feasible and self.optimal and self.bounded
 
     def summary(self) -> str:
         """What the numbers say, in a few sentences."""
-        worst = max(self.upper_violation, self.lower_violation)
-        said = [f"Constraints hold to {max(worst, 0):.1e}." if self.feasible else ""]
-        if not self.feasible:
-            said = [f"A constraint is violated by {worst:.2e}, so the point is not feasible."]
-        how = f"a global search of the lower problem at this x, from {self.starts} starts"
-        if not math.isfinite(self.lower_best):
-            said.append(f"The follower's gap is not known: {how}, found no minimum.")
-        elif self.optimal:
-            said.append(f"The follower's gap is {self.gap:.1e} ({how}).")
-        else:
+        said = [self._constraints(), self.about_y()]
+        if self.pessimistic is not None:
             said.append(
-                f"y is not the follower's answer: {how}, found a lower loss of "
-                f"{self.lower_best:.6g} against {self.lower:.6g}, a gap of {self.gap:.2e}."
+                f"The follower has other answers that are as good. y is the leader's favourite "
+                f"(optimistic); at the worst of them the upper loss is {self.pessimistic:.6g} "
+                "(pessimistic)."
             )
         if self.traps:
             plural = "s" if self.traps > 1 else ""
@@ -68,9 +72,51 @@ class FollowerCertificate(NamedTuple):
                 f"{self.traps} point{plural} given up where the lower conditions held but the "
                 "follower had a better answer."
             )
+        said.append(self.about_x())
         if self.local is not None:
             said.append(self.local.summary())
-        return " ".join(said)
+        return " ".join(part for part in said if part)
+
+    def _constraints(self) -> str:
+        worst = max(self.upper_violation, self.lower_violation)
+        if self.feasible:
+            return f"Constraints hold to {max(worst, 0):.1e}."
+        return f"A constraint is violated by {worst:.2e}, so the point is not feasible."
+
+    def about_y(self) -> str:
+        """What is known of y: proved, searched, or not the follower's answer."""
+        how = f"a global search of the lower problem at this x, from {self.starts} starts"
+        if self.falls is not None:
+            return (
+                "y: no answer; the lower problem has no minimum at this x, as the lower loss falls "
+                "for ever along a direction of y (`falls` in the certificate)."
+            )
+        if not math.isfinite(self.lower_best):
+            return f"y: the follower's gap is not known; {how}, found no minimum."
+        if not self.optimal:
+            return (
+                f"y is not the follower's answer: {how}, found a lower loss of "
+                f"{self.lower_best:.6g} against {self.lower:.6g}, a gap of {self.gap:.2e}."
+            )
+        if self.proved:
+            return (
+                f"y: proved; the lower problem is a convex quadratic program at this x, and the "
+                f"follower's gap is {self.gap:.1e}."
+            )
+        return f"y: searched; the follower's gap is {self.gap:.1e} ({how})."
+
+    def about_x(self) -> str:
+        """What is known of x: stationary or not, the best of how many points, bounded or not."""
+        said = [] if self.stationary is None else [NOT[not self.stationary] + "stationary"]
+        said += [f"the best of {self.candidates} points"] if self.candidates else []
+        if self.upper_falls is not None:
+            said.append("the upper loss falls for ever along a direction of x (`upper_falls`)")
+        elif self.candidates:
+            said.append("no direction of x was found along which the upper loss falls for ever")
+        return f"x: {', '.join(said)}." if said else ""
 
     def __str__(self) -> str:
         return self.summary()
+
+
+NOT = {False: "", True: "not seen to be "}

@@ -24,6 +24,7 @@ class Outcome(enum.Enum):
     OUT_OF_DATA = "out of data"  # an iterator ended
     NOT_OPTIMAL = "follower not optimal"  # y is not the lower problem's answer to x
     INFEASIBLE = "infeasible"  # a constraint does not hold
+    UNBOUNDED = "unbounded"  # the upper loss falls for ever, so there is no solution
 
 
 class Status(NamedTuple):

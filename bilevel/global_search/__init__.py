@@ -1,6 +1,6 @@
 """Small problems with any constraints: a global search, and a check of the follower's answer."""
 
 from bilevel.global_search.functions import double_precision
-from bilevel.global_search.solve import check_small, solve_small
+from bilevel.global_search.solve import check_small, solve_small, verdict
 
-__all__ = ["check_small", "double_precision", "solve_small"]
+__all__ = ["check_small", "double_precision", "solve_small", "verdict"]

@@ -1,17 +1,18 @@
 """The lower problem at given x, solved globally: minima from many starts, and the best of them."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.stats import qmc
 
 from bilevel.driver.answer import FEASIBLE
 from bilevel.global_search.functions import LOWER, UPPER, Functions
-from bilevel.global_search.interior import Minima, minimise
+from bilevel.global_search.interior import FAR, Minima, minimise
+from bilevel.global_search.kinks import settle
+from bilevel.global_search.region import Region
 
-TIED = 1e-6  # relative: minima this close are equally good for the follower
-WIDE = 1e4  # a longer side of the box is searched from the start outwards, too
+TIED = 1e-8  # times the scale of the lower loss: minima this close are equally good
+LOST = 1e-8  # times that scale: a value seen this far below every minimum says that one is missing
+LOOKS = 24  # values of the lower loss that are looked at for each start
 
 
 class Responses(NamedTuple):
@@ -22,78 +23,12 @@ class Responses(NamedTuple):
     dual: np.ndarray  # multipliers of the lower inequalities
     force: np.ndarray  # multipliers of the lower equations
     lower: np.ndarray  # the least lower loss that was found; infinite where none
+    ended: np.ndarray  # whether it is at a minimum, as far as it was looked at
+    worst: np.ndarray  # the largest upper loss among minima that are equally good
 
     def take(self, which) -> "Responses":
         """At some x."""
         return Responses(*(part[which] for part in self))
-
-
-class Region:
-    """A box around all points that satisfy the linear constraints, to draw starts from."""
-
-    def __init__(self, functions: Functions):
-        self.z0, self.n = functions.z0, functions.n
-        self.lo, self.hi = _bounds(functions)
-
-    def draw(self, count: int, seed: int = 0) -> np.ndarray:
-        """Points spread over the box, and nearer to the start where the box is wide or open."""
-        cube = qmc.Halton(len(self.z0), scramble=False).random(count)
-        cube = (cube + np.random.default_rng(seed).random(len(self.z0))) % 1
-        return self.place(cube, np.arange(count))
-
-    def grid(self, count: int) -> np.ndarray:
-        """A regular grid of x, `count` a side where the box is closed, with drawn y."""
-        n = self.n
-        if not count or not np.isfinite([self.lo[:n], self.hi[:n]]).all():
-            return np.zeros((0, len(self.z0)))
-        sides = [
-            np.linspace(lo, hi, count) for lo, hi in zip(self.lo[:n], self.hi[:n], strict=True)
-        ]
-        x = np.stack([side.ravel() for side in np.meshgrid(*sides)], 1)
-        return np.concatenate([x, self.draw(len(x), seed=2)[:, n:]], 1)
-
-    def place(self, cube: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """From the unit cube; every third point lies close to the start in wide directions."""
-        radius = np.array([2.0, 10.0, 50.0])[index % 3][:, None] * (1 + np.abs(self.z0))
-        near_lo = np.maximum(self.lo, self.z0 - radius)
-        near_hi = np.minimum(self.hi, self.z0 + radius)
-        # A start outside of the box leaves an empty range: begin at the box's nearest side.
-        near_lo, near_hi = (
-            np.where(
-                near_lo < near_hi,
-                near_lo,
-                np.maximum(self.lo, np.minimum(self.z0, self.hi) - radius),
-            ),
-            np.where(
-                near_lo < near_hi,
-                near_hi,
-                np.minimum(self.hi, np.maximum(self.z0, self.lo) + radius),
-            ),
-        )
-        closed = np.isfinite(self.lo) & np.isfinite(self.hi)
-        whole = closed & ((index[:, None] % 3 > 0) | (self.hi - self.lo <= radius))
-        lo, hi = np.where(whole, self.lo, near_lo), np.where(whole, self.hi, near_hi)
-        return lo + cube * (hi - lo)
-
-
-def _bounds(functions: Functions) -> tuple[np.ndarray, np.ndarray]:
-    inequalities = [k for k in (*functions.G, *functions.g) if functions.linear[k]]
-    equations = [k for k in (*functions.H, *functions.h) if functions.linear[k]]
-    n, rows = functions.size, functions.lower_rows
-    A, E = rows[inequalities], rows[equations]
-    sides = np.full((2, n), np.inf) * np.array([[-1], [1]])
-    limits: dict[str, Any] = {"A_ub": A[:, :n], "b_ub": -A[:, n]} if len(A) else {}
-    limits |= {"A_eq": E[:, :n], "b_eq": -E[:, n]} if len(E) else {}
-    if not limits:
-        return sides[0], sides[1]
-    for j in range(n):
-        for side, sign in ((0, 1.0), (1, -1.0)):
-            cost = np.zeros(n)
-            cost[j] = sign
-            found = linprog(cost, **limits, bounds=(None, None))
-            if found.status == 0:
-                sides[side, j] = found.x[j]
-    return sides[0], sides[1]
 
 
 class Follower:
@@ -103,33 +38,106 @@ class Follower:
         self.functions, self.region = functions, region
         self.starts = 0  # used so far
 
-    def minima(self, x: np.ndarray, starts: int, extra: np.ndarray | None = None) -> Minima:
-        """Local minima at each row of x from `starts` drawn points and `extra` (rows x k x m).
+    def respond(self, x: np.ndarray, starts: int, extra: np.ndarray | None = None) -> Responses:
+        """The global answer at each row of x.
 
-        Returns arrays with a row for each x and start, the starts of one x side by side.
+        Local minima from `starts` points and from `extra` (rows x k x m). Half of the points are
+        drawn, the others are the best of many where the loss was only looked at.
         """
         f, n = self.functions, self.functions.n
-        y = self.region.draw(starts, seed=1)[:, n:]
-        every = np.repeat(y[None], len(x), 0)
+        looks, values = self._look(x, LOOKS * starts, extra)
+        found = self._minima(x, starts, _promising(looks, values, starts - starts // 2), extra)
+        shape = (len(x), -1)
+        upper, lower = f.violations(found.c)
+        solved = (lower <= FEASIBLE) & (found.error <= 1e-5)
+        g = np.where(solved, found.c[:, LOWER], np.inf).reshape(shape)
+        # Where the loss was seen to be lower than at every minimum, go down from there.
+        slack = np.abs(found.dual * found.c[:, f.g]).sum(1).reshape(shape).min(1, initial=np.inf)
+        lost = values.min(1) < g.min(1) - LOST * f.scale(g.min(1)) - 2 * slack
+        if lost.any():
+            ends = self._go_down(x[lost], looks[lost], values[lost])
+            found, g, upper = _joined(found, g, upper, ends, lost, f)
+        best = g.min(1)
+        with np.errstate(invalid="ignore"):
+            tied = g <= (best + TIED * f.scale(best))[:, None]
+        value = found.c[:, UPPER].reshape(g.shape)
+        liked = value + np.where(upper <= FEASIBLE, 0, 1e8 * (1 + upper)).reshape(g.shape)
+        pick = np.where(tied & np.isfinite(g), liked, np.inf).argmin(1)
+        picked = found.take(np.arange(len(x)) * g.shape[1] + pick)
+        known = np.isfinite(best)
+        z = np.where(known[:, None], picked.z, np.nan)
+        worst = np.where(tied & np.isfinite(g), value, -np.inf).max(1)
+        ended = known & (np.abs(z[:, n:]).max(1, initial=0) < FAR) & (picked.error < np.inf)
+        return Responses(z, picked.c, picked.dual, picked.force, best, ended, worst)
+
+    def nearest(self, z: np.ndarray) -> np.ndarray:
+        """z with y at the local answer that is next to it, where there is one close by."""
+        f, n = self.functions, self.functions.n
+        found = minimise(f, z[None], slice(n, None), f.g, f.h, cost=LOWER)
+        moved = np.abs(found.z[0] - z).max(initial=0)
+        close = found.error[0] <= 1e-6 and moved <= 1e-2 * (1 + np.abs(z[n:]).max(initial=0))
+        return found.z[0] if close else z
+
+    def _look(self, x, count: int, extra) -> tuple[np.ndarray, np.ndarray]:
+        """Points y at each x and the lower loss there; infinite where they are not feasible."""
+        f, n = self.functions, self.functions.n
+        centres = np.repeat(f.z0[None, None, n:], len(x), 0)
         if extra is not None:
-            every = np.concatenate([extra, every], 1)
+            centres = np.concatenate([centres, extra], 1)
+        y = self.region.around(centres, count)
+        z = np.concatenate([np.repeat(x[:, None], count, 1), y], 2).reshape(-1, f.size)
+        c = f.values(z)
+        _, lower = f.violations(c)
+        value = np.where((lower <= FEASIBLE) & ~np.isnan(c[:, LOWER]), c[:, LOWER], np.inf)
+        return y, value.reshape(len(x), count)
+
+    def _minima(self, x, starts: int, promising: np.ndarray, extra) -> Minima:
+        """Local minima at each x, the starts of one x side by side."""
+        f, n = self.functions, self.functions.n
+        drawn = np.repeat(self.region.draw(starts // 2 + 1, seed=1)[None, :, n:], len(x), 0)
+        every = np.concatenate(([] if extra is None else [extra]) + [promising, drawn], 1)
         z = np.concatenate([np.repeat(x[:, None], every.shape[1], 1), every], 2)
         self.starts += z.shape[0] * z.shape[1]
         return minimise(f, z.reshape(-1, f.size), slice(n, None), f.g, f.h, cost=LOWER)
 
-    def respond(self, x: np.ndarray, starts: int, extra: np.ndarray | None = None) -> Responses:
-        """The global answer at each row of x."""
-        found = self.minima(x, starts, extra)
-        c = found.c.reshape(len(x), -1, found.c.shape[1])
-        upper, lower = self.functions.violations(found.c)
-        solved = (lower <= FEASIBLE) & (found.error <= 1e-5)
-        g = np.where(solved.reshape(c.shape[:2]), c[:, :, LOWER], np.inf)
-        best = g.min(1)
-        with np.errstate(invalid="ignore"):
-            tied = g <= (best + TIED * (1 + np.abs(best)))[:, None]
-        liked = c[:, :, UPPER] + np.where(upper <= FEASIBLE, 0, 1e8 * (1 + upper)).reshape(g.shape)
-        pick = np.where(tied & np.isfinite(g), liked, np.inf).argmin(1)
-        rows = np.arange(len(x)) * g.shape[1] + pick
-        picked = found.take(rows)
-        z = np.where(np.isfinite(best)[:, None], picked.z, np.nan)
-        return Responses(z, picked.c, picked.dual, picked.force, best)
+    def _go_down(self, x, looks, values) -> Minima:
+        """From the lowest value that was seen, without derivatives; a kink has none."""
+        f = self.functions
+        lowest = np.take_along_axis(looks, values.argmin(1)[:, None, None], 1)[:, 0]
+        z, c, error = settle(f, np.concatenate([x, lowest], 1))
+        none = np.zeros((len(z), len(f.g))), np.zeros((len(z), len(f.h)))
+        return Minima(z, c, *none, error)
+
+
+def _promising(looks: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    """Of many points at each x, `count` that are low: valleys where y is one number, else the
+    lowest of each part."""
+    rows, total, m = looks.shape
+    if m == 1:
+        order = looks[:, :, 0].argsort(1)
+        sorted_ = np.take_along_axis(values, order, 1)
+        wide = np.pad(sorted_, ((0, 0), (1, 1)), constant_values=np.inf)
+        valley = (sorted_ <= wide[:, :-2]) & (sorted_ <= wide[:, 2:])
+        rank = np.where(valley, sorted_, np.inf).argsort(1)[:, :count]
+        pick = np.take_along_axis(order, rank, 1)
+    else:
+        parts = values[:, : total - total % count].reshape(rows, -1, count)
+        pick = parts.argmin(1) * count + np.arange(count)
+    return np.take_along_axis(looks, pick[:, :, None], 1)
+
+
+def _joined(found: Minima, g: np.ndarray, upper, ends: Minima, lost: np.ndarray, f: Functions):
+    """All ends of each x, with one more for those that were lost."""
+    rows, count = g.shape
+    where = np.flatnonzero(lost)
+    parts = []
+    for old, new in zip(found, ends, strict=True):
+        wide = np.empty((rows, count + 1, *old.shape[1:]))
+        wide[:, :count] = old.reshape(rows, count, *old.shape[1:])
+        wide[:, count] = wide[:, 0]
+        wide[where, count] = new
+        parts.append(wide.reshape(rows * (count + 1), *old.shape[1:]))
+    g = np.concatenate([g, np.full((rows, 1), np.inf)], 1)
+    g[where, count] = ends.c[:, LOWER]
+    joined = Minima(*parts)
+    return joined, g, f.violations(joined.c)[0]

@@ -15,6 +15,8 @@ from bilevel.problem import Batch, Problem
 from bilevel.typing import Lower, Upper
 
 LANES = (4, 128)  # points of one call: two programs serve few and many
+MANY = 1024  # points of one call for values alone
+SHUT = -1.0  # the value of a row that is never active
 UPPER, LOWER = 0, 1  # the rows of the two losses
 
 Vector = np.ndarray  # z = (x, y), ravelled
@@ -45,13 +47,18 @@ class Functions:
 
     Inequalities are `<= 0`, equations `= 0`. Rows that are infinite (an open side of a box) are
     left out, rows that repeat another too, and two linear rows that say `a <= 0` and `−a <= 0`
-    become one equation.
+    become one equation. A loss that hardly moves near the start is divided by how much it does, so
+    that one tolerance serves all.
 
     Attributes:
         n, m: entries of x and y.
         G, H, g, h: which rows are upper inequalities and equations, lower inequalities and
             equations.
         linear: which rows are linear in z.
+        straight: which rows are linear in y at each x.
+        bent: whether some Hessian of the lower loss in y moves with y.
+        units: what the two losses are divided by.
+        spread: how much the lower loss moves with y near the start, after that division.
         points: how many were evaluated so far.
     """
 
@@ -80,6 +87,8 @@ class Functions:
             self.points = 0
             self._rows = jax.eval_shape(every, self.z0).size
             self._evaluate = jax.jit(jax.vmap(evaluate))
+            self._values = jax.jit(jax.vmap(every))
+        self.units, self._open = np.ones(2), np.zeros(self._rows, bool)
         ends = np.cumsum(sizes)
         self.G, self.H, self.g, self.h = map(np.arange, ends[:-1], ends[1:])
         self._simplify()
@@ -91,7 +100,8 @@ class Functions:
 
     def __call__(self, z: np.ndarray, weights: np.ndarray | None = None) -> Values:
         """At the rows of z."""
-        weights = np.zeros((len(z), self._rows)) if weights is None else weights
+        weights = np.zeros((len(z), self._rows)) if weights is None else weights.copy()
+        weights[:, :2] /= self.units
         self.points += len(z)
         lanes = next((n for n in LANES if n >= len(z)), LANES[-1])
         found = []
@@ -100,11 +110,38 @@ class Functions:
                 part = np.concatenate([z[i : i + lanes], weights[i : i + lanes]], 1)
                 short = lanes - len(part)
                 part = np.concatenate([part, np.repeat(part[-1:], short, 0)]) if short else part
-                found.append(np.asarray(self._evaluate(part))[: lanes - short])
+                found.append(np.array(self._evaluate(part))[: lanes - short])
         flat = np.concatenate(found) if len(found) > 1 else found[0]
         k, n = self._rows, self.size
         c, J, W = np.split(flat, [k, k + k * n], axis=1)
-        return Values(c, J.reshape(-1, k, n), W.reshape(-1, n, n))
+        J = J.reshape(-1, k, n)
+        J[:, self._open] = 0.0
+        J[:, :2] /= self.units[:, None]
+        return Values(self._scaled(c), J, W.reshape(-1, n, n))
+
+    def values(self, z: np.ndarray) -> np.ndarray:
+        """The functions alone at the rows of z, far cheaper than with their derivatives."""
+        self.points += len(z)
+        found = []
+        with double_precision():
+            for i in range(0, len(z), MANY):
+                part = z[i : i + MANY]
+                short = MANY - len(part)
+                full = np.concatenate([part, np.repeat(part[-1:], short, 0)]) if short else part
+                found.append(np.array(self._values(full))[: len(part)])
+        return self._scaled(np.concatenate(found))
+
+    def _scaled(self, c: np.ndarray) -> np.ndarray:
+        c[:, self._open] = SHUT
+        with np.errstate(over="ignore", invalid="ignore"):
+            c[:, :2] /= self.units
+        return c
+
+    def scale(self, lower: np.ndarray) -> np.ndarray:
+        """What a difference of lower losses (after division) is compared with."""
+        with np.errstate(invalid="ignore"):
+            size = np.minimum(1 / self.units[LOWER] + np.abs(lower), max(self.spread, 1.0))
+            return size + 1e-7 * np.abs(np.nan_to_num(lower, posinf=0, neginf=0))
 
     def weights(self, count: int) -> np.ndarray:
         """Zeros, a row a point."""
@@ -127,12 +164,28 @@ class Functions:
         spread = rng.normal(size=(16, self.size)) * (1 + np.abs(self.z0))
         spread *= np.logspace(-1, 1, 16)[:, None]
         spread[0] = 0
-        c, J, _ = self(self.z0 + spread)
-        open_ = np.all(np.isneginf(c), axis=0)
+        z = self.z0 + spread
+        other = np.concatenate([z[:, : self.n], np.roll(z[:, self.n :], 5, 0)], 1)
+        weights = self.weights(32)
+        weights[:, LOWER] = 1.0
+        c, J, W = self(np.concatenate([z, other]), weights)
+        self._open = np.all(np.isneginf(c), axis=0)
+        c[:, self._open], J[:, self._open] = SHUT, 0.0
+        open_ = self._open
         scale = 1 + np.nanmax(np.abs(J), axis=(0, 2), initial=0)
         with np.errstate(invalid="ignore"):
-            moved = np.abs(J - J[:1]).max(axis=(0, 2), initial=0) <= 1e-9 * scale
-        self.linear = np.isfinite(J).all(axis=(0, 2)) & moved
+            moved = np.abs(J - J[:1]).max(axis=(0, 2), initial=0)
+            turned = np.abs(J[:16] - J[16:])[:, :, self.n :].max(axis=(0, 2), initial=0)
+            bent = np.abs(W[:16] - W[16:])[:, self.n :, self.n :].max(initial=0)
+            bent = bent / (1e-300 + np.nanmax(np.abs(W[:, self.n :, self.n :]), initial=0))
+        finite = np.isfinite(J).all(axis=(0, 2))
+        self.linear, self.straight = (
+            finite & (moved <= 1e-9 * scale),
+            finite & (turned <= 1e-9 * scale),
+        )
+        self.bent = not bent <= 1e-9
+        c, J = c[:16], J[:16]
+        self.units, self.spread = self._units(z, other)
         offsets = c[0] - J[0] @ self.z0
         rows = np.concatenate([J[0], offsets[:, None]], 1)
 
@@ -156,6 +209,17 @@ class Functions:
         self.lower_rows = rows
         self.G, self.H = simplified(self.G, self.H)
         self.g, self.h = simplified(self.g, self.h)
+
+    def _units(self, z: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, float]:
+        """How much each loss moves near the start, at most 1; and the lower one after division."""
+        both = self.values(np.concatenate([z, other]))[:, :2]
+        with np.errstate(invalid="ignore"):
+            by_y = np.abs(both[:16] - both[16:])
+            upper, lower = np.abs(both[:, UPPER] - both[0, UPPER]), by_y[:, LOWER]
+        sizes = [part[np.isfinite(part) & (part > 0)] for part in (upper, lower)]
+        moves = np.array([np.median(part) if len(part) else 1.0 for part in sizes])
+        units = np.clip(moves, 1e-30, 1.0)
+        return units, float(moves[LOWER] / units[LOWER])
 
     def _independent(self, equations: list[int], rows: np.ndarray) -> np.ndarray:
         """Without linear equations that follow from the others."""

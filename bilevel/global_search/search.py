@@ -6,10 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from bilevel.driver.answer import FEASIBLE, GAP
-from bilevel.global_search.follower import Follower, Region, Responses
+from bilevel.global_search.follower import Follower, Responses
 from bilevel.global_search.functions import LOWER, UPPER, Functions
 from bilevel.global_search.interior import minimise
-from bilevel.global_search.leader import Cut, polish, sensitivity
+from bilevel.global_search.leader import Cut, polish, refine, sensitivity
+from bilevel.global_search.rays import lower_ray, upper_ray
+from bilevel.global_search.region import Region
 
 SAMPLES = 96  # points x at which the follower is asked
 GRID = {1: 32, 2: 6}  # further ones a side, for that many entries of x
@@ -20,11 +22,13 @@ MANY = 40  # unknowns, multipliers included, beyond which it is half as many
 IDLE = 3  # rounds of these without a better candidate, and no more are polished
 CHECKS = 64  # starts of the follower when a candidate is checked
 ROUNDS = 4  # of cuts
-TIGHT = 1e-6  # relative: a follower's gap that is preferred
+TIGHT = 1e-9  # times the scale of the lower loss: a follower's gap that is aimed at
+SAME = 1e-8  # relative: upper losses this close are equal, and the smaller gap decides
+LAST = 8  # best candidates whose follower is looked at along rays
 
 
 class Candidate(NamedTuple):
-    """A point and what its check found."""
+    """A point and what its check found; losses as `Functions` divides them."""
 
     z: np.ndarray
     dual: np.ndarray
@@ -34,14 +38,18 @@ class Candidate(NamedTuple):
     best: float  # the least lower loss found at this x
     better: np.ndarray  # the y where it was
     violation: tuple[float, float]  # of the upper and the lower constraints
+    scale: float  # what the gap is compared with
+    worst: float  # the largest upper loss among answers that are as good as the best
+    falls: np.ndarray | None = None  # a direction of y along which the lower loss never ends
 
     @property
     def gap(self) -> float:
-        return max(self.lower - self.best, 0.0) if np.isfinite(self.best) else np.inf
+        known = np.isfinite(self.best) and self.falls is None
+        return max(self.lower - self.best, 0.0) if known else np.inf
 
     @property
     def relative_gap(self) -> float:
-        return self.gap / (1 + abs(self.lower))
+        return self.gap / self.scale
 
     @property
     def feasible(self) -> bool:
@@ -59,6 +67,8 @@ class SearchResult(NamedTuple):
     starts: int  # of the follower, in all
     candidates: int  # that were checked
     traps: int  # of these, points where the follower's conditions held and it had a better answer
+    stationary: bool  # a program started at the best went nowhere
+    ray: np.ndarray | None  # a direction of x along which the upper loss falls for ever
 
 
 class Search:
@@ -87,11 +97,15 @@ class Search:
             self.check(again)
             self.note("cut")
         self.zoom(samples)
+        if self.best() is None:
+            self.checked.append(measured(self.f, self.follower, self.f.z0))
+        stationary = self.finish()
         best = self.best()
-        if best is None:
-            best = measured(self.f, self.follower, self.f.z0)
-            self.note("nothing")
-        return SearchResult(best, self.history, self.follower.starts, len(self.checked), self.traps)
+        assert best is not None
+        fall = upper_ray(self.f, self.follower, *best[:3]) if best.passes() else None
+        self.note("finished")
+        counts = self.follower.starts, len(self.checked), self.traps
+        return SearchResult(best, self.history, *counts, stationary, fall and fall[0])
 
     # --- samples --------------------------------------------------------------------------------
 
@@ -116,7 +130,7 @@ class Search:
         _, first = np.unique(np.round(z[:, : f.n], 7), axis=0, return_index=True)
         z = z[np.sort(first)]
         answers = self.follower.respond(z[:, : f.n], STARTS, z[:, None, f.n :])
-        return answers.take(np.isfinite(answers.lower))
+        return answers.take(answers.ended)
 
     def chosen(self, samples: Responses) -> Responses:
         """The best by a merit of value and violation, and a few far from each other."""
@@ -161,8 +175,12 @@ class Search:
             if idle == IDLE or last <= self.bound + 1e-5 * (1 + abs(self.bound)):
                 break
 
-    def check(self, points) -> None:
-        """Ask the follower at each candidate's x, from many starts, in one call for all."""
+    def check(self, points, every: bool = False) -> None:
+        """Ask the follower at each candidate's x, from many starts, in one call for all.
+
+        Args:
+            every: also candidates that are almost the same.
+        """
         n = self.f.n
         kept = [p for p in points if np.isfinite(p[0]).all() and np.abs(p[0]).max() < 1e7]
         if not kept:
@@ -176,7 +194,7 @@ class Search:
         )
         seen: list[int] = []
         for i in order:
-            same = any(np.allclose(z[i], z[j], rtol=1e-5, atol=1e-6) for j in seen)
+            same = not every and any(np.allclose(z[i], z[j], rtol=1e-5, atol=1e-6) for j in seen)
             if not same:
                 seen.append(i)
         seen = [i for i in seen if max(upper[i], lower[i]) <= FEASIBLE] or seen[:1]
@@ -188,7 +206,7 @@ class Search:
         found = _candidate(self.f, point, c, violation, answer)
         self.traps += found.feasible and not found.passes()
         self.checked.append(found)
-        if found.feasible and not found.passes(TIGHT) and np.isfinite(answer.z).all():
+        if found.feasible and not found.passes(TIGHT) and answer.ended[0]:
             upper, lower = self.f.violations(answer.c)
             own = answer.z[0], answer.dual[0], answer.force[0]
             self.checked.append(_candidate(self.f, own, answer.c[0], (upper[0], lower[0]), answer))
@@ -210,7 +228,7 @@ class Search:
             n = self.f.n
             x = candidate.z[:n]
             answer = self.follower.respond(x[None], 16, candidate.better[None, None])
-            if not np.isfinite(answer.lower[0]):
+            if not answer.ended[0]:
                 continue
             D = sensitivity(self.f, answer.z[0], answer.dual[0], answer.force[0])
             self.cuts.append(Cut(x, answer.z[0, n:], D))
@@ -244,9 +262,7 @@ class Search:
                 y = np.repeat(point.z[:, None, f.n :], 32, 0)
                 near = self.follower.respond(x, 4, y)
                 outside, _ = f.violations(near.c)
-                merit = np.where(
-                    np.isfinite(near.lower) & (outside <= FEASIBLE), near.c[:, UPPER], np.inf
-                )
+                merit = np.where(near.ended & (outside <= FEASIBLE), near.c[:, UPPER], np.inf)
                 k = merit.argmin()
                 if merit[k] < point.c[0, UPPER]:
                     point = near.take([k])
@@ -261,6 +277,29 @@ class Search:
 
     # --- the end --------------------------------------------------------------------------------
 
+    def finish(self) -> bool:
+        """Refine the best candidate; give it up where its follower has no minimum, for the next.
+
+        Returns:
+            Whether the last one is stationary: the program that started there stayed there.
+        """
+        for _ in range(LAST):
+            best = self.best()
+            if best is None or not best.passes():
+                return False
+            refined = [refine(self.f, *best[:3], at_x=at_x) for at_x in (False, True)]
+            moved = float(np.abs(refined[0][0] - best.z).max(initial=0))
+            self.check(refined, every=True)
+            best = self.best()
+            assert best is not None
+            way = lower_ray(self.f, best.z)
+            if way is None:
+                return moved <= 1e-4 * (1 + float(np.abs(best.z).max(initial=0)))
+            given_up = best._replace(falls=way)
+            self.checked = [given_up if c is best else c for c in self.checked]
+        self.checked = [c._replace(best=-np.inf) if c.passes() else c for c in self.checked]
+        return False
+
     def best(self) -> Candidate | None:
         """The least upper loss among those that pass; a tight gap is preferred to a loose one."""
         tight = [c for c in self.checked if c.passes(TIGHT)]
@@ -268,11 +307,14 @@ class Search:
         feasible = [c for c in self.checked if c.feasible]
         if tight and loose:
             a, b = min(tight, key=_upper_loss), min(loose, key=_upper_loss)
-            return b if b.upper < a.upper - 1e-2 * (1 + abs(a.upper)) else a
+            if b.upper < a.upper - 1e-4 * (1 + abs(a.upper)):
+                return b
+            equal = [c for c in tight if c.upper <= a.upper + SAME * (1 + abs(a.upper))]
+            return min(equal, key=lambda c: max(c.relative_gap, *c.violation))
         if loose:
             return min(loose, key=_upper_loss)
         if feasible:
-            return min(feasible, key=lambda c: c.relative_gap)
+            return min(feasible, key=lambda c: (c.relative_gap, c.falls is None))
         return min(self.checked, key=lambda c: max(c.violation), default=None)
 
     def note(self, stage: str) -> None:
@@ -281,8 +323,8 @@ class Search:
             {
                 "step": len(self.history),
                 "seconds": time.monotonic() - self.begin,
-                "upper": best.upper if best else np.nan,
-                "lower_gap": best.gap if best else np.nan,
+                "upper": best.upper * self.f.units[UPPER] if best else np.nan,
+                "lower_gap": best.gap * self.f.units[LOWER] if best else np.nan,
                 "violation": max(best.violation) if best else np.nan,
             }
         )
@@ -316,4 +358,6 @@ def _candidate(functions: Functions, point, c, violation, answer: Responses) -> 
         best=best,
         better=better,
         violation=(float(violation[0]), float(violation[1])),
+        scale=float(functions.scale(np.float64(mine))),
+        worst=max(float(c[UPPER]), float(answer.worst[0])),
     )

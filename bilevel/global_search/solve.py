@@ -8,12 +8,16 @@ import numpy as np
 from bilevel import trees
 from bilevel.driver.answer import FollowerCertificate
 from bilevel.driver.result import Outcome, Result, Stats, Status
-from bilevel.global_search.follower import Follower, Region
-from bilevel.global_search.functions import Functions
+from bilevel.global_search.follower import Follower
+from bilevel.global_search.functions import LOWER, Functions
+from bilevel.global_search.rays import lower_ray, upper_ray
+from bilevel.global_search.region import Region
 from bilevel.global_search.search import CHECKS, Candidate, Search, measured
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Problem
 from bilevel.typing import Lower, Upper
+
+DIFFERS = 1e-2  # relative: a pessimistic upper loss that is told
 
 
 def solve_small(
@@ -34,11 +38,17 @@ def solve_small(
     begin = time.monotonic()
     functions = Functions(problem, x0, y0, batch)
     compiled = time.monotonic() - begin
-    found = Search(functions).run()
+    search = Search(functions)
+    found = search.run()
     best = found.best
-    proof = _certificate(functions, best, y0, found.traps)
+    proof = _certificate(functions, best, x0, y0)._replace(
+        traps=found.traps,
+        stationary=found.stationary,
+        candidates=found.candidates,
+        upper_falls=None if found.ray is None else _as(functions.as_x, found.ray, x0),
+    )
     x, y = _point(functions, best.z, x0, y0)
-    outcome, words = _verdict(proof)
+    outcome, words = verdict(proof)
     points = functions.points
     return Result(
         x=x,
@@ -61,27 +71,54 @@ def solve_small(
 
 def check_small(
     problem: Problem, x: Upper, y: Lower, batch: Batch = Batch()
-) -> FollowerCertificate:
-    """Feasibility and the follower's gap at a point of a small problem."""
+) -> tuple[FollowerCertificate, Lower]:
+    """Feasibility and the follower's gap at a point of a small problem, and a y that is finished.
+
+    Returns:
+        The certificate, and y moved to the nearest local answer where that is close; the
+        certificate is of that.
+    """
     functions = Functions(problem, x, y, batch)
     follower = Follower(functions, Region(functions))
-    return _certificate(functions, measured(functions, follower, functions.z0), y, 0)
+    found = measured(functions, follower, follower.nearest(functions.z0))
+    if found.passes():
+        found = found._replace(falls=lower_ray(functions, found.z))
+    proof = _certificate(functions, found, x, y)
+    if found.passes():
+        fall = upper_ray(functions, follower, *found[:3])
+        away = None if fall is None else _as(functions.as_x, fall[0], x)
+        proof = proof._replace(upper_falls=away)
+    return proof, _point(functions, found.z, x, y)[1]
 
 
-def _certificate(
-    functions: Functions, at: Candidate, like: Lower, traps: int
-) -> FollowerCertificate:
+def _certificate(functions: Functions, at: Candidate, x: Upper, y: Lower) -> FollowerCertificate:
     upper, lower = (max(float(excess), 0.0) for excess in at.violation)
+    unit, small = functions.units
+    differs = at.worst - at.upper > DIFFERS * (1 / unit + abs(at.upper))
     return FollowerCertificate(
-        upper=at.upper,
-        lower=at.lower,
-        lower_best=at.best,
-        better=_as(functions.as_y, at.better, like),
+        upper=at.upper * unit,
+        lower=at.lower * small,
+        lower_best=at.best * small,
+        better=_as(functions.as_y, at.better, y),
         upper_violation=upper,
         lower_violation=lower,
         starts=CHECKS + 1,
-        traps=traps,
+        scale=at.scale * small,
+        falls=None if at.falls is None else _as(functions.as_y, at.falls, y),
+        proved=_is_convex_program(functions, at.z),
+        pessimistic=at.worst * unit if differs and at.passes() else None,
     )
+
+
+def _is_convex_program(functions: Functions, z: np.ndarray) -> bool:
+    """Whether the lower problem is a convex quadratic program at x, by its sampled Hessians."""
+    f, n = functions, functions.n
+    if f.bent or not f.straight[[*f.g, *f.h]].all():
+        return False
+    weights = f.weights(1)
+    weights[:, LOWER] = 1.0
+    values = np.linalg.eigvalsh(f(z[None], weights).W[0][n:, n:])
+    return bool(values[0] >= -1e-9 * max(values[-1], 0.0))
 
 
 def _point(functions: Functions, z: np.ndarray, x0: Upper, y0: Lower) -> tuple[Upper, Lower]:
@@ -98,16 +135,34 @@ def _as(unravel, vector: np.ndarray, like):
     )
 
 
-def _verdict(proof: FollowerCertificate) -> tuple[Outcome, str]:
-    if proof.ok:
-        told = f"Upper loss {proof.upper:.6g}, follower's gap {proof.gap:.1e}"
-        return Outcome.CONVERGED, f"{told}; the certificate says how it was checked."
+def verdict(proof: FollowerCertificate) -> tuple[Outcome, str]:
+    """How a search ended, and what to say of it."""
     if not proof.feasible:
         return Outcome.INFEASIBLE, (
             "No point was found that satisfies all constraints to 1e-6; the result is the nearest "
             "one. Look for constraints that exclude each other, or start elsewhere."
         )
-    return Outcome.NOT_OPTIMAL, (
-        "No point was found where y is the follower's best answer; the certificate holds a better "
-        "one. The upper constraints may exclude every answer, or the lower problem has no minimum."
+    if proof.falls is not None:
+        return Outcome.NOT_OPTIMAL, f"{proof.about_y()} Bound y, or change the lower loss."
+    if not proof.optimal:
+        return Outcome.NOT_OPTIMAL, (
+            "No point was found where y is the follower's best answer; the certificate holds a "
+            "better one. The upper constraints may exclude every answer, or the lower problem has "
+            "no minimum."
+        )
+    if not proof.bounded:
+        return Outcome.UNBOUNDED, (
+            "The upper loss falls for ever along a direction of x (`upper_falls` in the "
+            "certificate), with y answering, so it has no minimum. Bound x, or change the upper "
+            "loss. The result is one point on the way."
+        )
+    ties = (
+        ""
+        if proof.pessimistic is None
+        else (
+            f" The follower's answer is not unique: this is the optimistic one, and the pessimistic "
+            f"upper loss at this x is {proof.pessimistic:.6g}."
+        )
     )
+    told = f"Upper loss {proof.upper:.6g}. {proof.about_y()} {proof.about_x()}"
+    return Outcome.CONVERGED, told + ties

@@ -9,7 +9,7 @@ from bilevel.driver import validate
 from bilevel.driver.checkpoint import Checkpoint
 from bilevel.driver.log import Metrics
 from bilevel.driver.prepare import Callback, Options, check_start
-from bilevel.driver.result import Best, Outcome, Result, SolveError
+from bilevel.driver.result import Best, Outcome, Result, SolveError, Status
 from bilevel.driver.solve import drive
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Problem
@@ -98,7 +98,11 @@ def solve(
 
 def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Options) -> Result:
     """By a method that is chosen here, or the global search."""
-    from bilevel.global_search import check_small, solve_small  # imports scipy.optimize: seconds
+    from bilevel.global_search import (  # imports scipy.optimize: seconds
+        check_small,
+        solve_small,
+        verdict,
+    )
 
     validate.check_steps(steps=options.steps, log_every=options.log_every)
     if state is not None:
@@ -118,9 +122,20 @@ def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Optio
         ended = result.status.ok or diverged
         if not (ended and options.certify and is_small(problem, x0, y0, options.data)):
             return result
-        proof = check_small(problem, result.x, result.y, batch)
-        if (proof.ok and not diverged) or any(methods_own.values()):
-            return result._replace(certificate=proof._replace(local=result.certificate))
+        proof, y = check_small(problem, result.x, result.y, batch)
+        proof = proof._replace(local=result.certificate)
+        if not diverged and not proof.bounded:
+            outcome, words = verdict(proof)
+            status = result.status._replace(outcome=outcome, advice=f"{choice.why}. {words}")
+            return result._replace(y=y, status=status, certificate=proof)
+        if proof.ok and not diverged:
+            told = f"{result.status.advice} {proof.about_y()}"
+            status = result.status._replace(advice=told)
+            return result._replace(y=y, status=status, certificate=proof)
+        if any(methods_own.values()):
+            outcome, words = (result.status.outcome, "") if diverged else verdict(proof)
+            status = Status(outcome, f"{result.status.advice} {words}".strip())
+            return result._replace(status=status, certificate=proof)
         what = "diverged" if diverged else "ended where the follower has a better answer"
         choice = choice._replace(
             why=f"{choice.why}; it {what}, so the global search for small problems came after it"

@@ -162,10 +162,10 @@ def test_functions_are_those_of_the_problem_and_simplified():
     f = functions(text)
     assert (len(f.G), len(f.H), len(f.g), len(f.h)) == (2, 0, 1, 2)
     z, w = np.array([[0.3, 0.7]]), f.weights(1)
-    w[0, UPPER] = 2.0
+    w[0, UPPER] = 2.0 * f.units[UPPER]  # losses are divided by their units
     c, J, W = f(z, w)
-    assert c[0, UPPER] == pytest.approx(0.3 * 0.49)
-    assert J[0, LOWER] == pytest.approx(np.exp(0.21) * np.array([0.7, 0.3]))
+    assert c[0, UPPER] * f.units[UPPER] == pytest.approx(0.3 * 0.49)
+    assert J[0, LOWER] * f.units[LOWER] == pytest.approx(np.exp(0.21) * np.array([0.7, 0.3]))
     assert W[0] == pytest.approx(2 * np.array([[0, 1.4], [1.4, 0.6]]))
     many = f(np.repeat(z, 300, 0))
     assert many.c.shape[0] == 300
@@ -234,7 +234,7 @@ def test_a_textbook_problem_is_solved_without_tuning(text):
     assert "global search" in result.status.advice
     proof = proof_of(result)
     assert proof.ok
-    assert "from 65 starts" in proof.summary()
+    assert proof.gap <= 1e-9 * proof.scale
     assert result.history["upper"][-1] == pytest.approx(verdict.upper)
     assert "converged" in str(result)
 
@@ -256,14 +256,14 @@ def test_the_search_is_deterministic_and_keeps_dtypes():
 
 def test_a_point_that_satisfies_the_conditions_but_is_no_answer_is_told():
     book = textbook.read(TRAP)
-    proof = check_small(book.problem, jnp.array([0.3]), jnp.array([0.0]))
+    proof, _ = check_small(book.problem, jnp.array([0.3]), jnp.array([0.0]))
     assert proof.feasible
     assert not proof.optimal
     assert proof.gap == pytest.approx(0.2, abs=1e-6)
     assert abs(proof.better[0]) == pytest.approx(1.0, abs=1e-6)
     assert "y is not the follower's answer" in str(proof)
     assert referee.judge(book, np.array([0.3]), np.zeros(1)).kind is referee.Kind.NOT_OPTIMAL
-    outside = check_small(book.problem, jnp.array([0.6]), jnp.array([1.5]))
+    outside, _ = check_small(book.problem, jnp.array([0.6]), jnp.array([1.5]))
     assert not outside.feasible
     assert "not feasible" in outside.summary()
 
