@@ -27,6 +27,8 @@ COLUMNS = (
     "problem", "x, y", "upper", "reference", "gap", "gap (referee)", "violation", "seconds",
     "outcome",
 )  # fmt: skip
+NAMED = ("infeasible", "unbounded", "follower not optimal")  # outcomes that claim no solution
+BEATEN = 1e-8  # the largest gap of a point that beats a reference
 ERROR = "ended with an error"
 MARKS = {
     referee.Kind.SOLVED.value: "solved",
@@ -43,8 +45,8 @@ class Row(NamedTuple):
 
     name: str
     entries: tuple[int, int]  # of x and y
-    kind: str  # by the referee
-    claimed: bool  # the front door's certificate: feasible, and y is the follower's answer
+    kind: str  # by the referee's strict rule
+    claimed: bool  # the front door's status is ok
     agrees: bool  # the certificate and the referee on the follower's answer and on feasibility
     upper: float
     reference: float | None
@@ -55,6 +57,10 @@ class Row(NamedTuple):
     status: str
     x: list[float]
     y: list[float]
+    loose: str = ""  # the kind by the referee's loose rule
+    lower: float = float("nan")
+    outcome: str = ""  # of the status
+    processor: float = float("nan")  # seconds
 
 
 def run(options: Textbook) -> None:
@@ -78,35 +84,49 @@ def run(options: Textbook) -> None:
         if not console.is_terminal:  # into a file: as wide as it needs
             console = Console(width=150)
         begin, processor = time.monotonic(), time.process_time()
-        rows = []
+        rows, environment = [], report.environment()
         for i, book in enumerate(books):
             rows.append(solve(book))
+            spent = time.monotonic() - begin, time.process_time() - processor
+            _save(rows, *spent, environment, out / "textbook.json")
             if console.is_terminal:
                 console.print(f"{i + 1}/{len(books)} {rows[-1].name}: {rows[-1].kind}", end="\r")
-        environment = report.environment()
         seconds, processor = time.monotonic() - begin, time.process_time() - processor
     console.print(table(rows))
     console.print(summary(rows, seconds, processor), highlight=False, soft_wrap=True)
+    try:
+        draw(rows, out / "textbook.png")
+    except Exception as error:  # the table is kept already
+        console.print(f"No figure: {type(error).__name__}: {error}", markup=False)
+    told = out / "textbook.json", out / "textbook.png"
+    console.print(f"Written: {told[0]}, {told[1]}", soft_wrap=True, highlight=False)
+
+
+def _save(rows: Sequence[Row], seconds: float, processor: float, environment, path: Path) -> None:
+    """All rows so far; a file is either the last one or the next."""
     content = {
         "seconds": seconds,
         "processor": processor,
         "environment": environment,
         "rows": [row._asdict() for row in rows],
     }
-    (out / "textbook.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    draw(rows, out / "textbook.png")
-    told = out / "textbook.json", out / "textbook.png"
-    console.print(f"Written: {told[0]}, {told[1]}", soft_wrap=True, highlight=False)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    part.replace(path)
 
 
 def solve(book: textbook.Textbook) -> Row:
     """The front door on one problem, in double precision, and the referee on its answer."""
-    begin = time.monotonic()
+    begin, processor = time.monotonic(), time.process_time()
     try:
         result = bl.solve(book.problem, x0=book.x0, y0=book.y0, progress=False)
+        seconds, processor = time.monotonic() - begin, time.process_time() - processor
+        return _judged(book, result, seconds, processor)
     except Exception as error:  # a failure of one problem is a line of the table
         return _failed(book, time.monotonic() - begin, error)
-    seconds = time.monotonic() - begin
+
+
+def _judged(book: textbook.Textbook, result: bl.Result, seconds: float, processor: float) -> Row:
     proof = result.certificate
     assert isinstance(proof, FollowerCertificate)
     verdict = referee.judge(book, np.asarray(result.x), np.asarray(result.y))
@@ -115,8 +135,8 @@ def solve(book: textbook.Textbook) -> Row:
         name=book.name,
         entries=(len(book.x0), len(book.y0)),
         kind=verdict.kind.value,
-        claimed=proof.ok,
-        agrees=(proof.feasible, proof.optimal) == (feasible, verdict.optimal),
+        claimed=result.status.ok,
+        agrees=(proof.feasible, proof.optimal) == (feasible, verdict.optimal()),
         upper=verdict.upper,
         reference=book.upper_best,
         gap=proof.gap,
@@ -126,6 +146,10 @@ def solve(book: textbook.Textbook) -> Row:
         status=str(result.status),
         x=np.asarray(result.x).tolist(),
         y=np.asarray(result.y).tolist(),
+        loose=verdict.by(referee.LOOSE, book.upper_best).value,
+        lower=verdict.lower,
+        outcome=result.status.outcome.value,
+        processor=processor,
     )
 
 
@@ -161,8 +185,21 @@ def cells(row: Row) -> list[str]:
         f"{row.referee_gap:.1e}",
         f"{row.violation:.1e}",
         f"{row.seconds:.2f}",
-        MARKS[row.kind] + ("" if row.agrees else ", certificate disagrees"),
+        ", ".join([MARKS[row.kind], *remarks(row)]),
     ]
+
+
+def remarks(row: Row) -> list[str]:
+    """What a line of the table says besides the referee's kind."""
+    said = [f"named {row.outcome}"] if row.outcome in NAMED else []
+    if row.reference is not None and row.upper < row.reference and _holds(row):
+        below = row.reference - row.upper
+        if below > referee.STRICT.room(row.reference):
+            beaten = row.referee_gap < BEATEN
+            said.append("reference beaten" if beaten else "below the reference, unexplained")
+        elif below > referee.STRICT.worse * (1 + abs(row.reference)):
+            said.append("reference is rounded")
+    return said if row.agrees else [*said, "certificate disagrees"]
 
 
 def summary(rows: Sequence[Row], seconds: float, processor: float) -> str:
@@ -172,14 +209,18 @@ def summary(rows: Sequence[Row], seconds: float, processor: float) -> str:
     counts = Counter(row.kind for row in rows)
     false = [row.name for row in rows if row.claimed and not _holds(row)]
     split = [row.name for row in rows if not row.agrees]
+    loose = [row for row in known if row.loose == referee.Kind.SOLVED.value]
+    odd = [row.name for row in rows if any("unexplained" in said for said in remarks(row))]
     lines = [
-        f"{len(solved)} of {len(known)} problems with a reference solved; "
+        f"{len(solved)} of {len(known)} problems with a reference solved ({len(loose)} by the "
+        "loose rule); "
         + ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
         + ".",
         f"{seconds:.0f} s in all, {sum(row.seconds for row in rows):.0f} s of them solving; "
         f"{processor:.0f} s of processor time.",
         f"Claimed falsely: {', '.join(false) or 'none'}.",
         f"Certificate and referee disagree on: {', '.join(split) or 'none'}.",
+        f"Below the reference without an explanation: {', '.join(odd) or 'none'}.",
     ]
     fine = (referee.Kind.SOLVED.value, referee.Kind.NO_REFERENCE.value)
     failed = [f"{row.name} ({row.kind})" for row in rows if row.kind not in fine]

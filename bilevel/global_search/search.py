@@ -280,6 +280,9 @@ class Search:
     def finish(self) -> bool:
         """Refine the best candidate; give it up where its follower has no minimum, for the next.
 
+        A gap that is not tight may be what makes a candidate look good. It goes where its program,
+        solved to rounding, or its follower's answer, is tight.
+
         Returns:
             Whether the last one is stationary: the program that started there stayed there.
         """
@@ -287,9 +290,14 @@ class Search:
             best = self.best()
             if best is None or not best.passes():
                 return False
+            count = len(self.checked)
             refined = [refine(self.f, *best[:3], at_x=at_x) for at_x in (False, True)]
             moved = float(np.abs(refined[0][0] - best.z).max(initial=0))
             self.check(refined, every=True)
+            exact = any(c.passes(TIGHT) for c in self.checked[count:])
+            if exact and not best.passes(TIGHT):
+                self.checked = [c for c in self.checked if c is not best]
+                continue
             best = self.best()
             assert best is not None
             way = lower_ray(self.f, best.z)
@@ -297,7 +305,9 @@ class Search:
                 return moved <= 1e-4 * (1 + float(np.abs(best.z).max(initial=0)))
             given_up = best._replace(falls=way)
             self.checked = [given_up if c is best else c for c in self.checked]
-        self.checked = [c._replace(best=-np.inf) if c.passes() else c for c in self.checked]
+        best = self.best()
+        if best is not None and best.passes() and lower_ray(self.f, best.z) is not None:
+            self.checked = [c._replace(best=-np.inf) if c.passes() else c for c in self.checked]
         return False
 
     def best(self) -> Candidate | None:

@@ -15,10 +15,31 @@ from scipy.optimize import linprog, minimize
 from bilevel.problems.textbook import LISTS, Textbook, parse
 
 FEASIBLE = 1e-6  # largest violation
-GAP = 1e-3  # times 1 + |lower|: the largest gap of the follower
-WORSE = 1e-2  # times 1 + |best|: how far above the best known upper value
+RIVAL = 1e-9  # largest violation of an answer that is held against y
 STARTS = 24
 SAMPLES = 20000
+
+
+class Rule(NamedTuple):
+    """How exact a solution must be."""
+
+    gap: float  # times 1 + |lower|: the largest gap of the follower
+    worse: float  # times 1 + |best|: how far above the best known upper value
+    printed: bool  # half a unit of that value's last printed digit is allowed, too
+
+    def room(self, best: float) -> float:
+        """How far an upper value may be from the best known one."""
+        return max(self.worse * (1 + abs(best)), half_unit(best) if self.printed else 0.0)
+
+
+STRICT = Rule(gap=1e-6, worse=1e-3, printed=True)
+LOOSE = Rule(gap=1e-3, worse=1e-2, printed=False)
+
+
+def half_unit(printed: float) -> float:
+    """Half a unit of the last digit that a number is printed with; 0 for whole numbers."""
+    digits = repr(float(printed)).partition("e")[0].partition(".")[2].rstrip("0")
+    return 0.5 * 10.0 ** -len(digits) * (1 + 1e-9) if digits else 0.0
 
 
 class Kind(enum.Enum):
@@ -34,7 +55,7 @@ class Kind(enum.Enum):
 class Verdict(NamedTuple):
     """What the referee found at (x, y)."""
 
-    kind: Kind
+    kind: Kind  # by the strict rule
     upper: float
     lower: float
     lower_best: float  # the least lower loss found at this x
@@ -44,14 +65,24 @@ class Verdict(NamedTuple):
     def gap(self) -> float:
         return max(self.lower - self.lower_best, 0.0)
 
-    @property
-    def optimal(self) -> bool:
-        """Whether y is the follower's answer, within the tolerance."""
-        return self.gap <= GAP * (1 + abs(self.lower))
+    def optimal(self, rule: Rule = STRICT) -> bool:
+        """Whether y is the follower's answer."""
+        return self.gap <= rule.gap * (1 + abs(self.lower))
+
+    def by(self, rule: Rule, reference: float | None) -> Kind:
+        """What the point is by a rule."""
+        if not self.violation <= FEASIBLE:
+            return Kind.INFEASIBLE
+        if not self.optimal(rule):
+            return Kind.NOT_OPTIMAL
+        if reference is None:
+            return Kind.NO_REFERENCE
+        near = self.upper <= reference + rule.room(reference)
+        return Kind.SOLVED if near else Kind.WORSE
 
 
 def judge(book: Textbook, x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Verdict:
-    """Re-solve the lower problem at x, and compare."""
+    """Re-solve the lower problem at x, and compare by the strict rule."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     upper, lower, *lists = _functions(book)
     with np.errstate(all="ignore"):
@@ -62,18 +93,7 @@ def judge(book: Textbook, x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Ver
     best = _follower(book, x, y, lower, lists[2], lists[3], np.random.default_rng(seed))
     best = min(best, mine)
     found = Verdict(Kind.SOLVED, value, mine, best, violation)
-    return found._replace(kind=_kind(found, book.upper_best))
-
-
-def _kind(found: Verdict, reference: float | None) -> Kind:
-    if not found.violation <= FEASIBLE:
-        return Kind.INFEASIBLE
-    if not found.optimal:
-        return Kind.NOT_OPTIMAL
-    if reference is None:
-        return Kind.NO_REFERENCE
-    near = found.upper <= reference + WORSE * (1 + abs(reference))
-    return Kind.SOLVED if near else Kind.WORSE
+    return found._replace(kind=found.by(STRICT, book.upper_best))
 
 
 def _functions(book: Textbook) -> list[Callable]:
@@ -145,8 +165,8 @@ def _local(x, start, lower, inequalities, equations) -> float:
 
 def _value(x, y, lower, inequalities, equations) -> float:
     with np.errstate(all="ignore"):
-        inside = (inequalities(x, y) >= -FEASIBLE).all()
-        inside = inside and (np.abs(equations(x, y)) <= FEASIBLE).all()
+        inside = (inequalities(x, y) >= -RIVAL).all()
+        inside = inside and (np.abs(equations(x, y)) <= RIVAL).all()
         value = float(lower(x, y)[0])
     return value if inside and np.isfinite(value) else np.inf
 
