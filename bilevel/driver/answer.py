@@ -41,12 +41,12 @@ class FollowerCertificate(NamedTuple):
 
     @property
     def feasible(self) -> bool:
-        return max(self.upper_violation, self.lower_violation) <= FEASIBLE
+        return bool(max(self.upper_violation, self.lower_violation) <= FEASIBLE)
 
     @property
     def optimal(self) -> bool:
         """Whether the gap is at most `1e-6 scale`."""
-        return self.gap <= GAP * self.scale
+        return bool(self.gap <= GAP * self.scale)
 
     @property
     def bounded(self) -> bool:

@@ -93,7 +93,7 @@ def check_small(
 
 def _certificate(functions: Functions, at: Candidate, x: Upper, y: Lower) -> FollowerCertificate:
     upper, lower = (max(float(excess), 0.0) for excess in at.violation)
-    unit, small = functions.units
+    unit, small = map(float, functions.units)
     differs = at.worst - at.upper > DIFFERS * (1 / unit + abs(at.upper))
     return FollowerCertificate(
         upper=at.upper * unit,
