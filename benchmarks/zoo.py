@@ -7,8 +7,7 @@ of x and y that is refined at every local minimum, and are kept beside what `bl.
 import json
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 

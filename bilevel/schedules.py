@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,22 +13,29 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Int, PyTree, Scalar, ScalarLike
 
+from bilevel.fields import Checked, as_number
+
 Count = Int[Array, ""] | int
 
 
-class AbstractSchedule(eqx.Module):
+class AbstractSchedule(Checked):
     """A scalar as a function of the step number."""
 
     @abc.abstractmethod
     def __call__(self, k: Count) -> Scalar:
         """The number at step k."""
 
+    @property
+    def head(self) -> Any:
+        """A number that decides the sign of all others; `None` where it takes a computation."""
+        return None
+
 
 def _array(value: ScalarLike) -> Array:
     """A floating array: whole numbers would turn the arithmetic of a schedule into that of ints."""
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e300:
         value = float(value)
-    value = jnp.asarray(value)
+    value = as_number(value)
     inexact = jnp.issubdtype(value.dtype, jnp.inexact)
     return value if inexact else value.astype(jnp.result_type(float))
 
@@ -36,6 +44,10 @@ class Constant(AbstractSchedule):
     """The same number at every step. A number given where a schedule is expected becomes one."""
 
     value: ScalarLike = eqx.field(converter=_array)
+
+    @property
+    def head(self):
+        return self.value
 
     def __call__(self, k: Count) -> Scalar:
         return jnp.asarray(self.value)
@@ -50,6 +62,10 @@ class Polynomial(AbstractSchedule):
     scale: ScalarLike = eqx.field(converter=_array)
     power: ScalarLike = eqx.field(converter=_array)
     start: ScalarLike = eqx.field(converter=_array, default=1.0)
+
+    @property
+    def head(self):
+        return self.scale
 
     def __call__(self, k: Count) -> Scalar:
         scale, power, start = (jnp.asarray(a) for a in (self.scale, self.power, self.start))
@@ -66,6 +82,10 @@ class Linear(AbstractSchedule):
     start: ScalarLike = eqx.field(converter=_array)
     slope: ScalarLike = eqx.field(converter=_array)
 
+    @property
+    def head(self):
+        return self.start
+
     def __call__(self, k: Count) -> Scalar:
         start, slope = jnp.asarray(self.start), jnp.asarray(self.slope)
         return start + slope.astype(start.dtype) * jnp.asarray(k).astype(start.dtype)
@@ -80,6 +100,10 @@ class Cosine(AbstractSchedule):
     start: ScalarLike = eqx.field(converter=_array)
     steps: ScalarLike = eqx.field(converter=_array)
     end: ScalarLike = eqx.field(converter=_array, default=0.0)
+
+    @property
+    def head(self):
+        return self.start
 
     def __call__(self, k: Count) -> Scalar:
         start = jnp.asarray(self.start)
@@ -108,14 +132,42 @@ class Function(AbstractSchedule):
 
 
 def as_schedule(value: AbstractSchedule | ScalarLike | Callable) -> AbstractSchedule:
-    """A number becomes `Constant`, a function of k becomes `Function`."""
+    """A number becomes `Constant`, a function of k becomes `Function`.
+
+    Raises:
+        TypeError: a class, or a function that does not take a step number to a number.
+    """
     if isinstance(value, AbstractSchedule):
         return value
+    if isinstance(value, type):
+        raise TypeError(f"the class {value.__name__} is no step size; create one, with a number.")
     if not callable(value):
         if isinstance(value, str) or value is None:
             raise TypeError(f"{value!r} is no step size; a number, a schedule or an update is.")
         return Constant(value)
-    return Function(value if isinstance(value, Partial) else Partial(value))
+    schedule = Function(value if isinstance(value, Partial) else Partial(value))
+    _check_function(schedule)
+    return schedule
+
+
+def _check_function(schedule: "Function") -> None:
+    """A function of the step number returns one number."""
+    name = repr(schedule)
+    try:
+        out = jax.eval_shape(lambda k: schedule.fn(k), jnp.int32(0))
+    except Exception as error:
+        told = str(error).strip().split("\n")[0][:200]
+        raise TypeError(
+            f"{name} is no schedule: called with a step number it raised {type(error).__name__}: "
+            f"{told}. A number, a function of the step number or an update is needed; a factory "
+            f"such as optax.adam is called first: optax.adam(0.1)."
+        ) from error
+    if jax.tree.structure(out) != jax.tree.structure(0) or out.shape != ():
+        raise TypeError(
+            f"{name} is no schedule: called with a step number it returned "
+            f"{type(out).__name__}, and one number is needed. A factory is called first, such as "
+            "optax.adam(0.1)."
+        )
 
 
 def is_schedule(value: object) -> bool:
@@ -134,6 +186,10 @@ class Times(AbstractSchedule):
 
     factor: ScalarLike = eqx.field(converter=_array)
     schedule: AbstractSchedule
+
+    @property
+    def head(self):
+        return self.factor
 
     def __call__(self, k: Count) -> Scalar:
         value = self.schedule(k)

@@ -12,10 +12,11 @@ import optax
 from jaxtyping import PyTree, ScalarLike
 
 from bilevel import trees
+from bilevel.fields import Checked, fraction, nonnegative
 from bilevel.schedules import AbstractSchedule, Count, as_schedule, shown, times
 
 
-class AbstractUpdate(eqx.Module):
+class AbstractUpdate(Checked):
     """Moves a tree against a direction and returns it in the dtypes it came in.
 
     `k` is the step number that schedules see; the method says which count that is.
@@ -33,7 +34,7 @@ class AbstractUpdate(eqx.Module):
 class SGD(AbstractUpdate):
     """`x ← x − a_k d`."""
 
-    step_size: AbstractSchedule = eqx.field(converter=as_schedule)
+    step_size: AbstractSchedule = nonnegative(converter=as_schedule)
 
     def init(self, tree):
         return None
@@ -48,8 +49,8 @@ class SGD(AbstractUpdate):
 class Momentum(AbstractUpdate):
     """Heavy ball: `m ← b m + d`, `x ← x − a_k m`; with `nesterov`, `x ← x − a_k (b m + d)`."""
 
-    step_size: AbstractSchedule = eqx.field(converter=as_schedule)
-    decay: ScalarLike = eqx.field(converter=jnp.asarray, default=0.9)
+    step_size: AbstractSchedule = nonnegative(converter=as_schedule)
+    decay: ScalarLike = fraction(0.9)
     nesterov: bool = eqx.field(static=True, default=False)
 
     def init(self, tree):
@@ -126,7 +127,7 @@ class Scaled(AbstractUpdate):
     """`factor` times the move of another update."""
 
     update: AbstractUpdate
-    factor: ScalarLike = eqx.field(converter=jnp.asarray)
+    factor: ScalarLike = nonnegative()
 
     def init(self, tree):
         return self.update.init(tree)

@@ -12,7 +12,7 @@ class Layer(NamedTuple):
 
 LAYERS = (
     Layer(
-        ("trees", "typing", "sharding", "host", "options", "_version"),
+        ("trees", "typing", "fields", "sharding", "host", "options", "_version"),
         "pytrees, aliases, meshes, settings",
     ),
     Layer(("sets",), "constraint sets and their projections"),

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from bilevel.fields import Checked
 from bilevel.schedules import Count
 
 Estimand = Callable[[Any, Any], PyTree]  # estimand(point, sample): pure, all randomness in sample
 
 
-class AbstractEstimator(eqx.Module):
+class AbstractEstimator(Checked):
     """Turns evaluations of an estimand `D(w; s)` into a direction, and owns the memory for it.
 
     The first direction (k = 0) is always `D(w_0; s_0)`.

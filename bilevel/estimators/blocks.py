@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from bilevel import trees
 from bilevel.estimators.base import AbstractEstimator, zeros_of
+from bilevel.fields import count, nonnegative, optional
 from bilevel.schedules import AbstractSchedule, Count, as_schedule, first_one
 
 
@@ -91,11 +92,9 @@ class MSVR(AbstractBlockEstimator):
     for coupled compositional optimization". NeurIPS 2022, arXiv:2207.08540.
     """
 
-    blocks: int = eqx.field(static=True)
-    weight: AbstractSchedule = eqx.field(converter=as_schedule, default=0.1)
-    correction: AbstractSchedule | None = eqx.field(
-        converter=lambda value: None if value is None else as_schedule(value), default=None
-    )
+    blocks: int = count()
+    weight: AbstractSchedule = nonnegative(0.1, converter=as_schedule)
+    correction: AbstractSchedule | None = nonnegative(None, converter=optional(as_schedule))
 
     def combine(self, last, new, old, drawn, k, seen=None):
         a, gamma = self.weight(k), self._correction(drawn.size, k)
@@ -131,8 +130,8 @@ class SparseSTORM(AbstractBlockEstimator):
     multi-task stochastic bilevel optimization", arXiv:2105.02266.
     """
 
-    blocks: int = eqx.field(static=True)
-    weight: AbstractSchedule = eqx.field(converter=as_schedule, default=0.1)
+    blocks: int = count()
+    weight: AbstractSchedule = nonnegative(0.1, converter=as_schedule)
 
     def combine(self, last, new, old, drawn, k, seen=None):
         keep, share = 1 - first_one(self.weight, k), self.blocks / drawn.size

@@ -2,12 +2,12 @@
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
 from bilevel import trees
 from bilevel.estimators.base import AbstractEstimator, Estimand, zeros_of
+from bilevel.fields import count, nonnegative
 from bilevel.schedules import AbstractSchedule, as_schedules, first_one, is_schedule
 
 
@@ -37,7 +37,7 @@ class STORM(AbstractEstimator):
     NeurIPS 2019, arXiv:1905.10018.
     """
 
-    weight: PyTree[AbstractSchedule] = eqx.field(converter=as_schedules, default=0.1)
+    weight: PyTree[AbstractSchedule] = nonnegative(converter=as_schedules, default=0.1)
 
     def init(self, estimand, point, sample):
         return Path(zeros_of(estimand, point, sample), trees.copy(point))
@@ -67,7 +67,7 @@ class SPIDER(AbstractEstimator):
     Reference: Fang, Li, Lin, Zhang. "SPIDER". NeurIPS 2018, arXiv:1807.01695.
     """
 
-    period: int = eqx.field(static=True, default=16)
+    period: int = count(16)
 
     def init(self, estimand, point, sample):
         return Path(zeros_of(estimand, point, sample.small), trees.copy(point))

@@ -1,9 +1,8 @@
 """Estimators that look at the current point alone."""
 
-import equinox as eqx
-
 from bilevel import trees
 from bilevel.estimators.base import AbstractEstimator, zeros_of
+from bilevel.fields import nonnegative
 from bilevel.schedules import AbstractSchedule, as_schedule, first_one
 
 
@@ -20,7 +19,7 @@ class SGD(AbstractEstimator):
 class MovingAverage(AbstractEstimator):
     """`d ← (1 − θ_k) d + θ_k D(w; s)`; biased while w moves, even without noise."""
 
-    weight: AbstractSchedule = eqx.field(converter=as_schedule, default=0.1)
+    weight: AbstractSchedule = nonnegative(0.1, converter=as_schedule)
 
     def init(self, estimand, point, sample):
         return zeros_of(estimand, point, sample)

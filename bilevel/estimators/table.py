@@ -2,13 +2,13 @@
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from bilevel import trees
 from bilevel.estimators.base import AbstractEstimator, zeros_of
+from bilevel.fields import count
 
 
 class Slot(NamedTuple):
@@ -36,7 +36,7 @@ class SAGA(AbstractEstimator):
     Reference: Defazio, Bach, Lacoste-Julien. "SAGA". NeurIPS 2014, arXiv:1407.0202.
     """
 
-    slots: int = eqx.field(static=True)
+    slots: int = count()
 
     def init(self, estimand, point, sample):
         row = zeros_of(estimand, point, sample.sample)

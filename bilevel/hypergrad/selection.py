@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import oracles, trees
+from bilevel.fields import Checked, count, nonnegative
 from bilevel.hypergrad.value_difference import Perturbed
 from bilevel.lower import AbstractLowerSolver, ToTolerance
 from bilevel.oracles import Price
@@ -29,7 +30,7 @@ class Selected(NamedTuple):
     gap: Scalar  # g(x, y) − min g(x, ·), as far as the minimum was found
 
 
-class AbstractSelection(eqx.Module):
+class AbstractSelection(Checked):
     """Finds the lower minimiser that the upper level wants, at a fixed x."""
 
     @abc.abstractmethod
@@ -65,9 +66,9 @@ class SwitchingGradient(AbstractSelection):
 
     upper_update: AbstractUpdate = eqx.field(converter=as_update, default=5e-2)
     lower_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    tol: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-3)
-    steps: int = eqx.field(static=True, default=500)
-    first_steps: int = eqx.field(static=True, default=100)
+    tol: ScalarLike = nonnegative(1e-3)
+    steps: int = count(500)
+    first_steps: int = count(100, least=0)
 
     def price(self) -> Price:
         grads = self.first_steps + self.steps  # of both levels together
@@ -123,7 +124,7 @@ class PenalisedSelection(AbstractSelection):
             is convex on the lower solutions, or the start near.
     """
 
-    penalty: ScalarLike = eqx.field(converter=jnp.asarray, default=100.0)
+    penalty: ScalarLike = nonnegative(100.0)
     pessimistic: bool = eqx.field(static=True, default=False)
     solver: AbstractLowerSolver = eqx.field(default_factory=lambda: ToTolerance(1e-6))
 

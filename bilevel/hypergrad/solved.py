@@ -3,10 +3,10 @@
 import abc
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, ScalarLike
 
 from bilevel import oracles
+from bilevel.fields import Checked, nonnegative, positive
 from bilevel.hypergrad.kkt import kkt
 from bilevel.hypergrad.result import HyperGrad
 from bilevel.hypergrad.two_penalty import two_penalty
@@ -17,7 +17,7 @@ from bilevel.problem import Batch, Problem
 from bilevel.typing import Lower, RandomKey, Upper
 
 
-class AbstractOracle(eqx.Module):
+class AbstractOracle(Checked):
     """`x → l'(x)`, exact or not: each call solves the lower problem, starting from y."""
 
     @abc.abstractmethod
@@ -56,7 +56,7 @@ class TwoPenalty(AbstractOracle):
         inner: solver of the penalised problem.
     """
 
-    accuracy: ScalarLike = eqx.field(converter=jnp.asarray, default=0.03)
+    accuracy: ScalarLike = nonnegative(0.03)
     solver: AbstractLowerSolver = eqx.field(default_factory=SQP)
     inner: AbstractLowerSolver = eqx.field(default_factory=SQP)
 
@@ -75,7 +75,7 @@ class TwoPenalty(AbstractOracle):
 class TwoPoint(AbstractOracle):
     """Two values of the hyper-objective, at x ± radius along a random direction: `two_point`."""
 
-    radius: ScalarLike = eqx.field(converter=jnp.asarray, default=0.02)
+    radius: ScalarLike = positive(0.02)
     solver: AbstractLowerSolver = eqx.field(default_factory=SQP)
 
     def __call__(self, problem, x, y, batch, key=None):

@@ -4,15 +4,15 @@ import abc
 from collections.abc import Callable
 from typing import ClassVar
 
-import equinox as eqx
 from jaxtyping import PyTree
 
 from bilevel import trees
+from bilevel.fields import Checked
 
 Operator = Callable[..., PyTree]  # operator(v, i): the product with the i-th sample of H
 
 
-class AbstractLinear(eqx.Module):
+class AbstractLinear(Checked):
     """Approximates `v = H⁻¹ b` for a symmetric operator on pytrees.
 
     `operator(v, i)` multiplies with the i-th sample of H and keeps the dtypes of v; a solver that

@@ -1,12 +1,12 @@
 """Solvers that form columns of H: for a few hundred unknowns, and for tests."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import ScalarLike
 
 from bilevel import trees
+from bilevel.fields import count, nonnegative
 from bilevel.linear.base import AbstractLinear, widened
 from bilevel.schedules import shown
 
@@ -42,8 +42,8 @@ class Nystrom(AbstractLinear):
     differentiation". AISTATS 2023, arXiv:2302.09726.
     """
 
-    rank: int = eqx.field(static=True, default=5)
-    ridge: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+    rank: int = count(5)
+    ridge: ScalarLike = nonnegative(0.1)
 
     @property
     def samples(self) -> int:

@@ -1,11 +1,11 @@
 """Solvers that use products with H alone."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree, ScalarLike
 
 from bilevel import trees
+from bilevel.fields import count, nonnegative
 from bilevel.linear.base import AbstractLinear, widened
 from bilevel.schedules import shown
 
@@ -17,8 +17,8 @@ class CG(AbstractLinear):
     steps as y has entries. Stops early once `‖H v − b‖ ≤ tol ‖b‖` (and at rounding).
     """
 
-    steps: int = eqx.field(static=True, default=20)
-    tol: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
+    steps: int = count(20)
+    tol: ScalarLike = nonnegative(0.0)
 
     @property
     def samples(self) -> int:
@@ -43,8 +43,8 @@ class NormalCG(AbstractLinear):
     solution of least norm when started from zero. Stops early once `‖H (H v − b)‖ ≤ tol ‖H b‖`.
     """
 
-    steps: int = eqx.field(static=True, default=20)
-    tol: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
+    steps: int = count(20)
+    tol: ScalarLike = nonnegative(0.0)
 
     @property
     def samples(self) -> int:
@@ -70,8 +70,8 @@ class FixedPoint(AbstractLinear):
     this is stochastic gradient descent on `½ vᵀH v − bᵀv`, unbiased, with a noise floor of order a.
     """
 
-    steps: int = eqx.field(static=True, default=10)
-    step_size: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+    steps: int = count(10)
+    step_size: ScalarLike = nonnegative(0.1)
 
     @property
     def samples(self) -> int:
@@ -99,8 +99,8 @@ class Neumann(AbstractLinear):
     H. For a fixed H the error is at most `(1 − a μ)^(Q+1) ‖b‖/μ` when `a ≤ 1/L`.
     """
 
-    steps: int = eqx.field(static=True, default=10)
-    step_size: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+    steps: int = count(10)
+    step_size: ScalarLike = nonnegative(0.1)
 
     @property
     def samples(self) -> int:
@@ -134,8 +134,8 @@ class RandomizedNeumann(AbstractLinear):
     Reference: Ghadimi, Wang. "Approximation methods for bilevel programming". arXiv:1802.02246.
     """
 
-    terms: int = eqx.field(static=True, default=10)
-    step_size: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+    terms: int = count(10)
+    step_size: ScalarLike = nonnegative(0.1)
     needs_key = True
 
     def __check_init__(self):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import oracles, trees
+from bilevel.fields import count, nonnegative
 from bilevel.problem import Batch, Problem
 from bilevel.typing import Lower, Scalar
 
@@ -36,10 +37,10 @@ class BiGSAM(eqx.Module):
     problems". SIAM J. Optim. 27(2), 2017, arXiv:1702.03999. Recalled, not checked against the text.
     """
 
-    lower_step: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
-    upper_step: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
-    weight: ScalarLike = eqx.field(converter=jnp.asarray, default=2.0)
-    steps: int = eqx.field(static=True, default=1000)
+    lower_step: ScalarLike = nonnegative(0.1)
+    upper_step: ScalarLike = nonnegative(0.1)
+    weight: ScalarLike = nonnegative(2.0)
+    steps: int = count(1000)
 
     def solve(self, problem: Problem, x, y0: Lower, batch: Batch = Batch()) -> Selected:
         """The point reached from y0, and the upper loss there.

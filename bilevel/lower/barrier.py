@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, ScalarLike
 
 from bilevel import oracles, trees
+from bilevel.fields import count, positive
 from bilevel.linear import Equations
 from bilevel.lower import kkt
 from bilevel.lower.solvers import AbstractLowerSolver, LowerSolution
@@ -43,8 +44,8 @@ class LogBarrier(AbstractLowerSolver):
     Press 2004.
     """
 
-    t: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-4)
-    max_steps: int = eqx.field(static=True, default=200)
+    t: ScalarLike = positive(1e-4)
+    max_steps: int = count(200)
 
     def solve(self, problem, x, y0, batch=None) -> LowerSolution:
         bound, y0 = equations_of(problem.lower_set), trees.copy(y0)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import oracles, trees
+from bilevel.fields import count, nonnegative
 from bilevel.linear.tolerance import conjugate
 from bilevel.lower.solvers import AbstractLowerSolver, LowerSolution, residual_of
 from bilevel.problem import RepeatedBatch
@@ -28,9 +29,9 @@ class Descend(AbstractLowerSolver):
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update)
-    tol: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-8)
-    max_steps: int = eqx.field(static=True, default=10_000)
-    patience: int = eqx.field(static=True, default=200)
+    tol: ScalarLike = nonnegative(1e-8)
+    max_steps: int = count(10_000)
+    patience: int = count(200, least=0)
 
     def solve(self, problem, x, y0, batch=None):
         def measured(y):
@@ -87,9 +88,9 @@ class NewtonCG(AbstractLowerSolver):
     Sci. Comput. 17(1), 1996.
     """
 
-    tol: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-8)
-    max_steps: int = eqx.field(static=True, default=10_000)
-    forcing: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+    tol: ScalarLike = nonnegative(1e-8)
+    max_steps: int = count(10_000)
+    forcing: ScalarLike = nonnegative(0.1)
 
     def solve(self, problem, x, y0, batch=None):
         y0 = trees.copy(y0)

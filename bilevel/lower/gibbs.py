@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from bilevel import oracles, trees
+from bilevel.fields import Checked, count, nonnegative, positive
 from bilevel.lower.solvers import AbstractLowerSolver, ToTolerance
 from bilevel.oracles import Price
 from bilevel.problem import Problem
@@ -26,7 +27,7 @@ class Cloud(NamedTuple):
     acceptance: Scalar  # part of the proposals taken; NaN where there are none
 
 
-class AbstractGibbs(eqx.Module):
+class AbstractGibbs(Checked):
     """Represents the Gibbs measure `π_x ∝ exp(−g(x, ·)/T)` by a cloud of points."""
 
     @property
@@ -82,10 +83,10 @@ class MALA(AbstractGibbs):
     discrete approximations". Bernoulli 1996.
     """
 
-    chains: int = eqx.field(static=True, default=2000)
-    steps: int = eqx.field(static=True, default=20)
-    step_size: ScalarLike = eqx.field(converter=jnp.asarray, default=2e-3)
-    spread: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
+    chains: int = count(2000)
+    steps: int = count(20)
+    step_size: ScalarLike = nonnegative(2e-3)
+    spread: ScalarLike = positive(1.0)
     settle: AbstractLowerSolver = eqx.field(default_factory=lambda: ToTolerance(1e-3, 200))
     adjusted: bool = eqx.field(static=True, default=True)
 

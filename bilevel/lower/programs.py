@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, ScalarLike
 
 from bilevel import trees
+from bilevel.fields import Checked, count
 from bilevel.lower import kkt
 from bilevel.lower.kkt import Duals
 from bilevel.typing import Scalar
@@ -35,7 +36,7 @@ class Solution(NamedTuple):
     residual: Scalar  # largest violation of the optimality conditions, in the program's own scale
 
 
-class AbstractQP(eqx.Module):
+class AbstractQP(Checked):
     """Finds a solution; derivatives are none of its business."""
 
     @abc.abstractmethod
@@ -53,7 +54,7 @@ class Qpax(AbstractQP):
     """
 
     tol: ScalarLike | None = None
-    max_steps: int = eqx.field(static=True, default=40)
+    max_steps: int = count(40)
 
     def solve(self, program):
         qpax = _imported("qpax")
@@ -77,7 +78,7 @@ class Mpax(AbstractQP):
     """
 
     tol: ScalarLike | None = None
-    max_steps: int = eqx.field(static=True, default=100_000)
+    max_steps: int = count(100_000)
 
     def solve(self, program):
         mpax = _imported("mpax")

@@ -11,16 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import oracles, trees
+from bilevel.fields import count, nonnegative, optional
 from bilevel.lower.descent import Descent
 from bilevel.problem import Problem, Samples
 from bilevel.schedules import Count
 from bilevel.sets import Ball
 from bilevel.typing import Lower
 from bilevel.updates import AbstractUpdate
-
-
-def _radius(value: ScalarLike | None) -> Any:
-    return None if value is None else jnp.asarray(value)
 
 
 class BallSGD(eqx.Module):
@@ -34,8 +31,8 @@ class BallSGD(eqx.Module):
         average: end at the mean of the iterates y_1, …, y_steps, not at the last.
     """
 
-    steps: int = eqx.field(static=True)
-    radius: ScalarLike | None = eqx.field(converter=_radius, default=None)
+    steps: int = count()
+    radius: ScalarLike | None = nonnegative(None, converter=optional(), infinite=True)
     average: bool = eqx.field(static=True, default=False)
 
     def descend(
@@ -73,8 +70,8 @@ class EpochSGD(eqx.Module):
     stochastic strongly-convex optimization". JMLR 2014.
     """
 
-    first: int = eqx.field(static=True)  # steps of the first epoch
-    epochs: int = eqx.field(static=True, default=4)
+    first: int = count()  # steps of the first epoch
+    epochs: int = count(4)
 
     @property
     def steps(self) -> int:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import oracles, trees
+from bilevel.fields import Checked, count, nonnegative, positive
 from bilevel.lower.kkt import Duals
 from bilevel.problem import Problem
 from bilevel.sets import Free
@@ -27,7 +28,7 @@ class LowerSolution(NamedTuple):
     active: Bool[Array, " k"] | None = None  # which of its inequalities are active, likewise
 
 
-class AbstractLowerSolver(eqx.Module):
+class AbstractLowerSolver(Checked):
     """Minimises `g(x, ·)` from a starting point."""
 
     @abc.abstractmethod
@@ -59,7 +60,7 @@ class Gradient(AbstractLowerSolver):
     """A fixed number of (projected) steps with any update; differentiable in both modes."""
 
     update: AbstractUpdate = eqx.field(converter=as_update)
-    steps: int = eqx.field(static=True, default=100)
+    steps: int = count(100)
 
     def solve(self, problem, x, y0, batch=None):
         def body(carry, k):
@@ -80,9 +81,9 @@ class Accelerated(AbstractLowerSolver):
     Step 1/L and momentum `(√κ − 1)/(√κ + 1)`; the gap of the loss shrinks by `1 − 1/√κ` a step.
     """
 
-    smoothness: ScalarLike = eqx.field(converter=jnp.asarray)  # L
-    convexity: ScalarLike = eqx.field(converter=jnp.asarray)  # μ
-    steps: int = eqx.field(static=True, default=100)
+    smoothness: ScalarLike = nonnegative()  # L
+    convexity: ScalarLike = nonnegative()  # μ
+    steps: int = count(100)
 
     def solve(self, problem, x, y0, batch=None):
         dtype = jnp.result_type(float)
@@ -119,10 +120,10 @@ class ToTolerance(AbstractLowerSolver):
     arXiv:1204.3982.
     """
 
-    tol: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-8)
-    max_steps: int = eqx.field(static=True, default=10_000)
-    first_step: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
-    patience: int = eqx.field(static=True, default=200)
+    tol: ScalarLike = nonnegative(1e-8)
+    max_steps: int = count(10_000)
+    first_step: ScalarLike = positive(1.0)
+    patience: int = count(200, least=0)
 
     def solve(self, problem, x, y0, batch=None):
         y0 = trees.copy(y0)
@@ -242,7 +243,7 @@ class Optimistix(AbstractLowerSolver):
     """
 
     minimiser: Any
-    max_steps: int = eqx.field(static=True, default=1000)
+    max_steps: int = count(1000)
 
     def solve(self, problem, x, y0, batch=None):
         try:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import oracles, trees
+from bilevel.fields import count, nonnegative
 from bilevel.lower import kkt
 from bilevel.lower.kkt import Duals
 from bilevel.lower.programs import AbstractQP, Program, Qpax, solution
@@ -32,8 +33,8 @@ class SQP(AbstractLowerSolver):
         programs: solver of the quadratic programs.
     """
 
-    tol: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-10)
-    max_steps: int = eqx.field(static=True, default=50)
+    tol: ScalarLike = nonnegative(1e-10)
+    max_steps: int = count(50)
     programs: AbstractQP = eqx.field(default_factory=Qpax)
 
     def solve(self, problem, x, y0, batch=None) -> LowerSolution:

@@ -6,10 +6,10 @@ import enum
 import math
 from typing import Any, ClassVar, Protocol, Self
 
-import equinox as eqx
 from jaxtyping import Scalar
 
-from bilevel.linear import AbstractLinear
+from bilevel import fields
+from bilevel.fields import Checked
 from bilevel.methods import references
 from bilevel.methods.references import Paper
 from bilevel.oracles import Price
@@ -64,20 +64,20 @@ class LowerAssumption(enum.Enum):
 
 
 def count(default: Any, *, grows: bool = False) -> Any:
-    """A static field that must be a whole number of at least 1, which the method checks.
+    """A static field that must be a whole number of at least 1.
 
     Args:
         default: its default value; `None` for one that may be left to the data.
         grows: a `PolynomialCount` is allowed, too.
     """
-    return eqx.field(static=True, default=default, metadata={"count": True, "grows": grows})
+    return fields.count(default, also=PolynomialCount if grows else None)
 
 
 class Unsupported(ValueError):
     """A method was given a problem it is not made for."""
 
 
-class AbstractMethod(eqx.Module):
+class AbstractMethod(Checked):
     """One algorithm: how it starts, and how it steps on the samples it is handed.
 
     A concrete method is final, holds its settings as fields, and declares what problem
@@ -121,22 +121,6 @@ class AbstractMethod(eqx.Module):
             NotImplementedError: the method has no theory of its own.
         """
         raise NotImplementedError(f"{cls.__name__} tells no step sizes; choose them by hand.")
-
-    def __check_init__(self) -> None:
-        """Settings of the wrong kind, refused where they are written."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            grown = isinstance(value, PolynomialCount) and field.metadata.get("grows", False)
-            left = value is None and field.default is None
-            counted = grown or left or (type(value) is int and value >= 1)
-            if field.metadata.get("count", False) and not counted:
-                raise ValueError(
-                    f"{field.name} is {value!r}; a whole number of at least 1 is needed."
-                )
-            if field.name == "linear" and not isinstance(value, AbstractLinear):
-                raise TypeError(
-                    f"linear is {value!r}; a solver of bilevel.linear is needed, such as CG(10)."
-                )
 
     @classmethod
     def reference(cls) -> Paper:
@@ -182,8 +166,8 @@ class AbstractMethod(eqx.Module):
         """
 
     def __repr__(self) -> str:
-        fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        return f"{type(self).__name__}({', '.join(f'{n}={_shown(v)}' for n, v in fields)})"
+        held = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return f"{type(self).__name__}({', '.join(f'{n}={_shown(v)}' for n, v in held)})"
 
 
 class LoopMethod(AbstractMethod):

@@ -4,16 +4,16 @@ import abc
 import math
 from typing import Any
 
-import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree, Scalar
 
 from bilevel import oracles, trees
+from bilevel.fields import Checked
 from bilevel.problem import Problem
 from bilevel.typing import Data, Lower, RandomKey, Upper
 
 
-class AbstractResponse(eqx.Module):
+class AbstractResponse(Checked):
     """A differentiable model `ŷ_φ(x)` of the lower solution `y*(x)`, with parameters φ.
 
     φ is any pytree of floating arrays. The model itself holds settings only.

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, ScalarLike
 
 from bilevel import oracles, trees
 from bilevel.estimators import MSVR
+from bilevel.fields import nonnegative, optional
 from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.blocks import blocks
 from bilevel.oracles import Price
@@ -72,16 +73,14 @@ class BSVRBv1(AbstractMethod):
     y_update: AbstractUpdate = eqx.field(
         converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 3)
     )
-    weight: AbstractSchedule = eqx.field(
+    weight: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3, 2.0)
     )
-    x_weight: AbstractSchedule = eqx.field(
+    x_weight: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3, 2.0)
     )
-    correction: AbstractSchedule | None = eqx.field(
-        converter=lambda value: None if value is None else as_schedule(value), default=None
-    )
-    convexity: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-3)
+    correction: AbstractSchedule | None = nonnegative(None, converter=optional(as_schedule))
+    convexity: ScalarLike = nonnegative(1e-3)
     stale: bool = eqx.field(static=True, default=False)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.BLOCKS})

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import oracles, trees
 from bilevel.estimators import MSVR
+from bilevel.fields import nonnegative, optional
 from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.blocks import blocks
 from bilevel.oracles import Price
@@ -81,18 +82,14 @@ class BSVRBv2(AbstractMethod):
     v_update: AbstractUpdate = eqx.field(
         converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 3)
     )
-    weight: AbstractSchedule = eqx.field(
+    weight: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3, 2.0)
     )
-    x_weight: AbstractSchedule = eqx.field(
+    x_weight: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3, 2.0)
     )
-    correction: AbstractSchedule | None = eqx.field(
-        converter=lambda value: None if value is None else as_schedule(value), default=None
-    )
-    radius: ScalarLike | None = eqx.field(
-        converter=lambda value: None if value is None else jnp.asarray(value), default=None
-    )
+    correction: AbstractSchedule | None = nonnegative(None, converter=optional(as_schedule))
+    radius: ScalarLike | None = nonnegative(None, converter=optional(), infinite=True)
     catch_up: bool = eqx.field(static=True, default=False)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.BLOCKS})

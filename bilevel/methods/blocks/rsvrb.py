@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from bilevel import oracles, trees
 from bilevel.estimators import SparseSTORM
+from bilevel.fields import nonnegative
 from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.blocks import blocks
 from bilevel.oracles import Price
@@ -75,10 +76,10 @@ class RSVRB(AbstractMethod):
     y_update: AbstractUpdate = eqx.field(
         converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 3)
     )
-    weight: AbstractSchedule = eqx.field(
+    weight: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3)
     )
-    convexity: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-3)
+    convexity: ScalarLike = nonnegative(1e-3)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.BLOCKS})
     memory: ClassVar[str] = "3 x, 2 y; a block: x, 2 y, x × y, y × y"

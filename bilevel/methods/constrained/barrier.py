@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import hypergrad, lower, oracles, trees
+from bilevel.fields import count, nonnegative, optional
 from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
 from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
@@ -73,12 +74,10 @@ class Barrier(AbstractMethod):
         newton_steps: at most, in each solve for y.
     """
 
-    x_update: AbstractUpdate | None = eqx.field(
-        converter=lambda value: None if value is None else as_update(value), default=None
-    )
-    t: AbstractSchedule = eqx.field(converter=as_schedule, default=1e-4)
-    max_step: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
-    newton_steps: int = eqx.field(static=True, default=200)
+    x_update: AbstractUpdate | None = eqx.field(converter=optional(as_update), default=None)
+    t: AbstractSchedule = nonnegative(1e-4, converter=as_schedule)
+    max_step: ScalarLike = nonnegative(1.0)
+    newton_steps: int = count(200)
 
     supports: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET}
     samples: ClassVar[bool] = False

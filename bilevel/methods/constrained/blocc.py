@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import oracles, trees
+from bilevel.fields import nonnegative
 from bilevel.lower import kkt, lagrangian
 from bilevel.lower.kkt import Duals
 from bilevel.methods.base import AbstractMethod, count
@@ -62,9 +63,9 @@ class BLOCC(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     dual_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    penalty: AbstractSchedule = eqx.field(converter=as_schedule, default=10.0)
+    penalty: AbstractSchedule = nonnegative(10.0, converter=as_schedule)
     lower_steps: int = count(50, grows=True)
-    y_steps: int = eqx.field(static=True, default=1)
+    y_steps: int = count(1)
 
     supports: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET}
     samples: ClassVar[bool] = False

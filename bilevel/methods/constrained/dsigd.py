@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import hypergrad, lower, oracles, trees
+from bilevel.fields import count, fraction, nonnegative
 from bilevel.lower import SQP, AbstractLowerSolver
 from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
@@ -52,11 +53,11 @@ class DSIGD(AbstractMethod):
         max_backtracks: after as many attempts x stays where it is.
     """
 
-    step_size: AbstractSchedule = eqx.field(converter=as_schedule, default=1.0)
-    shrink: ScalarLike = eqx.field(converter=jnp.asarray, default=0.9)
-    decrease: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-4)
-    deviation: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-3)
-    max_backtracks: int = eqx.field(static=True, default=100)
+    step_size: AbstractSchedule = nonnegative(1.0, converter=as_schedule)
+    shrink: ScalarLike = fraction(0.9)
+    decrease: ScalarLike = nonnegative(1e-4)
+    deviation: ScalarLike = nonnegative(1e-3)
+    max_backtracks: int = count(100)
     solver: AbstractLowerSolver = eqx.field(default_factory=SQP)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_LINEAR})

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import hypergrad, trees
+from bilevel.fields import nonnegative
 from bilevel.lower import AbstractLowerSolver, ToTolerance
 from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
@@ -44,7 +45,7 @@ class KornowskiEq(AbstractMethod):
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    perturbation: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-4)
+    perturbation: ScalarLike = nonnegative(1e-4)
     solver: AbstractLowerSolver = eqx.field(default_factory=lambda: ToTolerance(1e-8))
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_EQUATIONS})

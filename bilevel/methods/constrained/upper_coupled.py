@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ScalarLike
 
 from bilevel import trees
+from bilevel.fields import nonnegative
 from bilevel.lower.barrier import finite
 from bilevel.methods.base import AbstractMethod, Unsupported, count
 from bilevel.oracles import Price
@@ -135,8 +136,8 @@ class AugmentedLagrangian(Charged):
     """
 
     method: AbstractMethod
-    penalty: ScalarLike = eqx.field(converter=jnp.asarray, default=10.0)
-    growth: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
+    penalty: ScalarLike = nonnegative(10.0)
+    growth: ScalarLike = nonnegative(1.0)
     period: int = count(100)
 
     @staticmethod
@@ -173,7 +174,7 @@ class QuadraticPenalty(Charged):
     """
 
     method: AbstractMethod
-    penalty: AbstractSchedule = eqx.field(converter=as_schedule, default=100.0)
+    penalty: AbstractSchedule = nonnegative(100.0, converter=as_schedule)
 
     @staticmethod
     def cost(values: Values, duals: Values, weight: Scalar) -> Scalar:
@@ -198,7 +199,7 @@ class UpperBarrier(Charged):
     """
 
     method: AbstractMethod
-    t: AbstractSchedule = eqx.field(converter=as_schedule, default=1e-2)
+    t: AbstractSchedule = nonnegative(1e-2, converter=as_schedule)
 
     @staticmethod
     def cost(values: Values, duals: Values, weight: Scalar) -> Scalar:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import hypergrad, oracles, trees
+from bilevel.fields import nonnegative, optional
 from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -44,12 +45,8 @@ class DARTS(AbstractMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    radius: ScalarLike | None = eqx.field(
-        converter=lambda radius: None if radius is None else jnp.asarray(radius), default=None
-    )
-    unroll_step: AbstractSchedule | None = eqx.field(
-        converter=lambda step: None if step is None else as_schedule(step), default=None
-    )
+    radius: ScalarLike | None = nonnegative(None, converter=optional(), infinite=True)
+    unroll_step: AbstractSchedule | None = nonnegative(None, converter=optional(as_schedule))
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "x, y"

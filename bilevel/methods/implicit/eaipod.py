@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import hypergrad, oracles, trees
+from bilevel.fields import fraction, nonnegative
 from bilevel.linear import AbstractLinear, RandomizedNeumann
 from bilevel.methods.base import AbstractMethod, Constants, count, series_terms
 from bilevel.oracles import Price
@@ -50,11 +51,11 @@ class EAiPOD(AbstractMethod):
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
-    y_step: AbstractSchedule = eqx.field(converter=as_schedule, default=1e-1)
+    y_step: AbstractSchedule = nonnegative(1e-1, converter=as_schedule)
     linear: AbstractLinear = eqx.field(default_factory=lambda: RandomizedNeumann(10, 0.1))
     lower_steps: int = count(5, grows=True)
     upper_steps: int = count(2)
-    probability: ScalarLike = eqx.field(converter=jnp.asarray, default=0.3)
+    probability: ScalarLike = fraction(0.3)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_EQUATIONS})
     memory: ClassVar[str] = "x, 2 y"

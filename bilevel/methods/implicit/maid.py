@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ScalarLike
 
-from bilevel import oracles, trees
+from bilevel import fields, oracles, trees
 from bilevel.linear.tolerance import conjugate
 from bilevel.lower import AbstractLowerSolver, NewtonCG
 from bilevel.methods.base import AbstractMethod, Constants
@@ -42,7 +42,7 @@ def _optional(value: ScalarLike | None) -> Array | None:
 
 
 def _number(default: float):
-    return eqx.field(converter=jnp.asarray, default=default)
+    return fields.nonnegative(default)
 
 
 class MAID(AbstractMethod):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import hypergrad, lower, oracles, trees
+from bilevel.fields import finite, optional
 from bilevel.hypergrad import HyperGrad
 from bilevel.linear import AbstractLinear, NormalCG
 from bilevel.methods.base import LoopMethod, LowerAssumption, count
@@ -43,9 +44,7 @@ class SMBG(LoopMethod):
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     lower_steps: int = count(10, grows=True)
     linear: AbstractLinear = eqx.field(default_factory=lambda: NormalCG(20))
-    floor: ScalarLike | None = eqx.field(
-        converter=lambda floor: None if floor is None else jnp.asarray(floor), default=None
-    )
+    floor: ScalarLike | None = finite(None, converter=optional())
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
     below: ClassVar[LowerAssumption] = LowerAssumption.NONCONVEX

@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from bilevel import hypergrad, oracles, trees
+from bilevel.fields import count, nonnegative, positive
 from bilevel.lower import responses
 from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.oracles import Price
@@ -68,12 +69,12 @@ class STN(AbstractMethod):
         converter=as_update, default_factory=lambda: FromOptax(optax.adam, 3e-3)
     )
     response: responses.AbstractResponse = eqx.field(default_factory=responses.Affine)
-    sigma0: ScalarLike = eqx.field(converter=jnp.asarray, default=0.5)
-    entropy: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-5)
-    train_steps: int = eqx.field(static=True, default=2)
-    valid_steps: int = eqx.field(static=True, default=1)
-    warm_up: int = eqx.field(static=True, default=50)
-    perturbations: int = eqx.field(static=True, default=32)
+    sigma0: ScalarLike = positive(0.5)
+    entropy: ScalarLike = nonnegative(1e-5)
+    train_steps: int = count(2)
+    valid_steps: int = count(1, least=0)
+    warm_up: int = count(50, least=0)
+    perturbations: int = count(32)
     tune_sigma: bool = eqx.field(static=True, default=True)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})

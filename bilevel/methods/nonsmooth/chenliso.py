@@ -9,9 +9,9 @@ the last x where the paper takes one of all iterates at random.
 from typing import ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
+from bilevel.fields import positive
 from bilevel.hypergrad import AbstractSelection, PenalisedSelection
 from bilevel.methods.base import LoopMethod, LowerAssumption
 from bilevel.methods.nonsmooth.zeroth import Zeroth
@@ -43,7 +43,7 @@ class ChenLiSo(LoopMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     selection: AbstractSelection = eqx.field(default_factory=PenalisedSelection)
-    radius: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+    radius: ScalarLike = positive(0.1)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
     below: ClassVar[LowerAssumption] = LowerAssumption.DOMINATED

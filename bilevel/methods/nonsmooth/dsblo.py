@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import lower, trees
+from bilevel.fields import fraction, nonnegative
 from bilevel.hypergrad import AbstractOracle, ActiveSet
 from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
@@ -52,10 +53,10 @@ class DSBLO(AbstractMethod):
         oracle: of hypergradients; `hypergrad.ActiveSet` in the paper.
     """
 
-    decay: ScalarLike = eqx.field(converter=jnp.asarray, default=0.9)
-    cap: ScalarLike = eqx.field(converter=jnp.asarray, default=10.0)
-    damping: ScalarLike = eqx.field(converter=jnp.asarray, default=10.0)
-    deviation: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-2)
+    decay: ScalarLike = fraction(0.9)
+    cap: ScalarLike = nonnegative(10.0)
+    damping: ScalarLike = nonnegative(10.0)
+    deviation: ScalarLike = nonnegative(1e-2)
     oracle: AbstractOracle = eqx.field(default_factory=ActiveSet)
 
     supports: ClassVar = frozenset({Structure.LOWER_LINEAR})

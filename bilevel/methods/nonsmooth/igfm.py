@@ -9,9 +9,9 @@ Differs from the paper: where the lower loss is too high, the value oracle steps
 from typing import ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
+from bilevel.fields import positive
 from bilevel.hypergrad import AbstractSelection, SwitchingGradient
 from bilevel.methods.base import LoopMethod, LowerAssumption
 from bilevel.methods.nonsmooth.zeroth import Zeroth
@@ -37,7 +37,7 @@ class IGFM(LoopMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     selection: AbstractSelection = eqx.field(default_factory=SwitchingGradient)
-    radius: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+    radius: ScalarLike = positive(0.1)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
     below: ClassVar[LowerAssumption] = LowerAssumption.DOMINATED

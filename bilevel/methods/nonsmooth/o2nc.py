@@ -7,9 +7,9 @@ optimization". NeurIPS 2024, arXiv:2406.12771.
 from typing import ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
+from bilevel.fields import positive
 from bilevel.hypergrad import AbstractOracle, TwoPenalty
 from bilevel.methods.base import LoopMethod, count
 from bilevel.methods.nonsmooth.online import OnlineToNonconvex
@@ -37,7 +37,7 @@ class O2NC(LoopMethod):
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-3)
-    radius: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-2)
+    radius: ScalarLike = positive(1e-2)
     period: int = count(10)
     oracle: AbstractOracle = eqx.field(default_factory=TwoPenalty)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import hypergrad, trees
+from bilevel.fields import positive
 from bilevel.hypergrad import AbstractOracle, TwoPenalty
 from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
@@ -43,7 +44,7 @@ class PIGD(AbstractMethod):
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
-    radius: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-2)
+    radius: ScalarLike = positive(1e-2)
     oracle: AbstractOracle = eqx.field(default_factory=TwoPenalty)
 
     supports: ClassVar = frozenset({Structure.LOWER_LINEAR, Structure.LOWER_COUPLED})

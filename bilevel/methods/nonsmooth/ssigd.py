@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import lower, trees
+from bilevel.fields import nonnegative
 from bilevel.hypergrad import AbstractOracle, ActiveSet
 from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
@@ -49,7 +50,7 @@ class SSIGD(AbstractMethod):
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    deviation: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-3)
+    deviation: ScalarLike = nonnegative(1e-3)
     oracle: AbstractOracle = eqx.field(default_factory=ActiveSet)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_LINEAR})

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import oracles, trees
+from bilevel.fields import count, nonnegative
 from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -61,13 +62,13 @@ class TPHSD(AbstractMethod):
     y_update: AbstractUpdate = eqx.field(
         converter=as_update, default_factory=lambda: Polynomial(0.5, 0.8)
     )
-    momentum: AbstractSchedule = eqx.field(
+    momentum: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(1.0, 0.5)
     )
-    multiplier_step: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
-    correction: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
-    tol: ScalarLike = eqx.field(converter=jnp.asarray, default=0.3)
-    max_restore: int = eqx.field(static=True, default=1000)
+    multiplier_step: ScalarLike = nonnegative(0.1)
+    correction: ScalarLike = nonnegative(1.0)
+    tol: ScalarLike = nonnegative(0.3)
+    max_restore: int = count(1000, least=0)
 
     supports: ClassVar[frozenset[Structure]] = frozenset()
     below: ClassVar[LowerAssumption] = LowerAssumption.NONCONVEX

@@ -7,9 +7,9 @@ optimization". NeurIPS 2024, arXiv:2406.12771. Its zeroth-order algorithm, "Algo
 from typing import ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
+from bilevel.fields import nonnegative, positive
 from bilevel.hypergrad import TwoPoint
 from bilevel.lower import SQP, AbstractLowerSolver
 from bilevel.methods.base import LoopMethod, count
@@ -37,9 +37,9 @@ class ZerothO2NC(LoopMethod):
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-3)
-    radius: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-2)
+    radius: ScalarLike = positive(1e-2)
     period: int = count(10)
-    smoothing: ScalarLike = eqx.field(converter=jnp.asarray, default=2e-2)
+    smoothing: ScalarLike = nonnegative(2e-2)
     solver: AbstractLowerSolver = eqx.field(default_factory=SQP)
 
     supports: ClassVar = frozenset({Structure.LOWER_LINEAR, Structure.LOWER_COUPLED})

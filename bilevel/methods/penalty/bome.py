@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import lower, oracles, trees
+from bilevel.fields import nonnegative
 from bilevel.methods.base import AbstractMethod, Constants, LowerAssumption, count, series_terms
 from bilevel.methods.penalty.barrier_multiplier import barrier_multiplier
 from bilevel.methods.penalty.value_gap import value_gap
@@ -58,7 +59,7 @@ class BOME(AbstractMethod):
     )
     z_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     lower_steps: int = count(10, grows=True)
-    decrease: ScalarLike = eqx.field(converter=jnp.asarray, default=0.5)
+    decrease: ScalarLike = nonnegative(0.5)
     value_based: bool = eqx.field(static=True, default=False)
 
     supports: ClassVar[frozenset[Structure]] = frozenset()

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from bilevel import lower, oracles, trees
+from bilevel.fields import nonnegative
 from bilevel.methods.base import AbstractMethod, LowerAssumption, count
 from bilevel.methods.penalty.value_gap import value_gap
 from bilevel.oracles import Price
@@ -64,15 +65,15 @@ class BVFSM(AbstractMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=2e-2)
     z_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    y_step: AbstractSchedule = eqx.field(converter=as_schedule, default=1.0)
-    slack: AbstractSchedule = eqx.field(
+    y_step: AbstractSchedule = nonnegative(1.0, converter=as_schedule)
+    slack: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(0.5, 1.0)
     )
-    barrier: AbstractSchedule = eqx.field(
+    barrier: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(0.1, 1.0)
     )
     lower_steps: int = count(50, grows=True)
-    y_steps: int = eqx.field(static=True, default=25)
+    y_steps: int = count(25)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     below: ClassVar[LowerAssumption] = LowerAssumption.NONCONVEX

@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel import hypergrad
+from bilevel.fields import nonnegative
 from bilevel.methods.base import Constants, LoopMethod, count, series_terms
 from bilevel.methods.penalty.penalty import Penalty
 from bilevel.problem import Structure
@@ -38,9 +39,9 @@ class F2BA(LoopMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    penalty: AbstractSchedule = eqx.field(converter=as_schedule, default=100.0)
+    penalty: AbstractSchedule = nonnegative(100.0, converter=as_schedule)
     lower_steps: int = count(10, grows=True)
-    order: int = eqx.field(static=True, default=1)
+    order: int = count(1)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
     memory: ClassVar[str] = "x, 2 y (4 y for orders 3, 4)"

@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 
 import equinox as eqx
 
+from bilevel.fields import nonnegative
 from bilevel.methods.base import Constants, LoopMethod, count
 from bilevel.methods.penalty.penalty import Penalty
 from bilevel.problem import Structure
@@ -40,7 +41,7 @@ class F2SA(LoopMethod):
     )
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     z_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    penalty: AbstractSchedule = eqx.field(
+    penalty: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(2.0, -1 / 3)
     )
     lower_steps: int = count(10, grows=True)

@@ -9,10 +9,10 @@ gradient is taken at the inner iterates y and z here; the paper may take it at t
 from typing import ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel.estimators import STORM
+from bilevel.fields import fraction, nonnegative, positive
 from bilevel.methods.base import LoopMethod, LowerAssumption
 from bilevel.methods.penalty.penalty import Anchors, Penalty
 from bilevel.problem import Structure
@@ -39,10 +39,10 @@ class KwonSL(LoopMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-3)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    penalty: AbstractSchedule = eqx.field(converter=as_schedule, default=10.0)
-    weight: AbstractSchedule = eqx.field(converter=as_schedule, default=0.1)
-    radius: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
-    relaxation: ScalarLike = eqx.field(converter=jnp.asarray, default=0.5)
+    penalty: AbstractSchedule = nonnegative(10.0, converter=as_schedule)
+    weight: AbstractSchedule = nonnegative(0.1, converter=as_schedule)
+    radius: ScalarLike = positive(1.0)
+    relaxation: ScalarLike = fraction(0.5)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
     below: ClassVar[LowerAssumption] = LowerAssumption.DOMINATED

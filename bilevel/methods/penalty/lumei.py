@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import oracles, trees
+from bilevel.fields import count, nonnegative
 from bilevel.lower import AbstractLowerSolver, ToTolerance
 from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.methods.penalty.infeasibility import infeasibility, penalised
@@ -87,11 +88,11 @@ class TheorySolver(MinimaxSolver):
         max_steps: of each loop inside.
     """
 
-    upper_L: ScalarLike = eqx.field(converter=jnp.asarray)
-    lower_L: ScalarLike = eqx.field(converter=jnp.asarray)
-    diameter: ScalarLike = eqx.field(converter=jnp.asarray)
-    constraint_L: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
-    max_steps: int = eqx.field(static=True, default=10_000)
+    upper_L: ScalarLike = nonnegative()
+    lower_L: ScalarLike = nonnegative()
+    diameter: ScalarLike = nonnegative()
+    constraint_L: ScalarLike = nonnegative(0.0)
+    max_steps: int = count(10_000)
 
     def init(self, x, y):
         k = jnp.zeros((), jnp.int32)
@@ -163,7 +164,7 @@ class LuMei(AbstractMethod):
             at most ε.
     """
 
-    accuracy: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+    accuracy: ScalarLike = nonnegative(0.1)
     solver: MinimaxSolver = eqx.field(default_factory=NestedSolver)
 
     supports: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET}

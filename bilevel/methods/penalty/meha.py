@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import oracles, trees
+from bilevel.fields import nonnegative
 from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -50,10 +51,10 @@ class MEHA(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=2e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=2e-2)
     z_update: AbstractUpdate = eqx.field(converter=as_update, default=5e-2)
-    penalty: AbstractSchedule = eqx.field(
+    penalty: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(10.0, -0.3)
     )
-    proximity: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
+    proximity: ScalarLike = nonnegative(1.0)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
     below: ClassVar[LowerAssumption] = LowerAssumption.CONVEX

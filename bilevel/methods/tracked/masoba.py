@@ -7,9 +7,9 @@ smoothness conditions". JMLR 2024, arXiv:2306.12067.
 from typing import ClassVar, Self
 
 import equinox as eqx
-import jax.numpy as jnp
 
 from bilevel import trees
+from bilevel.fields import nonnegative
 from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
@@ -40,8 +40,8 @@ class MASOBA(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     v_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    weight: AbstractSchedule = eqx.field(converter=as_schedule, default=0.5)
-    tau: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
+    weight: AbstractSchedule = nonnegative(0.5, converter=as_schedule)
+    tau: ScalarLike = nonnegative(1.0)
     use_updated_h: bool = eqx.field(static=True, default=False)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 
 import equinox as eqx
 
+from bilevel.fields import positive
 from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
@@ -35,7 +36,7 @@ class SOBA(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     v_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    radius: ScalarLike | None = eqx.field(converter=tracked.as_radius, default=None)
+    radius: ScalarLike | None = positive(None, converter=tracked.as_radius, infinite=True)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "x, 2 y"

@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple, Self
 import equinox as eqx
 
 from bilevel.estimators import ENDLESS, SPIDER, Anchored, Refresh, mean_over, most_batches
+from bilevel.fields import positive
 from bilevel.methods.base import AbstractMethod, Constants, count
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
@@ -52,7 +53,7 @@ class SRBA(AbstractMethod):
     v_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     period: int | None = count(None)
     restart: int | None = count(None)
-    radius: ScalarLike | None = eqx.field(converter=tracked.as_radius, default=None)
+    radius: ScalarLike | None = positive(None, converter=tracked.as_radius, infinite=True)
     batches: int | None = count(None)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})

@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.estimators import STORM
+from bilevel.fields import nonnegative
 from bilevel.linear import AbstractLinear, Neumann
 from bilevel.methods.base import Constants, LoopMethod, series_terms
 from bilevel.methods.variance_reduced.sampled import Directions
@@ -41,10 +42,10 @@ class MRBO(LoopMethod):
         converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 3)
     )
     linear: AbstractLinear = eqx.field(default_factory=lambda: Neumann(10, 0.1))
-    x_weight: AbstractSchedule = eqx.field(
+    x_weight: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3)
     )
-    y_weight: AbstractSchedule = eqx.field(
+    y_weight: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3)
     )
 

@@ -7,12 +7,12 @@ number of factors of a randomised series, or the difference would not cancel the
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from bilevel import hypergrad, oracles, trees
 from bilevel.estimators import mean_over
+from bilevel.fields import count
 from bilevel.linear import AbstractLinear
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, RepeatedBatch, Samples, ZippedSamples, as_samples
@@ -128,7 +128,7 @@ class Bundles(Samples):
     upper: Samples
     lower: Samples
     key: RandomKey | None
-    size: int = eqx.field(static=True)
+    size: int = count()
 
     def __getitem__(self, i):
         key = None if self.key is None else jax.random.fold_in(self.key, i)
@@ -139,7 +139,7 @@ class Groups(Samples):
     """Runs of `size` batches, each a handle."""
 
     samples: Samples
-    size: int = eqx.field(static=True)
+    size: int = count()
 
     def __getitem__(self, i):
         return self.samples.skip(i * self.size)

@@ -12,6 +12,7 @@ from jaxtyping import ScalarLike
 
 from bilevel import hypergrad, oracles, trees
 from bilevel.estimators import STORM, Path
+from bilevel.fields import nonnegative
 from bilevel.hypergrad import Curvature
 from bilevel.linear import matrices
 from bilevel.methods.base import AbstractMethod, Constants
@@ -53,11 +54,11 @@ class STABLE(AbstractMethod):
     y_update: AbstractUpdate = eqx.field(
         converter=as_update, default_factory=lambda: Polynomial(0.2, 0.5)
     )
-    weight: AbstractSchedule = eqx.field(
+    weight: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(1.0, 0.5)
     )
-    convexity: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-3)
-    cross_bound: ScalarLike = eqx.field(converter=jnp.asarray, default=1e3)
+    convexity: ScalarLike = nonnegative(1e-3)
+    cross_bound: ScalarLike = nonnegative(1e3)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "2 x, 2 y, y × y, x × y"

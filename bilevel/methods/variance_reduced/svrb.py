@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from bilevel import hypergrad, oracles, trees
 from bilevel.estimators import STORM, Path
+from bilevel.fields import nonnegative
 from bilevel.hypergrad import Curvature
 from bilevel.linear import matrices
 from bilevel.methods.base import AbstractMethod, Constants
@@ -65,10 +66,10 @@ class SVRB(AbstractMethod):
     y_update: AbstractUpdate = eqx.field(
         converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 3)
     )
-    weight: AbstractSchedule = eqx.field(
+    weight: AbstractSchedule = nonnegative(
         converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3)
     )
-    convexity: ScalarLike = eqx.field(converter=jnp.asarray, default=1e-3)
+    convexity: ScalarLike = nonnegative(1e-3)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "3 x, 4 y, y × y, x × y"

@@ -22,6 +22,7 @@ from bilevel.apps.llm.rewards.losses import AbstractContrast
 from bilevel.apps.llm.rewards.reward import Normalised, Reward
 from bilevel.data import Data
 from bilevel.driver import Result
+from bilevel.fields import nonnegative
 from bilevel.methods import TTSA
 from bilevel.problem import Problem
 from bilevel.selection import solve
@@ -75,7 +76,7 @@ class AIHF(AbstractAlignment):
     negatives: AbstractNegatives | None = None
     anchor: Fixed | Moving = Fixed()
     weights: Weights | None = None
-    decay: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
+    decay: ScalarLike = nonnegative(0.0)
     per_token: bool = eqx.field(static=True, default=False)
     normalise: int = eqx.field(static=True, default=0)
     rounds: Rounds | None = None

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
 from bilevel.apps.llm.methods.task import Task
 from bilevel.driver import Best, Checkpoint, Outcome, Result
 from bilevel.driver.checkpoint import digest
+from bilevel.fields import Checked
 from bilevel.typing import RandomKey
 
 
@@ -36,7 +36,7 @@ class Aligned(NamedTuple):
         return self.results[-1].status.outcome in (Outcome.FINISHED, Outcome.CONVERGED)
 
 
-class AbstractAlignment(eqx.Module):
+class AbstractAlignment(Checked):
     """A way to align: bilevel or a baseline, with the same data."""
 
     @abc.abstractmethod

@@ -20,6 +20,7 @@ from bilevel.apps.llm.methods.single_level import (
 from bilevel.apps.llm.methods.task import Weights, by_counts
 from bilevel.apps.llm.policies.policy import AbstractPolicy, log_ratios
 from bilevel.apps.llm.rewards import losses
+from bilevel.fields import fraction, nonnegative
 from bilevel.updates import AbstractUpdate, as_update
 
 
@@ -33,7 +34,7 @@ class DPO(AbstractAlignment):
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
-    smoothing: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
+    smoothing: ScalarLike = fraction(0.0)
     reference_free: bool = eqx.field(static=True, default=False)
     rows: int | None = eqx.field(static=True, default=None)
 
@@ -69,7 +70,7 @@ class IPO(AbstractAlignment):
         rows: as in `DPO`.
     """
 
-    tau: ScalarLike = eqx.field(converter=jnp.asarray)
+    tau: ScalarLike = nonnegative()
     per_token: bool = eqx.field(static=True)
     update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
     rows: int | None = eqx.field(static=True, default=None)
@@ -104,7 +105,7 @@ class AIHFDPO(AbstractAlignment):
 
     update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
     weights: Weights | None = None
-    smoothing: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
+    smoothing: ScalarLike = fraction(0.0)
     rows: int | None = eqx.field(static=True, default=None)
 
     def run(self, task, start, options):

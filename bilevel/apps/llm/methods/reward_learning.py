@@ -40,6 +40,7 @@ from bilevel.apps.llm.policy_steps.policy_step import (
 from bilevel.apps.llm.rewards import losses
 from bilevel.apps.llm.rewards.losses import AbstractContrast
 from bilevel.apps.llm.rewards.reward import Reward, judged
+from bilevel.fields import Checked
 from bilevel.problem import Batch, Problem
 from bilevel.typing import RandomKey, Scalar
 
@@ -49,7 +50,7 @@ from bilevel.typing import RandomKey, Scalar
 Own = Callable[[PyTree], tuple[Float[Array, "n k"], Float[Array, "n k"]]]
 
 
-class AbstractNegatives(eqx.Module):
+class AbstractNegatives(Checked):
     """Rewards of the current policy's responses to the prompts of demonstrations."""
 
     @abc.abstractmethod

@@ -21,6 +21,7 @@ from bilevel.apps.llm.policies.policy import generate
 from bilevel.apps.llm.policy_steps.policy_step import AbstractPolicyStep
 from bilevel.apps.llm.rewards.reward import Reward, Shifted, judged, moments
 from bilevel.driver.log import as_metric
+from bilevel.fields import fraction, nonnegative
 from bilevel.updates import AbstractUpdate, as_update
 
 
@@ -35,8 +36,8 @@ class RewardModel(AbstractAlignment):
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
-    decay: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
-    smoothing: ScalarLike = eqx.field(converter=jnp.asarray, default=0.0)
+    decay: ScalarLike = nonnegative(0.0)
+    smoothing: ScalarLike = fraction(0.0)
     per_token: bool = eqx.field(static=True, default=False)
 
     def run(self, task, start, options):

@@ -19,6 +19,7 @@ from bilevel.apps.llm.methods.single_level import (
 from bilevel.apps.llm.methods.task import Task, Weights, by_counts
 from bilevel.apps.llm.policies.policy import AbstractPolicy, generate, log_ratios, referred
 from bilevel.apps.llm.rewards import losses
+from bilevel.fields import nonnegative
 from bilevel.updates import AbstractUpdate, as_update
 
 
@@ -37,7 +38,7 @@ class SPIN(AbstractAlignment):
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
-    strength: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
+    strength: ScalarLike = nonnegative(0.1)
     rounds: int = eqx.field(static=True, default=1)
     replay: bool = eqx.field(static=True, default=False)
     rows: int | None = eqx.field(static=True, default=None)

@@ -13,6 +13,7 @@ from bilevel.apps.llm.methods.single_level import (
     of_policy,
 )
 from bilevel.apps.llm.policies.policy import AbstractPolicy
+from bilevel.fields import nonnegative
 from bilevel.updates import AbstractUpdate, as_update
 
 
@@ -27,7 +28,7 @@ class SFT(AbstractAlignment):
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
-    per_row: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
+    per_row: ScalarLike = nonnegative(1.0)
 
     def run(self, task, start, options):
         kept = kept_only(task, demonstrations=demonstrations_of(task))
@@ -38,7 +39,7 @@ class SFT(AbstractAlignment):
 
 class Likelihood(eqx.Module):
     policy: AbstractPolicy
-    per_row: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
+    per_row: ScalarLike = nonnegative(1.0)
 
     def __call__(self, x, batch):
         logp = self.policy.logprob(x, batch.demonstrations)

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import PyTree, ScalarLike
 
 from bilevel.apps.llm.data.sources import Together
@@ -12,6 +11,7 @@ from bilevel.apps.llm.policy_steps.policy_step import Prompts
 from bilevel.apps.llm.rewards.reward import Reward
 from bilevel.data import Data, Sampler
 from bilevel.data.reading import as_source
+from bilevel.fields import nonnegative
 
 
 class Task(eqx.Module):
@@ -28,7 +28,7 @@ class Task(eqx.Module):
 
     policy: AbstractPolicy
     reference: PyTree
-    beta: ScalarLike = eqx.field(converter=jnp.asarray)
+    beta: ScalarLike = nonnegative()
     reward: Reward | None = None
     demonstrations: Responses | None = None
     preferences: Preferences | None = None

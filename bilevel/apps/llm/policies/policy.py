@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bilevel import trees
+from bilevel.fields import Checked
 from bilevel.typing import RandomKey
 
 
@@ -34,7 +35,7 @@ class Preferences(NamedTuple):
     rejected: Responses
 
 
-class AbstractPolicy(eqx.Module):
+class AbstractPolicy(Checked):
     """A distribution over responses, with parameters y (any tree of floating arrays)."""
 
     @abc.abstractmethod

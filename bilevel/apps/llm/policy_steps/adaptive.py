@@ -11,6 +11,7 @@ from bilevel import trees
 from bilevel.apps.llm.policies.policy import repeated, stopped
 from bilevel.apps.llm.policies.tables import kl
 from bilevel.apps.llm.policy_steps.policy_step import AbstractPolicyStep, Goal, Prompts
+from bilevel.fields import nonnegative
 
 
 class AdaptiveState(NamedTuple):
@@ -35,9 +36,9 @@ class Adaptive(AbstractPolicyStep):
     """
 
     policy_step: AbstractPolicyStep
-    target: ScalarLike = eqx.field(converter=jnp.asarray)
-    rate: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
-    clip: ScalarLike = eqx.field(converter=jnp.asarray, default=0.2)
+    target: ScalarLike = nonnegative()
+    rate: ScalarLike = nonnegative(0.1)
+    clip: ScalarLike = nonnegative(0.2)
     samples: int = eqx.field(static=True, default=1)
 
     def init(self, goal, x, y):

@@ -8,6 +8,7 @@ from jaxtyping import ScalarLike
 from bilevel.apps.llm.policies.policy import AbstractPolicy
 from bilevel.apps.llm.policies.tables import optimum
 from bilevel.apps.llm.policy_steps.policy_step import AbstractPolicyStep, Goal
+from bilevel.fields import nonnegative
 from bilevel.updates import AbstractUpdate, as_update
 
 
@@ -17,7 +18,7 @@ class Mirror(AbstractPolicyStep):
     For a bandit: an enumerated policy whose parameters are its logits.
     """
 
-    rate: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
+    rate: ScalarLike = nonnegative(1.0)
 
     def init(self, goal, x, y):
         if not _listed(goal, self).tabular:

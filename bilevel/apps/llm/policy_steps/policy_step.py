@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree, ScalarLike
 from bilevel import trees
 from bilevel.apps.llm.policies.policy import AbstractPolicy, Responses, repeated, stopped
 from bilevel.apps.llm.rewards.reward import Reward
+from bilevel.fields import Checked, nonnegative
 from bilevel.typing import RandomKey, Scalar
 from bilevel.updates import AbstractUpdate, as_update
 
@@ -30,7 +31,7 @@ class Goal(eqx.Module):
     policy: AbstractPolicy
     reward: Reward
     reference: PyTree  # parameters of π_ref
-    beta: ScalarLike = eqx.field(converter=jnp.asarray)
+    beta: ScalarLike = nonnegative()
 
     def beta_like(self, array: Array) -> Array:
         return jnp.asarray(self.beta, array.dtype)
@@ -43,7 +44,7 @@ class Prompts(NamedTuple):
     key: RandomKey
 
 
-class AbstractPolicyStep(eqx.Module):
+class AbstractPolicyStep(Checked):
     """How a policy moves towards the maximum. What it keeps between calls is its `state`."""
 
     @abc.abstractmethod
@@ -154,7 +155,7 @@ class GRPO(AbstractPolicyStep):
     update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     samples: int = eqx.field(static=True, default=8)
     epochs: int = eqx.field(static=True, default=1)
-    clip: ScalarLike = eqx.field(converter=jnp.asarray, default=0.2)
+    clip: ScalarLike = nonnegative(0.2)
     scale: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
@@ -199,7 +200,7 @@ class SquaredAdvantage(AbstractPolicyStep):
     update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     samples: int = eqx.field(static=True, default=8)
     epochs: int = eqx.field(static=True, default=2)
-    constant: ScalarLike = eqx.field(converter=jnp.asarray, default=10.0)
+    constant: ScalarLike = nonnegative(10.0)
 
     def __check_init__(self):
         _at_least_two(self.samples)

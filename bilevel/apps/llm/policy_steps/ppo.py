@@ -17,6 +17,7 @@ from bilevel.apps.llm.policy_steps.policy_step import (
     clipped,
     drawn,
 )
+from bilevel.fields import fraction, nonnegative
 from bilevel.typing import Scalar
 from bilevel.updates import AbstractUpdate, as_update
 
@@ -55,11 +56,11 @@ class PPO(AbstractPolicyStep):
     samples: int = eqx.field(static=True, default=1)
     epochs: int = eqx.field(static=True, default=4)
     minibatches: int = eqx.field(static=True, default=1)
-    clip: ScalarLike = eqx.field(converter=jnp.asarray, default=0.2)
-    value_clip: ScalarLike = eqx.field(converter=jnp.asarray, default=0.2)
-    value_weight: ScalarLike = eqx.field(converter=jnp.asarray, default=0.1)
-    gamma: ScalarLike = eqx.field(converter=jnp.asarray, default=1.0)
-    decay: ScalarLike = eqx.field(converter=jnp.asarray, default=0.95)
+    clip: ScalarLike = nonnegative(0.2)
+    value_clip: ScalarLike = nonnegative(0.2)
+    value_weight: ScalarLike = nonnegative(0.1)
+    gamma: ScalarLike = nonnegative(1.0)
+    decay: ScalarLike = fraction(0.95)
     whiten: bool = eqx.field(static=True, default=True)
 
     def init(self, goal, x, y):

@@ -6,12 +6,12 @@ rewards can be trained by them. `ratio` is `log π(a|s) − log π_ref(a|s)`.
 
 import abc
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Scalar, ScalarLike
 
 from bilevel.apps.llm.policies.policy import Responses
+from bilevel.fields import Checked
 
 PerRow = Float[Array, " n"]
 PerSample = Float[Array, "n k"]
@@ -20,7 +20,7 @@ PerSample = Float[Array, "n k"]
 # --- the reward's contrast of demonstrations and what the policy says instead ---------------
 
 
-class AbstractContrast(eqx.Module):
+class AbstractContrast(Checked):
     """A loss of the reward model: demonstrations high, the policy's own responses low."""
 
     @abc.abstractmethod

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Scalar, ScalarLike
 from bilevel import trees
 from bilevel.apps.llm.policies.policy import Preferences, Responses, stopped
 from bilevel.apps.llm.rewards import losses
+from bilevel.fields import finite
 from bilevel.typing import RandomKey
 
 Reward = Callable[[PyTree, Responses], Float[Array, " n"]]  # reward(x, responses)
@@ -140,7 +141,7 @@ class Ended(eqx.Module):
 
     reward: Reward
     stop: Any  # the stop token, or an array of several
-    score: ScalarLike = eqx.field(converter=jnp.asarray, default=-1.0)
+    score: ScalarLike = finite(-1.0)
 
     def __call__(self, x: PyTree, responses: Responses) -> Float[Array, " n"]:
         values = self.reward(x, responses)
