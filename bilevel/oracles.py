@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from bilevel import trees
@@ -102,15 +101,15 @@ def hessian(problem: Problem, x, y, samples: Samples) -> Callable[..., PyTree]:
 def dense_hessian(problem: Problem, x, y, batch) -> Float[Array, "m m"]:
     """`∂²g/∂y²` as a matrix over the ravelled y: for small problems and tests."""
     _record("dense_hessian")
-    flat, unravel = ravel_pytree(y)
+    flat, unravel = trees.ravel(y)
     return jax.hessian(lambda flat: problem.lower(x, unravel(flat), batch))(flat)
 
 
 def dense_cross(problem: Problem, x, y, batch) -> Float[Array, "n m"]:
     """`∂²g/∂x∂y` as a matrix over the ravelled x and y: for small problems and tests."""
     _record("dense_cross")
-    flat_x, unravel_x = ravel_pytree(x)
-    flat_y, unravel_y = ravel_pytree(y)
+    flat_x, unravel_x = trees.ravel(x)
+    flat_y, unravel_y = trees.ravel(y)
     by_y = jax.grad(lambda p, q: problem.lower(unravel_x(p), unravel_y(q), batch), argnums=1)
     return jax.jacobian(by_y, argnums=0)(flat_x, flat_y).T
 

@@ -152,22 +152,28 @@ def as_schedule(value: AbstractSchedule | ScalarLike | Callable) -> AbstractSche
 
 def _check_function(schedule: "Function") -> None:
     """A function of the step number returns one number."""
-    name = repr(schedule)
+    mend = (
+        "A number, a function of the step number or an update is needed; a factory such as "
+        "optax.adam is called first: optax.adam(0.1)."
+    )
+    returned = []
+
+    def called(k):
+        with jax.numpy_dtype_promotion("standard"):
+            returned.append(schedule.fn(k))
+        return jnp.asarray(returned[0])
+
+    told = f"{schedule!r} is no schedule: called with a step number it"
     try:
-        out = jax.eval_shape(lambda k: schedule.fn(k), jnp.int32(0))
+        out = jax.eval_shape(called, jax.ShapeDtypeStruct((), jnp.int32))
     except Exception as error:
-        told = str(error).strip().split("\n")[0][:200]
-        raise TypeError(
-            f"{name} is no schedule: called with a step number it raised {type(error).__name__}: "
-            f"{told}. A number, a function of the step number or an update is needed; a factory "
-            f"such as optax.adam is called first: optax.adam(0.1)."
-        ) from error
-    if jax.tree.structure(out) != jax.tree.structure(0) or out.shape != ():
-        raise TypeError(
-            f"{name} is no schedule: called with a step number it returned "
-            f"{type(out).__name__}, and one number is needed. A factory is called first, such as "
-            "optax.adam(0.1)."
-        )
+        if returned:
+            raise TypeError(f"{told} returned {type(returned[0]).__name__}. {mend}") from error
+        first = str(error).strip().split("\n")[0][:200]
+        raise TypeError(f"{told} raised {type(error).__name__}: {first}. {mend}") from error
+    real = jnp.issubdtype(out.dtype, jnp.floating) or jnp.issubdtype(out.dtype, jnp.integer)
+    if out.shape != () or not real:
+        raise TypeError(f"{told} returned {out.dtype}{list(out.shape)}. {mend}")
 
 
 def is_schedule(value: object) -> bool:

@@ -89,6 +89,13 @@ def norm(a: PyTree) -> Scalar:
     return jnp.where(zero, jnp.zeros_like(square), jnp.sqrt(jnp.where(zero, 1, square)))
 
 
+def largest(a: PyTree) -> Scalar:
+    """The largest absolute value of an entry; 0 of an empty tree."""
+    dtype = widest(a)
+    sizes = [jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in jax.tree.leaves(a)]
+    return functools.reduce(jnp.maximum, sizes, jnp.zeros((), dtype))
+
+
 def where(condition: Bool[Array, ""], a: PyTree, b: PyTree) -> PyTree:
     """`a` where the (scalar) condition holds, else `b`."""
     return jax.tree.map(lambda p, q: jnp.where(condition, p, q), a, b)

@@ -7,12 +7,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree, ScalarLike
 
 from bilevel import trees
-from bilevel.fields import Checked, fraction, nonnegative
+from bilevel.fields import Checked, as_number, fraction, nonnegative
 from bilevel.schedules import AbstractSchedule, Count, as_schedule, shown, times
 
 
@@ -103,9 +102,14 @@ class FromOptax(AbstractUpdate):
     named: dict
 
     def __init__(self, factory, *numbers: ScalarLike, **named: ScalarLike):
+        if not callable(factory):
+            raise TypeError(
+                f"FromOptax is given {type(factory).__name__}; a factory and its numbers are "
+                "needed, such as FromOptax(optax.adam, 0.1)."
+            )
         self.factory = factory
-        self.numbers = tuple(map(jnp.asarray, numbers))
-        self.named = {name: jnp.asarray(number) for name, number in named.items()}
+        self.numbers = tuple(map(as_number, numbers))
+        self.named = {name: as_number(number) for name, number in named.items()}
 
     def _built(self) -> Optax:
         return Optax(self.factory(*self.numbers, **self.named))

@@ -29,6 +29,7 @@ class Gap(enum.IntFlag):
     LOWER_NONCONVEX = 64
     KINK = 128
     BRANCH = 256
+    INFEASIBLE = 512
 
 
 WORDS = {
@@ -48,9 +49,11 @@ WORDS = {
     "may have a kink here; stationarity is that of one side (look at certificates.goldstein)",
     Gap.BRANCH: "the lower loss is not convex at the given y, so the lower solution is a local "
     "one, and all is said of its branch alone",
+    Gap.INFEASIBLE: "a constraint is violated at the given point, which is not feasible",
 }
 LOST = Gap.UPPER_COUPLED | Gap.LOWER_NONCONVEX  # stationarity is not measured
 KINK_MARGIN = 1e-6
+FEASIBLE = 1e-3  # times 1 + max |x|, |y|: largest violation of a constraint
 
 
 class Certificate(NamedTuple):
@@ -69,7 +72,13 @@ class Certificate(NamedTuple):
     solved_adjoint_residual: Scalar  # how accurate its v is; NaN with a closed form
     sc_margin: Scalar  # min_i max(λ_i, −h_i) at y*: zero at a kink; infinite without inequalities
     lower_curvature: Scalar  # λ_min(∂²g/∂y²) at y*, along its face; NaN when y is large
+    violation: Scalar  # the largest of a constraint on x or y, at the given point; 0 inside
     gaps: Int[Array, ""]  # a combination of `Gap`; 0 when nothing is missing
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the constraints hold to 1e-3 times `1 + max |x|, |y|`; not under jit."""
+        return Gap.INFEASIBLE not in Gap(int(self.gaps))
 
     def summary(self) -> str:
         """What the numbers say, in a few sentences. Reads the values, so not under jit."""
@@ -105,6 +114,8 @@ class Certificate(NamedTuple):
             said.append(
                 f"Every lower inequality has a force or a slack of {self.sc_margin:.2e} at least."
             )
+        if self.violation > 0 or not self.feasible:
+            said.append(f"The largest violation of a constraint is {self.violation:.2e}.")
         said += [f"Not certified: {WORDS[gap]}." for gap in gaps]
         if measured and not unsolved:
             said += self._doubts()
@@ -208,7 +219,10 @@ def certify(
     if problem.lower_step is None and not measures.is_implicit(problem):
         kkt = lower_kkt_residual(problem, x, y, None, batch.lower) if measures.is_small(y) else nan
     numbers = (stationarity, value, tracking, residual, kkt, adjoint, solved_lower)
-    numbers += (solved_adjoint, margin, curvature)
+    violation = measures.violation(problem, x, y)
+    feasible = violation <= FEASIBLE * (1 + trees.largest((x, y)).astype(violation.dtype))
+    gaps = gaps | jnp.where(feasible, 0, Gap.INFEASIBLE).astype(jnp.int32)
+    numbers += (solved_adjoint, margin, curvature, violation)
     return Certificate(*(n.astype(nan.dtype) for n in numbers), gaps=gaps)
 
 

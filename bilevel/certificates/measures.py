@@ -7,6 +7,7 @@ system; the lower measures need `∇_y g` and, where there is a `lower_set`, its
 
 import importlib.util
 
+import jax
 import jax.numpy as jnp
 
 from bilevel import hypergrad, lower, oracles, sets, trees
@@ -100,6 +101,20 @@ def tracking_error(
         return unknown(x, y)
     solved = (solver or ToTolerance()).solve(problem, x, y, batch.lower).y
     return trees.norm(trees.sub(y, solved))
+
+
+def violation(problem: Problem, x: Upper, y: Lower) -> Scalar:
+    """The largest amount by which x or y violates a constraint of its set; 0 inside both.
+
+    In the units of the constraint: a bound, a row `A z - b`, a component of `h(x, y)`.
+    """
+    dtype = trees.widest((x, y))
+    worst = jnp.zeros((), dtype)
+    pairs = (problem.upper_set.constraints(x, y), problem.lower_set.constraints(y, x))
+    for inequalities, equalities in pairs:
+        for leaf in jax.tree.leaves((inequalities, trees.map(jnp.abs, equalities))):
+            worst = jnp.maximum(worst, jnp.max(leaf, initial=-jnp.inf).astype(dtype))
+    return worst
 
 
 def lower_residual(problem: Problem, x: Upper, y: Lower, batch: Data = None) -> Scalar:

@@ -26,7 +26,7 @@ def as_source(name: str, value: Any, batch_size: int | None, order: str) -> Sour
     if callable(value):
         return Sampler(value)
     if is_stream(value):
-        return Stream(value)
+        return Stream(value, functools.partial(owned, name))
     arrays = jax.tree.map(functools.partial(as_array, name), value)
     n = checked_length(name, arrays)
     if batch_size is None:
@@ -76,12 +76,49 @@ def is_stream(value: Any) -> bool:
 def as_array(name: str, leaf: Any) -> Array:
     if isinstance(leaf, jax.Array):
         return sharding.with_auto_axes(leaf)
-    array = np.asarray(leaf)
+    return jnp.asarray(fitting(f"Data.{name}", np.asarray(leaf)))
+
+
+def owned(name: str, batch: PyTree) -> PyTree:
+    """A batch from a loader in memory of its own, as the loader may fill its buffer again."""
+
+    def leaf(value):
+        return value if isinstance(value, jax.Array) else fitting(f"Data.{name}", np.array(value))
+
+    return jax.tree.map(leaf, batch)
+
+
+def fitting(label: str, array: np.ndarray) -> np.ndarray:
+    """The array, if its numbers stay what they are in the dtype that JAX gives them.
+
+    Raises:
+        TypeError: it does not hold numbers.
+        ValueError: a whole number is too large for 32 bits, and `jax_enable_x64` is off.
+    """
     if array.dtype.kind not in "biufcV":  # V: bfloat16 and its like
         raise TypeError(
-            f"Data.{name} holds {type(leaf).__name__} of type {array.dtype}; numbers are needed."
+            f"{label} holds {array.dtype.name}, and numbers are needed."
+            if array.dtype.kind != "O"
+            else f"{label} holds objects or numbers too large for 64 bits; numbers are needed."
         )
-    return jnp.asarray(array)
+    narrow = jax.dtypes.canonicalize_dtype(array.dtype)
+    if narrow == array.dtype or not array.size:
+        return array
+    if array.dtype.kind in "iu":
+        bounds = np.iinfo(narrow)
+        if array.min() < bounds.min or array.max() > bounds.max:
+            raise ValueError(
+                f"{label} holds whole numbers up to {np.abs(array).max()}, which do not fit into "
+                f"{narrow.name}. Turn jax_enable_x64 on, or number what they stand for from 0."
+            )
+    elif array.dtype.kind == "f":
+        largest = np.max(np.abs(array), where=np.isfinite(array), initial=0.0)
+        if largest > np.finfo(narrow).max:
+            raise ValueError(
+                f"{label} holds numbers up to {largest:.3g}, which {narrow.name} makes infinite. "
+                "Turn jax_enable_x64 on, or scale them."
+            )
+    return array
 
 
 def checked_length(name: str, arrays: PyTree) -> int:

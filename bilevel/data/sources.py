@@ -136,8 +136,9 @@ class Sampler(Source):
 class Stream(Source):
     """Batches from the host."""
 
-    def __init__(self, batches: Iterable):
+    def __init__(self, batches: Iterable, own: Callable = lambda batch: batch):
         self.batches, self.content = batches, None
+        self._own = own  # makes a batch independent of the loader's memory
 
     def feed(self, key):
         raise TypeError(
@@ -152,7 +153,7 @@ class Stream(Source):
             empty = True
             for batch in self.batches:
                 empty = False
-                yield batch
+                yield self._own(batch)
             if empty or not again:
                 return
 

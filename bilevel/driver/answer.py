@@ -40,8 +40,13 @@ class FollowerCertificate(NamedTuple):
         return max(self.lower - self.lower_best, 0.0) if known else math.inf
 
     @property
+    def violation(self) -> float:
+        """The largest violation of a constraint, of x or of y; 0 where all hold."""
+        return max(self.upper_violation, self.lower_violation, 0.0)
+
+    @property
     def feasible(self) -> bool:
-        return bool(max(self.upper_violation, self.lower_violation) <= FEASIBLE)
+        return self.violation <= FEASIBLE
 
     @property
     def optimal(self) -> bool:

@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, PyTree, Scalar, ScalarLike
 
 from bilevel import trees
+from bilevel.fields import as_number
 
 
 class Traits(NamedTuple):
@@ -48,11 +49,11 @@ def as_pytree(fn: Any) -> Any:
 
 
 def as_arrays(tree: PyTree) -> PyTree[Array]:
-    return trees.map(jnp.asarray, tree)
+    return trees.map(as_number, tree)
 
 
 def as_entry(entry: Any) -> Any:
-    return as_pytree(entry) if entry is None or callable(entry) else jnp.asarray(entry)
+    return as_pytree(entry) if entry is None or callable(entry) else as_number(entry)
 
 
 def is_leaf(thing: Any) -> bool:
@@ -65,6 +66,17 @@ class AbstractSet(eqx.Module):
     @abc.abstractmethod
     def traits(self) -> Traits:
         """What kind of set this is."""
+
+    def __check_init__(self):
+        """No entry is NaN."""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self):
+            floats = is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+            if floats and known(leaf) and np.isnan(np.asarray(leaf)).any():
+                name = jax.tree_util.keystr(path).removeprefix(".")
+                raise ValueError(
+                    f"{type(self).__name__}: {name} contains a NaN; where there is no bound, "
+                    "leave it out or make it infinite."
+                )
 
     @property
     def projectable(self) -> bool:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bilevel.fields import as_number
 from bilevel.sets.base import AbstractSet, Constraints, Rows, Traits, as_entry, is_array, ravel
 
 
@@ -22,8 +23,8 @@ class Affine(AbstractSet):
         ValueError: the shapes do not match.
     """
 
-    E: Float[Array, "k n"] = eqx.field(converter=jnp.asarray)
-    d: Float[Array, " k"] = eqx.field(converter=jnp.asarray)
+    E: Float[Array, "k n"] = eqx.field(converter=as_number)
+    d: Float[Array, " k"] = eqx.field(converter=as_number)
 
     def traits(self):
         return Traits(inequalities=False, equalities=True)

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from bilevel import trees
+from bilevel.fields import as_number
 from bilevel.sets.base import (
     AbstractSet,
     Constraints,
@@ -76,7 +77,7 @@ class Ball(AbstractSet):
         ValueError: the radius is negative or not a scalar.
     """
 
-    radius: Array = eqx.field(converter=jnp.asarray)
+    radius: Array = eqx.field(converter=as_number)
     center: PyTree[Array] | None = eqx.field(converter=as_arrays, default=None)
 
     def traits(self):
@@ -109,7 +110,7 @@ class Simplex(AbstractSet):
         ValueError: the scale is not a positive number.
     """
 
-    scale: Array = eqx.field(converter=jnp.asarray, default=1.0)
+    scale: Array = eqx.field(converter=as_number, default=1.0)
 
     def traits(self):
         return Traits(equalities=True)
