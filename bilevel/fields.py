@@ -84,11 +84,11 @@ def as_number(value: ScalarLike) -> Array:
     try:
         array = value if isinstance(value, Tracer) else jnp.asarray(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{_shown(value)} is no number.") from None
+        raise TypeError(f"{shown(value)} is no number.") from None
     except OverflowError:
-        raise ValueError(f"{_shown(value)} is too large for an array.") from None
+        raise ValueError(f"{shown(value)} is too large for an array.") from None
     if jnp.issubdtype(array.dtype, jnp.complexfloating) or array.dtype == bool:
-        raise TypeError(f"{_shown(value)} is of type {array.dtype}; a real number is needed.")
+        raise TypeError(f"{shown(value)} is of type {array.dtype}; a real number is needed.")
     return array
 
 
@@ -134,7 +134,7 @@ def _count_told(field: dataclasses.Field, value: Any) -> str | None:
         return None
     if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least:
         return None
-    return f"{field.name} is {_shown(value)}; a whole number of at least {least} is needed."
+    return f"{field.name} is {shown(value)}; a whole number of at least {least} is needed."
 
 
 def _range_told(field: dataclasses.Field, value: Any) -> str | None:
@@ -154,7 +154,7 @@ def _kind_told(field: dataclasses.Field, value: Any) -> str | None:
         return None
     names = " or ".join(_called(kind) for kind in kinds if kind is not type(None))
     hint = f"; create one: {value.__name__}(...)" if isinstance(value, type) else ""
-    told = f"the class {value.__name__}" if isinstance(value, type) else _shown(value)
+    told = f"the class {value.__name__}" if isinstance(value, type) else shown(value)
     return f"{field.name} is {told}, and {names} is needed{hint}."
 
 
@@ -177,7 +177,7 @@ def _called(kind: type) -> str:
     return f"an object of {where} ({kind.__name__.removeprefix('Abstract')})"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """What was given, short enough for a sentence."""
     if isinstance(value, int) and abs(value) >= 10**20:
         return "a number of more than 20 digits"

@@ -110,8 +110,10 @@ def violation(problem: Problem, x: Upper, y: Lower) -> Scalar:
     """
     dtype = trees.widest((x, y))
     worst = jnp.zeros((), dtype)
-    pairs = (problem.upper_set.constraints(x, y), problem.lower_set.constraints(y, x))
-    for inequalities, equalities in pairs:
+    upper = problem.upper_set
+    members = upper.sets if isinstance(upper, sets.Intersection) else (upper,)
+    found = [m.constraints(y, x) if m.moves else m.constraints(x) for m in members]
+    for inequalities, equalities in (*found, problem.lower_set.constraints(y, x)):
         for leaf in jax.tree.leaves((inequalities, trees.map(jnp.abs, equalities))):
             worst = jnp.maximum(worst, jnp.max(leaf, initial=-jnp.inf).astype(dtype))
     return worst

@@ -1,10 +1,9 @@
 """Runs that survive a kill: states on disk, written whole or not at all."""
 
 import contextlib
-import hashlib
 import json
 import logging
-import re
+import os
 import shutil
 import threading
 import time
@@ -15,22 +14,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from bilevel import sharding
-from bilevel.data import Feed
-from bilevel.methods.base import AbstractMethod, State
-from bilevel.problem import Problem
+from bilevel.driver.fingerprint import changed, difference, is_key
 
 
 class Checkpoint(NamedTuple):
     """Where and how often a run saves its state.
 
-    A run that finds a checkpoint of the same problem, method and data in the folder goes on from
-    it, and ends in the same state, bit for bit, as a run that was never interrupted.
+    A run that finds a checkpoint of the same problem, method, start, key and data in the folder
+    goes on from it, and ends in the same state, bit for bit, as a run that was never interrupted.
 
     Attributes:
-        folder: made if it does not exist.
+        folder: of this machine, or of a file system that it sees; made if it does not exist.
         seconds: at least this long between two saves; the last state is always saved.
         keep: how many states stay on disk.
     """
@@ -41,7 +37,7 @@ class Checkpoint(NamedTuple):
 
 
 class CheckpointMismatch(ValueError):
-    """The folder holds a checkpoint of another problem, method or data."""
+    """The folder holds a checkpoint of another problem, method, start, key or data."""
 
 
 class Saved(NamedTuple):
@@ -54,30 +50,60 @@ class Saved(NamedTuple):
 class Saver:
     """Saves and restores through `orbax.checkpoint`; a failed save is a note, not an end."""
 
-    def __init__(self, checkpoint: Checkpoint | str | Path, fingerprint: dict[str, str]):
+    def __init__(
+        self, checkpoint: Checkpoint, fingerprint: dict[str, str], settings: dict[str, str]
+    ):
         import orbax.checkpoint as ocp
 
-        if not isinstance(checkpoint, Checkpoint):
-            checkpoint = Checkpoint(checkpoint)
-        self._ocp, self._checkpoint, self._fingerprint = ocp, checkpoint, fingerprint
+        self._ocp, self._checkpoint = ocp, checkpoint
+        self._fingerprint, self._settings = fingerprint, settings
+        self._damaged: set[int] = set()
         self._saved_at, self._saved_step, self._failed = time.monotonic(), -1, False
         self.notes: list[str] = []
         self._folder = folder = Path(checkpoint.folder).expanduser().resolve()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".writable"
-            probe.touch()
-            probe.unlink(missing_ok=True)  # another process may have been faster
-        except OSError as error:
-            raise ValueError(
-                f"checkpoint folder {checkpoint.folder} cannot be written: {error.strerror}. "
-                "Choose another, or leave checkpoint out."
-            ) from error
+        self._probe()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=checkpoint.keep, enable_async_checkpointing=False
         )
         with _silence():
             self._manager = ocp.CheckpointManager(folder, options=options)
+
+    def _probe(self) -> None:
+        """Write a small array into the folder and read it again.
+
+        Raises:
+            ValueError: it does not come back.
+        """
+        name, numbers = self._checkpoint.folder, {"0": jnp.arange(3)}
+        mend = "Choose another, or leave checkpoint out."
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            probe = self._folder / ".writable"
+            probe.touch()
+            probe.unlink(missing_ok=True)  # another process may have been faster
+        except OSError as error:
+            raise ValueError(
+                f"checkpoint folder {name} cannot be written: {error.strerror}. {mend}"
+            ) from error
+        if jax.process_count() > 1:
+            return
+        probe = self._folder / f".probe-{os.getpid()}"
+        try:
+            with _silence(), self._ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(probe, numbers, force=True)
+                checkpointer.wait_until_finished()
+                found = checkpointer.restore(probe, numbers)
+            same = np.array_equal(found["0"], numbers["0"])
+        except Exception as error:  # the file layer fails under many names
+            told = str(error).strip().split("\n")[0][:200]
+            raise ValueError(
+                f"checkpoint folder {name} does not give back what is written there ({told}). "
+                f"Names with [ ] or \\ do that. {mend}"
+            ) from error
+        finally:
+            shutil.rmtree(probe, ignore_errors=True)
+        if not same:
+            raise ValueError(f"checkpoint folder {name} gives back other numbers. {mend}")
 
     def restore(self, template: Any) -> Saved | None:
         """The newest readable tree like the template, or `None` from an empty folder.
@@ -94,6 +120,7 @@ class Saver:
                 self._unreadable(step, error)
                 continue
             self._compare(about["fingerprint"])
+            told = changed(about.get("settings", {}), self._settings)
             shapes = self._ocp.args.StandardRestore(_to_saved(template))
             try:
                 found = self._manager.restore(step, args=self._ocp.args.Composite(state=shapes))
@@ -101,6 +128,7 @@ class Saver:
                 self._unreadable(step, error)
                 continue
             self._saved_step = step
+            self.notes += [told] if told else []
             return Saved(_from_saved(found["state"], template), json.loads(about["rows"]))
         if steps:
             raise CheckpointMismatch(
@@ -115,8 +143,14 @@ class Saver:
         (due,) = sharding.any_process((due,))
         if not due or step == self._saved_step:
             return
-        about = {"fingerprint": self._fingerprint, "rows": json.dumps(rows)}
+        about = {
+            "fingerprint": self._fingerprint,
+            "settings": self._settings,
+            "rows": json.dumps(rows),
+        }
         try:
+            if step in self._damaged:
+                self._remove(step)
             args = self._ocp.args.Composite(
                 state=self._ocp.args.StandardSave(_to_saved(tree)),
                 about=self._ocp.args.JsonSave(about),
@@ -139,43 +173,22 @@ class Saver:
     def _unreadable(self, step: int, error: Exception) -> None:
         told = str(error).strip().split("\n")[0]
         self.notes.append(f"the checkpoint of step {step} could not be read and was passed: {told}")
+        self._damaged.add(step)
+
+    def _remove(self, step: int) -> None:
+        """Take a damaged step away, so that it can be written again."""
+        if jax.process_index() == 0:
+            shutil.rmtree(self._folder / str(step), ignore_errors=True)
+        with _silence():
+            self._manager.reload()
+        self._damaged.discard(step)
 
     def _compare(self, saved: dict[str, str]) -> None:
-        ours = self._fingerprint
-        names = [name for name in ours if name != "code" or saved.get("jax") == ours["jax"]]
-        for name in names:
-            if name != "jax" and saved.get(name) != ours[name]:
-                raise CheckpointMismatch(
-                    f"the checkpoint in {self._checkpoint.folder} is of another {name}: saved "
-                    f"{saved.get(name)}, now {ours[name]}. Use another folder, or remove it."
-                )
-
-
-def fingerprint(
-    problem: Problem, method: AbstractMethod, state: State, feed: Feed, content: Any, key: Any
-) -> dict[str, str]:
-    """What must agree before a state is taken up again.
-
-    The code of a step (losses, sets, updates, samplers), the numbers a problem carries, the data
-    and the key; numbers of the method, such as step sizes, may change, and so may the devices.
-    """
-    shapes = jax.tree_util.tree_leaves_with_path(state)
-    told = [f"{jax.tree_util.keystr(p)}:{leaf.dtype}{leaf.shape}" for p, leaf in shapes]
-
-    def step(problem, method, state, feed):
-        return method.step(problem, state, feed.batch(state.k))
-
-    traced = jax.make_jaxpr(step)(*jax.tree.map(_anywhere, (problem, method, state, feed)))
-    code = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))
-    return {
-        "jax": jax.__version__,
-        "method": type(method).__name__,
-        "state": _digest(*told),
-        "problem": _digest(*map(_told, jax.tree.leaves(problem))),
-        "code": _digest(code, *map(_told, traced.consts)),
-        "data": _digest(str(feed.draws), *map(_told, jax.tree.leaves(content))),
-        "key": _digest(_told(key)),
-    }
+        if told := difference(saved, self._fingerprint):
+            raise CheckpointMismatch(
+                f"the checkpoint in {self._checkpoint.folder} is of {told}. Use another folder, or "
+                "remove it."
+            )
 
 
 @contextlib.contextmanager
@@ -194,58 +207,10 @@ def _silence() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def digest(tree: Any) -> str:
-    """A few letters that differ where the numbers of a tree do; the same on any devices."""
-    return _digest(*map(_told, jax.tree.leaves(tree)))
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
-
-
-def _told(leaf: Any) -> str:
-    """An array's dtype, shape and content, the last as a checksum made where the array lies."""
-    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-    return f"{leaf.dtype}{leaf.shape}{np.asarray(_checksum(leaf))}"
-
-
-def _anywhere(leaf: Any) -> jax.ShapeDtypeStruct:
-    """An array's shape and dtype without the devices it lies on."""
-    weak = getattr(leaf, "weak_type", False)
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype, weak_type=weak)
-
-
-@jax.jit
-def _checksum(leaf: Array) -> Array:
-    """Two sums modulo 2^32 of mixed bits and positions: in any order, so on any devices."""
-    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        leaf = jnp.stack([leaf.real, leaf.imag], axis=-1)
-    if leaf.dtype == bool:
-        leaf = leaf.astype(jnp.uint8)
-    width = min(leaf.dtype.itemsize, 4)
-    words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * width}")).astype(jnp.uint32)
-    position = jnp.zeros_like(words)
-    for axis, length in enumerate(words.shape):
-        along = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        position = position * jnp.uint32(length) + along
-
-    def mixed(bits, seed):
-        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-            bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
-        return bits ^ (bits >> 16) ^ jnp.uint32(seed)
-
-    sums = [mixed(mixed(position, seed) + words, seed).sum(dtype=jnp.uint32) for seed in (1, 2)]
-    return jnp.stack(sums)
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _to_saved(tree: Any) -> dict[str, Any]:
     """The leaves by number; random keys as the integers behind them."""
     leaves = jax.tree.leaves(tree)
-    plain = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
+    plain = [jax.random.key_data(leaf) if is_key(leaf) else leaf for leaf in leaves]
     return {f"{i:04d}": leaf for i, leaf in enumerate(plain)}
 
 
@@ -253,7 +218,7 @@ def _from_saved(saved: dict[str, Any], template: Any) -> Any:
     leaves, treedef = jax.tree.flatten(template)
     plain = [saved[f"{i:04d}"] for i in range(len(leaves))]
     back = [
-        jax.random.wrap_key_data(new, impl=jax.random.key_impl(old)) if _is_key(old) else new
+        jax.random.wrap_key_data(new, impl=jax.random.key_impl(old)) if is_key(old) else new
         for new, old in zip(plain, leaves, strict=True)
     ]
     return jax.tree.unflatten(treedef, back)

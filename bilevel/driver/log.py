@@ -1,7 +1,7 @@
 """The history of a run, row by row, and the best iterate so far."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -40,8 +40,15 @@ class Kept(NamedTuple):
 class Log:
     """Rows of step, seconds, oracle calls, what the method reports and the metrics."""
 
-    def __init__(self, gradients: float, metrics: Metrics | None, best: Best | None, state: State):
-        self._gradients, self.best = gradients, best
+    def __init__(
+        self,
+        gradients: float,
+        reports: Iterable[str],
+        metrics: Metrics | None,
+        best: Best | None,
+        state: State,
+    ):
+        self._gradients, self._reports, self.best = gradients, tuple(reports), best
         self._metrics = {name: as_metric(fn) for name, fn in (metrics or {}).items()}
         self._before, self._began = 0.0, time.perf_counter()
         self.rows: list[Row] = []
@@ -76,7 +83,8 @@ class Log:
         return row
 
     def history(self) -> dict[str, np.ndarray]:
-        names = list(dict.fromkeys(name for row in reversed(self.rows) for name in row))
+        rows = (*reversed(self.rows), OWN_COLUMNS, self._reports, self._metrics)
+        names = list(dict.fromkeys(name for row in rows for name in row))
         return {name: np.array([row.get(name, np.nan) for row in self.rows]) for name in names}
 
 

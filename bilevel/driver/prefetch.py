@@ -2,8 +2,10 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import nullcontext
+from threading import Thread
 from typing import Any
 
 import jax
@@ -26,12 +28,15 @@ from bilevel.data import (
 from bilevel.problem import Batch, Draws
 from bilevel.typing import RandomKey
 
+MOST_LEFT_OUT = 100  # smaller batches in a row before a stream is refused
+
 
 class Prefetcher:
     """Hands each chunk its feed. Arrays stay on the device; iterators are read ahead."""
 
-    def __init__(self, data: Data, key: RandomKey, draws: Draws):
-        self._data, self._draws = data, draws
+    def __init__(self, data: Data, key: RandomKey, draws: Draws, waiting: Callable = nullcontext):
+        """`waiting()` is entered where a stream may block."""
+        self._data, self._draws, self._waiting = data, draws, waiting
         upper, lower = level_keys(key)
         self._streams: dict[str, Iterator] = {}
         self._sizes = {}
@@ -52,8 +57,8 @@ class Prefetcher:
         self.resident = Feed(feeders.get("upper", nothing), feeders.get("lower", nothing), draws)
         self.first = self._peek()
         self._ahead: Future | None = None
-        self._thread = ThreadPoolExecutor(1)  # starts with the first stream it reads
         self._step = 0
+        self.left_out = dict.fromkeys(self._streams, 0)  # smaller batches, by level
 
     @property
     def example(self) -> Feed:
@@ -83,17 +88,15 @@ class Prefetcher:
         if not self._streams:
             self._step += n
             return self.resident, n
-        stacked = self._ahead.result() if self._ahead is not None else self._stack(n)
+        with self._waiting():
+            stacked = self._ahead.result() if self._ahead is not None else self._stack(n)
         got = min(len(jax.tree.leaves(half)[0]) for half in stacked.values())
         first = jnp.int32(self._step)
         self._step += got
         more = got == n and following > 0
-        self._ahead = self._thread.submit(self._stack, following) if more else None
+        self._ahead = _in_background(self._stack, following) if more else None
         levels = self._feeders | {name: Pulled(half, first) for name, half in stacked.items()}
         return Feed(levels["upper"], levels["lower"], self._draws), got
-
-    def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def consumed(self, steps: int) -> dict[str, int]:
         """Rows drawn at each level, where batches have rows."""
@@ -110,16 +113,40 @@ class Prefetcher:
         for level in ("upper", "lower"):
             if level in self._streams:
                 try:
-                    batch = next(self._streams[level])
+                    with self._waiting():
+                        batch = next(self._streams[level])
                 except StopIteration:
                     raise ValueError(
                         f"Data.{level} is empty: its iterator gave no batch."
                     ) from None
-                self._streams[level] = itertools.chain([batch], self._streams[level])
+                rest = itertools.chain([batch], self._streams[level])
+                self._streams[level] = self._alike(level, batch, rest)
                 halves[level] = sharding.with_auto_axes(jax.tree.map(jnp.asarray, batch))
             else:
                 halves[level] = self._feeders[level].draw(jnp.int32(0), 1)[0]
         return Batch(**halves)
+
+    def _alike(self, level: str, first: Any, batches: Iterator) -> Iterator:
+        """The batches shaped like the first; those with fewer rows, at the end of an epoch, are
+        left out and counted.
+
+        Raises:
+            ValueError: a batch of another form.
+        """
+        like, refused = _shapes(first), 0
+        for batch in batches:
+            shapes = _shapes(batch)
+            if shapes == like:
+                refused = 0
+                yield batch
+            elif refused < MOST_LEFT_OUT and _is_smaller(batch, first):
+                refused += 1
+                self.left_out[level] += 1
+            else:
+                raise ValueError(
+                    f"Data.{level} gave batches of different shapes, {like} and {shapes}; make "
+                    "them alike, for example by leaving out the last, smaller batch of an epoch."
+                )
 
     def _stack(self, n: int) -> dict[str, Any]:
         """Up to n steps' batches of every stream, on leading axes step and draw."""
@@ -131,13 +158,6 @@ class Prefetcher:
             if not whole:
                 stacked[level] = np.zeros((0,))
                 continue
-            first, *others = [_shapes(batch) for batch in batches]
-            if any(shapes != first for shapes in others):
-                raise ValueError(
-                    f"Data.{level} gave batches of different shapes, {first} and "
-                    f"{next(shapes for shapes in others if shapes != first)}; make them alike, "
-                    "for example by leaving out the last, smaller batch of an epoch."
-                )
             stacked[level] = jax.tree.map(
                 functools.partial(_stacked, whole, draws), *batches[: whole * draws]
             )
@@ -149,6 +169,30 @@ def _stacked(steps: int, draws: int, *batches: Any) -> Any:
     split = sharding.mesh_of(batches) is not None
     stack = jnp.stack(sharding.with_auto_axes(batches)) if split else np.stack(batches)
     return stack.reshape(steps, draws, *np.shape(batches[0]))
+
+
+def _in_background(fn: Callable, *args: Any) -> Future:
+    """Calls a function in a thread that does not keep the process alive."""
+    future = Future()
+
+    def run():
+        try:
+            future.set_result(fn(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future
+
+
+def _is_smaller(batch: Any, first: Any) -> bool:
+    """Whether a batch is the first one with fewer rows."""
+    if jax.tree.structure(batch) != jax.tree.structure(first):
+        return False
+    pairs = list(zip(jax.tree.leaves(batch), jax.tree.leaves(first), strict=True))
+    rows = {np.shape(leaf)[:1] for leaf, _ in pairs}
+    fewer = all(np.shape(leaf)[:1] < np.shape(full)[:1] for leaf, full in pairs)
+    return len(rows) == 1 and fewer and all(np.shape(a)[1:] == np.shape(b)[1:] for a, b in pairs)
 
 
 def _shapes(batch: Any) -> Any:

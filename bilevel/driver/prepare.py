@@ -1,6 +1,7 @@
 """Before the first chunk: every check, once, and all that the chunks need."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ from bilevel import certificates, sharding, trees
 from bilevel.certificates import Certificate
 from bilevel.data import Data, on_parts
 from bilevel.driver import validate
-from bilevel.driver.checkpoint import Checkpoint, Saver, fingerprint
+from bilevel.driver.checkpoint import Checkpoint, Saver
 from bilevel.driver.chunks import Loop
+from bilevel.driver.fingerprint import fingerprint, settings
 from bilevel.driver.log import OWN_COLUMNS, Log, Metrics, as_best
 from bilevel.driver.prefetch import Prefetcher
 from bilevel.driver.result import Best
@@ -60,25 +62,34 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    problem: Problem, method: AbstractMethod, x0: Upper, y0: Lower, state: Any, options: Options
+    problem: Problem,
+    method: AbstractMethod,
+    x0: Upper,
+    y0: Lower,
+    state: Any,
+    options: Options,
+    waiting: Callable = nullcontext,
 ) -> Prepared:
     """Check everything, start the state or restore it, and lay it on the mesh.
+
+    `waiting()` is entered where a loader may block.
 
     Raises:
         TypeError, ValueError: a wrong use, in one sentence, before anything compiles.
     """
-    validate.check_steps(steps=options.steps, log_every=options.log_every)
     validate.check_method(method, problem)
-    options = options._replace(callbacks=tuple(options.callbacks))
-    validate.check_arguments(options.data, options.key, options.callbacks)
+    options = options._replace(callbacks=validate.as_callbacks(options.callbacks))
+    validate.check_options(options)
+    content = options.data and options.data.content
+    validate.check_concrete(problem, method, x0, y0, state, options.key, content)
     best = as_best(options.keep, options.metrics)
     key = jax.random.key(0) if options.key is None else options.key
     method_key, data_key = jax.random.split(key)
     data = Data() if options.data is None else options.data
     method = method.for_data(data.batches)
-    state = _start(problem, method, x0, y0, state, method_key)
+    state, start = _start(problem, method, x0, y0, state, method_key)
     validate.check_blocks(method, problem, data)
-    prefetcher = Prefetcher(data, data_key, method.draws(problem))
+    prefetcher = Prefetcher(data, data_key, method.draws(problem), waiting)
     problem = on_parts(problem, prefetcher.resident)
     mesh = sharding.mesh_of((state, prefetcher.resident, prefetcher.first))
     state = sharding.replicate_on(state, mesh, beside=(state.x, state.y))
@@ -90,13 +101,15 @@ def prepare(
     reports = validate.check_step(method, problem, state, prefetcher.example)
     validate.check_metrics(options.metrics, state.x, state.y, taken=(*OWN_COLUMNS, *reports))
 
-    log = Log(method.price(problem).gradients(), options.metrics, best, state)
+    log = Log(method.price(problem).gradients(), reports, options.metrics, best, state)
     loop = Loop(problem, method, reports, sharding.shardings_of(state))
     certifier = Certifier(problem, data.full or prefetcher.first)
     target, saver, resumed = int(state.k) + options.steps, None, False
     if options.checkpoint is not None:
-        code = problem, method, state, prefetcher.example, data.content, key
-        saver = Saver(options.checkpoint, fingerprint(*code) | {"keep": str(best)})
+        code = problem, method, state, prefetcher.example, prefetcher.first
+        parts = fingerprint(*code, content=data.content, key=key, start=start)
+        checkpoint = validate.as_checkpoint(options.checkpoint)
+        saver = Saver(checkpoint, parts | {"keep": str(best)}, settings(method))
         if found := saver.restore((state, log.kept)):
             (state, kept), resumed = found.tree, True
             log.resume(found.rows, kept)
@@ -112,34 +125,34 @@ def _certify(problem: Problem, x: Upper, y: Lower, v: Lower | None, batch: Batch
 
 
 class Certifier:
-    """Certificates on one batch, which is the whole data where there is a whole."""
+    """Certificates on one batch, which is the whole data where there is a whole.
+
+    One that cannot be made is `None` and a note: it must not cost the run that it is about.
+    """
 
     def __init__(self, problem: Problem, batch: Batch):
         self._problem, self._batch = problem, Batch(batch.upper, batch.lower)
+        self.notes: list[str] = []
 
-    def __call__(self, x: Upper, y: Lower, v: Lower | None) -> Certificate:
-        return jax.device_get(_certify(self._problem, x, y, v, self._batch))
+    def __call__(self, x: Upper, y: Lower, v: Lower | None) -> Certificate | None:
+        try:
+            return jax.device_get(_certify(self._problem, x, y, v, self._batch))
+        except Exception as error:
+            told = str(error).strip().split("\n")[0][:200]
+            self.notes = [f"no certificate could be computed: {type(error).__name__}: {told}"]
+            return None
 
-    def of(self, state: State) -> Certificate:
+    def of(self, state: State) -> Certificate | None:
         """Of a state, the adjoint it tracks included."""
         return self(state.x, state.y, getattr(state, "v", None))
 
 
-def _start(problem, method, x0, y0, state, key) -> Any:
-    """A fresh state from starting points that were looked at, or a copy of the one given."""
+def _start(problem, method, x0, y0, state, key) -> tuple[Any, Any]:
+    """A state, and the points where it began: those given, looked at, or those of a given state."""
     if state is not None:
         if x0 is not None or y0 is not None:
             raise ValueError("give x0 and y0, or state, not both.")
         validate.check_state(state)
-        return trees.copy(state)
-    check_start(problem, x0, y0)
-    return method.init(problem, x0, y0, key=key)
-
-
-def check_start(problem, x0, y0) -> None:
-    for name, value in (("x0", x0), ("y0", y0)):
-        if value is None:
-            raise ValueError(f"{name} is missing: give x0 and y0, or state.")
-        validate.check_variable(name, value)
-    validate.check_rows(problem, y0)
-    validate.check_sets(problem, x0, y0)
+        return trees.copy(state), (state.x, state.y, state.k)
+    x0, y0 = validate.check_start(problem, x0, y0)
+    return method.init(problem, x0, y0, key=key), (x0, y0)

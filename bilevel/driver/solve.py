@@ -27,6 +27,7 @@ class Ended(NamedTuple):
     seconds: float
     compiling: float  # seconds until the loop was compiled
     exhausted: bool  # the method says that rounding allows no further step
+    failed: Exception | None  # what a loader raised
 
 
 def drive(
@@ -38,31 +39,41 @@ def drive(
     options: Options = Options(),
 ) -> Result:
     """Run a method on a problem from x0 and y0, or from a state; `bilevel.solve` says how."""
-    run = prepare(problem, method, x0, y0, state, options)
-    return _result(run, _run_chunks(run))
+    with Interrupt() as interrupt:
+        run = prepare(problem, method, x0, y0, state, options, interrupt.waiting)
+        return _result(run, _run_chunks(run, interrupt), interrupt)
 
 
-def _run_chunks(run: Prepared) -> Ended:
+def _run_chunks(run: Prepared, interrupt: Interrupt) -> Ended:
     """Compiled chunks, and between them the log, the checkpoint, and reasons to stop."""
     state, options, log, saver = run.state, run.options, run.log, run.saver
     tol, log_every, target = options.tol, options.log_every, run.target
     begin = step = int(state.k)
-    run.prefetcher.start(step, skip=step if run.resumed else 0)
+    with interrupt.waiting():
+        run.prefetcher.start(step, skip=step if run.resumed else 0)
     if not log.rows:
         log.add(step, state, {})
-    outcome = certificate = None
-    together, exhausted, compiling = True, False, None
+    outcome = certificate = compiling = failed = None
+    together, exhausted = True, False
     name = type(run.method).__name__
-    with Interrupt() as interrupt, watch(options.progress, name, step, target) as bar:
+    with watch(options.progress, name, step, target) as bar:
         bar.update(step, log.last)
         try:
-            if tol > 0 and run.resumed:
+            if sharding.any_process((interrupt.pressed,))[0]:
+                outcome = Outcome.INTERRUPTED
+            elif tol > 0 and run.resumed:
                 certificate = run.certifier.of(state)
-                outcome = Outcome.CONVERGED if certificate.stationarity <= tol else None
+                outcome = _converged(certificate, tol)
             while outcome is None and step < target:
                 n = min(log_every, target - step)
                 following = min(log_every, target - step - n)
-                feed, n = run.prefetcher.next_chunk(n, following=following)
+                try:
+                    feed, n = run.prefetcher.next_chunk(n, following=following)
+                except Exception as error:  # a loader's; what was reached stays
+                    if step == begin or jax.process_count() > 1:
+                        raise
+                    outcome, failed = Outcome.OUT_OF_DATA, error
+                    break
                 if n == 0:
                     outcome = Outcome.OUT_OF_DATA
                     break
@@ -80,43 +91,54 @@ def _run_chunks(run: Prepared) -> Ended:
                     saver.save(step, (state, log.kept), log.rows)
                 if tol > 0:
                     certificate = run.certifier.of(state)
-                    outcome = Outcome.CONVERGED if certificate.stationarity <= tol else None
+                    outcome = _converged(certificate, tol)
                 exhausted = bool(info.get("exhausted", False))
                 if exhausted and outcome is None:
                     outcome = Outcome.CONVERGED if _is_double(state) else Outcome.STALLED
                 # The loop takes the state over; what a callback keeps must stay readable.
-                asked = [callback(step, trees.copy(state), row) for callback in options.callbacks]
+                with interrupt.waiting():
+                    asked = [call(step, trees.copy(state), row) for call in options.callbacks]
                 stopped, pressed = sharding.any_process((any(asked), interrupt.pressed))
                 if stopped:
                     outcome = Outcome.STOPPED
                 if pressed:
                     outcome = Outcome.INTERRUPTED
         except BaseException as error:
-            # Pressed again: a chunk may hold the state.
-            if interrupt.pressed or not isinstance(error, KeyboardInterrupt):
+            if not isinstance(error, KeyboardInterrupt):
                 together = jax.process_count() == 1  # others cannot know that this one ends here
                 raise
             outcome = Outcome.INTERRUPTED
         finally:
-            run.prefetcher.close()
             if saver is not None:
                 if together:
                     saver.save(step, (state, log.kept), log.rows, last=True)
                 saver.close()
     outcome = Outcome.FINISHED if outcome is None else outcome
     seconds, compiling = log.seconds, 0.0 if compiling is None else compiling
-    return Ended(state, outcome, begin, step, certificate, seconds, compiling, exhausted)
+    return Ended(state, outcome, begin, step, certificate, seconds, compiling, exhausted, failed)
 
 
 def _is_double(state: State) -> bool:
     return all(leaf.dtype.itemsize >= 8 for leaf in jax.tree.leaves((state.x, state.y)))
 
 
-def _result(run: Prepared, ended: Ended) -> Result:
+def _converged(certificate: Certificate | None, tol: float) -> Outcome | None:
+    """Whether stationarity was measured and is at most tol."""
+    measured = certificate is not None and bool(certificate.stationarity <= tol)
+    return Outcome.CONVERGED if measured else None
+
+
+def _result(run: Prepared, ended: Ended, interrupt: Interrupt) -> Result:
     """The last or the best iterate, its certificate, and what the run cost."""
-    log, certify, state = run.log, run.options.certify, ended.state
+    log, state = run.log, ended.state
+    certify = run.options.certify and not interrupt.again
     done, certificate = ended.step - ended.begin, ended.certificate
     notes = [] if run.saver is None else list(run.saver.notes)
+    if run.options.certify and not certify:
+        notes.append("the certificate was left out, as Ctrl-C was pressed twice")
+    for level, count in run.prefetcher.left_out.items():
+        if count:
+            notes.append(f"{count} smaller batches of Data.{level} were left out")
     if run.resumed:
         rest = f"{done} steps were left to do" if done else "nothing was left to do"
         notes.append(f"resumed from step {ended.begin}; {rest}")
@@ -128,14 +150,18 @@ def _result(run: Prepared, ended: Ended) -> Result:
     else:
         x, y = state.x, state.y
         certificate = run.certifier.of(state) if certify and certificate is None else certificate
+    notes += run.certifier.notes
     if certificate is not None and run.options.data is not None and run.options.data.full is None:
         notes.append("the certificate was computed on one batch, as the data have no full one")
     price, running = run.method.price(run.problem), ended.seconds - ended.compiling
+    status = Status(ended.outcome, _advice(run, ended))
+    if status.ok and certificate is not None and not certificate.feasible:
+        status = Status(Outcome.INFEASIBLE, _infeasible(certificate, ended.step))
     return Result(
         x=x,
         y=y,
         history=log.history(),
-        status=Status(ended.outcome, _advice(run, ended)),
+        status=status,
         certificate=certificate,
         state=state,
         stats=Stats(
@@ -153,6 +179,12 @@ def _result(run: Prepared, ended: Ended) -> Result:
 def _advice(run: Prepared, ended: Ended) -> str:
     """What happened and what to try; a loss that was never finite is not the steps' fault."""
     state, outcome, step = ended.state, ended.outcome, ended.step
+    if ended.failed is not None:
+        told = str(ended.failed).strip().split("\n")[0][:300]
+        return (
+            f"the data could not be read after step {step} ({type(ended.failed).__name__}: "
+            f"{told}); the result holds that step."
+        )
     if outcome is Outcome.DIVERGED:
         for level in ("upper", "lower"):
             value = getattr(run.problem, level)(state.x, state.y, getattr(run.first, level))
@@ -162,3 +194,11 @@ def _advice(run: Prepared, ended: Ended) -> str:
                     "size helps: look for infinities in the data, or logarithms and divisions of 0."
                 )
     return advice(outcome, run.method, step, run.log.last, exhausted=ended.exhausted)
+
+
+def _infeasible(certificate: Certificate, step: int) -> str:
+    return (
+        f"a constraint is violated by {float(certificate.violation):.3g} at the iterate of step "
+        f"{step}. If the set is not empty, more steps, a larger penalty or smaller steps of x "
+        "get closer to it."
+    )

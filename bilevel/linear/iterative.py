@@ -70,7 +70,7 @@ class FixedPoint(AbstractLinear):
     this is stochastic gradient descent on `½ vᵀH v − bᵀv`, unbiased, with a noise floor of order a.
     """
 
-    steps: int = count(10)
+    steps: int = count(10, least=0)
     step_size: ScalarLike = nonnegative(0.1)
 
     @property
@@ -99,7 +99,7 @@ class Neumann(AbstractLinear):
     H. For a fixed H the error is at most `(1 − a μ)^(Q+1) ‖b‖/μ` when `a ≤ 1/L`.
     """
 
-    steps: int = count(10)
+    steps: int = count(10, least=0)
     step_size: ScalarLike = nonnegative(0.1)
 
     @property
@@ -134,7 +134,7 @@ class RandomizedNeumann(AbstractLinear):
     Reference: Ghadimi, Wang. "Approximation methods for bilevel programming". arXiv:1802.02246.
     """
 
-    terms: int = count(10)
+    terms: int = count(10, least=0)
     step_size: ScalarLike = nonnegative(0.1)
     needs_key = True
 

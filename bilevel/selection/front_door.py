@@ -8,7 +8,7 @@ from bilevel.data import Data
 from bilevel.driver import validate
 from bilevel.driver.checkpoint import Checkpoint
 from bilevel.driver.log import Metrics
-from bilevel.driver.prepare import Callback, Options, check_start
+from bilevel.driver.prepare import Callback, Options
 from bilevel.driver.result import Best, Outcome, Result, SolveError, Status
 from bilevel.driver.solve import drive
 from bilevel.methods.base import AbstractMethod
@@ -104,13 +104,13 @@ def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Optio
         verdict,
     )
 
-    validate.check_steps(steps=options.steps, log_every=options.log_every)
     if state is not None:
         raise ValueError("state belongs to a method: give the method that made it, too.")
     validate.check_problem(problem)
-    options = options._replace(callbacks=tuple(options.callbacks))
-    validate.check_arguments(options.data, options.key, options.callbacks)
-    check_start(problem, x0, y0)
+    options = options._replace(callbacks=validate.as_callbacks(options.callbacks))
+    validate.check_options(options)
+    validate.check_concrete(problem, x0, y0, options.key, options.data and options.data.content)
+    x0, y0 = validate.check_start(problem, x0, y0)
     methods_own = {name: bool(getattr(options, name)) for name in METHODS_OWN}
     choice = choose(problem, x0, y0, data=options.data, key=options.key)
     batch = whole(options.data)
@@ -118,8 +118,9 @@ def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Optio
         result = drive(problem, choice.method, x0, y0, None, options)
         status = result.status._replace(advice=f"{choice.why}. {result.status.advice}")
         result = result._replace(status=status)
-        diverged = result.status.outcome is Outcome.DIVERGED
-        ended = result.status.ok or diverged
+        outcome = result.status.outcome
+        diverged = outcome is Outcome.DIVERGED
+        ended = result.status.ok or outcome in (Outcome.DIVERGED, Outcome.INFEASIBLE)
         if not (ended and options.certify and is_small(problem, x0, y0, options.data)):
             return result
         proof, y = check_small(problem, result.x, result.y, batch)

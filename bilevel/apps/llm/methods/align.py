@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from bilevel.apps.llm.methods.task import Task
 from bilevel.driver import Best, Checkpoint, Outcome, Result
-from bilevel.driver.checkpoint import digest
+from bilevel.driver.fingerprint import digest
 from bilevel.fields import Checked
 from bilevel.typing import RandomKey
 
