@@ -81,6 +81,8 @@ def as_number(value: ScalarLike) -> Array:
         TypeError: something else, text or a truth value for example.
         ValueError: a whole number that no array holds.
     """
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{shown(value)} is no number.")
     try:
         array = value if isinstance(value, Tracer) else jnp.asarray(value)
     except (TypeError, ValueError):
@@ -145,7 +147,7 @@ def _range_told(field: dataclasses.Field, value: Any) -> str | None:
 
 
 def _kind_told(field: dataclasses.Field, value: Any) -> str | None:
-    kinds = _kinds(field.type)
+    kinds = () if "least" in field.metadata else _kinds(field.type)
     if not kinds or isinstance(value, kinds) or not isinstance(field.type, type | types.UnionType):
         return None
     if bool in kinds and isinstance(value, np.bool_):

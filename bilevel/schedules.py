@@ -161,7 +161,7 @@ def _check_function(schedule: "Function") -> None:
     def called(k):
         with jax.numpy_dtype_promotion("standard"):
             returned.append(schedule.fn(k))
-        return jnp.asarray(returned[0])
+        return as_number(returned[0])
 
     told = f"{schedule!r} is no schedule: called with a step number it"
     try:

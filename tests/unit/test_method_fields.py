@@ -13,7 +13,7 @@ COUNTED = [
     for method in all_methods()
     if method.__module__.startswith("bilevel.")
     for field in dataclasses.fields(method)
-    if field.metadata.get("count")
+    if field.metadata.get("least") == 1
 ]
 
 

@@ -250,11 +250,33 @@ def test_an_iterable_without_batches_is_refused():
         solve(NOISY.problem, data=bl.Data(NOISY.data[0], Loader([])), steps=3)
 
 
-def test_batches_of_different_shapes_are_refused():
+def batches_of(*sizes):
     rows = jax.tree.map(np.asarray, NOISY.data[1])
-    ragged = [jax.tree.map(lambda leaf, n=n: leaf[:n], rows) for n in (3, 3, 2)]
+    return [jax.tree.map(lambda leaf, n=n: leaf[:n], rows) for n in sizes]
+
+
+def test_a_smaller_last_batch_is_left_out():
+    ragged = solve(NOISY.problem, data=bl.Data(NOISY.data[0], Loader(batches_of(3, 3, 2))), steps=5)
+    even = solve(NOISY.problem, data=bl.Data(NOISY.data[0], Loader(batches_of(3, 3))), steps=5)
+    np.testing.assert_array_equal(ragged.x, even.x)
+    assert any("smaller batches of Data.lower" in note for note in ragged.stats.notes)
+
+
+def test_batches_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r"different shapes.*smaller batch"):
-        solve(NOISY.problem, data=bl.Data(NOISY.data[0], Loader(ragged)), steps=5)
+        solve(NOISY.problem, data=bl.Data(NOISY.data[0], Loader(batches_of(3, 4))), steps=5)
+
+
+def test_a_loader_that_fails_loses_no_step():
+    def failing():
+        yield from batches_of(*[3] * 8)
+        raise OSError("the disk went away")
+
+    data = bl.Data(NOISY.data[0], failing())
+    result = solve(NOISY.problem, data=data, steps=20, log_every=4)
+    assert result.stats.steps == 8
+    assert result.status.outcome is bl.Outcome.OUT_OF_DATA
+    assert "the disk went away" in str(result.status)
 
 
 def test_a_given_state_does_not_skip_batches():
@@ -415,7 +437,10 @@ def test_a_state_of_another_method_is_refused():
 
 SETTINGS = {
     "no lower steps": (lambda: bl.methods.StocBiO(lower_steps=0), "lower_steps is 0"),
-    "a number for a solver": (lambda: bl.methods.TTSA(linear=3), "linear is 3; a solver of"),
+    "a number for a solver": (
+        lambda: bl.methods.TTSA(linear=3),
+        "linear is 3, and an object of bilevel.linear",
+    ),
     "text for a step": (lambda: SOBA("fast"), "'fast' is no step size"),
     "no terms": (lambda: bl.linear.RandomizedNeumann(0), "terms is 0"),
 }

@@ -74,7 +74,7 @@ class STN(AbstractMethod):
     train_steps: int = count(2)
     valid_steps: int = count(1, least=0)
     warm_up: int = count(50, least=0)
-    perturbations: int = count(32)
+    perturbations: int = eqx.field(static=True, default=32)
     tune_sigma: bool = eqx.field(static=True, default=True)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})

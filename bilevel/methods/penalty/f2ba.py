@@ -41,7 +41,7 @@ class F2BA(LoopMethod):
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     penalty: AbstractSchedule = nonnegative(100.0, converter=as_schedule)
     lower_steps: int = count(10, grows=True)
-    order: int = count(1)
+    order: int = eqx.field(static=True, default=1)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})
     memory: ClassVar[str] = "x, 2 y (4 y for orders 3, 4)"
