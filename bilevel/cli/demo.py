@@ -19,6 +19,7 @@ def run(options: Demo) -> None:
 
     Raises:
         ValueError, ImportError: in one sentence, before anything runs.
+        KeyboardInterrupt: Ctrl-C was pressed; the report of what was done until then is written.
     """
     out = report.check_writable(options.out)
     console = Console()
@@ -37,6 +38,7 @@ def run(options: Demo) -> None:
         f"learns which, from {len(task.validation.labels)} clean validation samples, while it "
         "trains the classifier."
     )
+    partial = _partial(results, settings)
     sections = [
         *_sections(task, results, found, references),
         *report.of(
@@ -46,8 +48,11 @@ def run(options: Demo) -> None:
             settings=settings,
         ),
     ]
-    report.write(out, title, sections, lead)
+    report.write(out, title, sections, f"{partial} {lead}" if partial else lead)
     console.print(f"Report written to {out}", soft_wrap=True, highlight=False)
+    if partial:
+        console.print(partial, soft_wrap=True, highlight=False)
+        raise KeyboardInterrupt
 
 
 def _solve(
@@ -60,6 +65,19 @@ def _solve(
         if results[name].status.outcome is Outcome.INTERRUPTED:
             break
     return results
+
+
+def _partial(results: Mapping[str, Result], settings: Mapping[str, AbstractMethod]) -> str | None:
+    """What a report lacks after Ctrl-C, in a sentence."""
+    *_, (name, last) = results.items()
+    if last.status.outcome is not Outcome.INTERRUPTED:
+        return None
+    missing = [other for other in settings if other not in results]
+    rest = f", and {', '.join(missing)} did not run" if missing else ""
+    return (
+        f"This report is partial: {name} was stopped from the keyboard after step "
+        f"{last.history['step'][-1]:.0f}{rest}."
+    )
 
 
 def _accuracy(result: Result) -> float:

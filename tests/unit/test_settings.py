@@ -127,7 +127,7 @@ def test_a_constraint_returns_real_numbers(name, method):
 
 def test_a_declared_hypergradient_has_the_shape_of_x():
     problem = bl.Problem(square, square, hypergradient=lambda x, y, batch: jnp.sum(x))
-    with pytest.raises(ValueError, match="hypergradient returned .*a tree like x"):
+    with pytest.raises(ValueError, match=r"hypergradient returned .*a tree like x"):
         bl.solve(problem, AmIGO(), **START, progress=False)
 
 

@@ -439,7 +439,7 @@ SETTINGS = {
     "no lower steps": (lambda: bl.methods.StocBiO(lower_steps=0), "lower_steps is 0"),
     "a number for a solver": (
         lambda: bl.methods.TTSA(linear=3),
-        "linear is 3, and an object of bilevel.linear",
+        "linear is 3, and an object of",
     ),
     "text for a step": (lambda: SOBA("fast"), "'fast' is no step size"),
     "no terms": (lambda: bl.linear.RandomizedNeumann(0), "terms is 0"),
