@@ -53,7 +53,7 @@ def minima(case: Case, x: np.ndarray, extra: np.ndarray) -> tuple[np.ndarray, np
     y = np.concatenate([found[:, order[:KEEP]], found[:, spread], extra], 1)
     cell = side[1] - side[0]
     offsets = np.stack([o.ravel() for o in np.meshgrid(*[np.linspace(-1, 1, 9)] * m)])
-    for _ in range(16):
+    for _ in range(16 if y.shape[1] else 0):
         near = y[:, :, None] + cell * offsets[:, None]
         there = _inside(case, x, near.reshape(m, -1)).reshape(y.shape[1], -1)
         best = there.argmin(1)
@@ -123,16 +123,15 @@ def measure(case: Case, right: float | None) -> Row:
     x, y = np.asarray(result.x, float), np.asarray(result.y, float)
     claimed = result.status.ok
     upper = float(case.upper(np, x, y))
-    gap = np.nan
-    if right is not None:
+    if right is None:
+        gap, solved, false = np.nan, not claimed, claimed
+    else:
         mine = float(case.lower(np, x, y))
         _, value = minima(case, x, y[:, None])
-        gap = max(mine - value.min(), 0.0)
-    room = 1e-3 * (1 + abs(right)) if right is not None else 0.0
-    true_y = right is not None and gap <= 1e-6 * min(1 + abs(mine), case.scale) + 1e-13
-    good = true_y and abs(upper - right) <= room
-    solved = claimed and good if right is not None else not claimed
-    false = claimed and not (true_y and right - room <= upper <= right + 10 * room)
+        gap, room = max(mine - value.min(), 0.0), 1e-3 * (1 + abs(right))
+        answers = gap <= 1e-6 * min(1 + abs(mine), case.scale) + 1e-13
+        solved = claimed and answers and abs(upper - right) <= room
+        false = claimed and not (answers and right - room <= upper <= right + 10 * room)
     spent = time.process_time() - begin
     status = str(result.status)
     return Row(

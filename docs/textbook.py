@@ -22,11 +22,11 @@ ever has no minimum, and the status says so (`unbounded`, or a follower without 
 
 `result.certificate` says separately what is known of y and of x. Of y: the gap
 `g(x, y) − min g(x, ·)`, *proved* where the lower problem is a convex quadratic program at x,
-otherwise *searched*, from 65 starts and some thousand values. The gap is at most 1e-6 times how much
-g moves with y (or times 1 + |g|, where that is less). Of x: stationary or not, the best of how many
-points, bounded or not. Where the follower has several answers that are equally good, y is the one
-that the leader likes best (the *optimistic* answer), and `certificate.pessimistic` is the upper loss
-at the worst of them."""
+otherwise *searched*, from 65 starts and some thousand values. The gap is at most 1e-6 times how
+much g moves with y (or times 1 + |g|, where that is less). Of x: stationary or not, the best of how
+many points, bounded or not. Where the follower has several answers that are equally good, y is the
+one that the leader likes best (the *optimistic* answer), and `certificate.pessimistic` is the upper
+loss at the worst of them."""
 
 JUDGED = """\
 `bilevel bench textbook --problems FILE --cache FOLDER` runs it on a file of problems (the format is

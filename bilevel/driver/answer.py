@@ -1,4 +1,4 @@
-"""What the front door says of a small problem's point: is it feasible, does y answer x, is x best."""
+"""What the front door says of a small problem's point: feasible, y an answer to x, x the best."""
 
 import math
 from typing import Any, NamedTuple
@@ -113,7 +113,7 @@ class FollowerCertificate(NamedTuple):
     def about_x(self) -> str:
         """What is known of x: stationary or not, the best of how many points, bounded or not."""
         said = [] if self.stationary is None else [NOT[not self.stationary] + "stationary"]
-        said += [f"the best of {self.candidates} points"] if self.candidates else []
+        said += [f"the best of {self.candidates} points"] if self.candidates > 1 else []
         if self.upper_falls is not None:
             said.append("the upper loss falls for ever along a direction of x (`upper_falls`)")
         elif self.candidates:

@@ -176,14 +176,20 @@ class Functions:
         with np.errstate(invalid="ignore"):
             moved = np.abs(J - J[:1]).max(axis=(0, 2), initial=0)
             turned = np.abs(J[:16] - J[16:])[:, :, self.n :].max(axis=(0, 2), initial=0)
-            bent = np.abs(W[:16] - W[16:])[:, self.n :, self.n :].max(initial=0)
-            bent = bent / (1e-300 + np.nanmax(np.abs(W[:, self.n :, self.n :]), initial=0))
+            H, apart = W[:, self.n :, self.n :], (z - other)[:, self.n :]
+            bent = np.abs(H[:16] - H[16:]).max(initial=0)
+            bent = bent / (1e-300 + np.nanmax(np.abs(H), initial=0))
+            # A kink leaves Hessians as they are, and slopes that do not follow from them.
+            slopes = J[:, LOWER, self.n :]
+            follows = np.einsum("bij,bj->bi", H[:16], apart)
+            kink = np.abs(slopes[:16] - slopes[16:] - follows).max(initial=0)
+            kink = kink / (1e-300 + np.nanmax(np.abs(slopes), initial=0))
         finite = np.isfinite(J).all(axis=(0, 2))
         self.linear, self.straight = (
             finite & (moved <= 1e-9 * scale),
             finite & (turned <= 1e-9 * scale),
         )
-        self.bent = not bent <= 1e-9
+        self.bent = not max(bent, kink) <= 1e-9
         c, J = c[:16], J[:16]
         self.units, self.spread = self._units(z, other)
         offsets = c[0] - J[0] @ self.z0

@@ -1,7 +1,7 @@
 """The upper problem over points where the follower's optimality conditions hold, by SQP."""
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
@@ -57,14 +57,14 @@ def refine(
     """
     system = _System(functions, z, ())
     v = np.concatenate([z, dual * system.scale, force * system.scale])
-    system.active = dual * system.scale > -functions(z[None]).c[0, functions.g]
-    v[functions.size : functions.size + system.p] *= system.active
+    system.active = active = dual * system.scale > -functions(z[None]).c[0, functions.g]
+    v[functions.size : functions.size + system.p] *= active
     return system.split(_slsqp(system, v, at_x, 60, 1e-14))
 
 
 def _slsqp(system: "_System", v: np.ndarray, at_x: bool, steps: int, tol: float) -> np.ndarray:
     system.make_independent(v)
-    bounds = list(system.bounds)
+    bounds: list[tuple[float | None, float | None]] = list(system.bounds)
     if at_x:
         bounds[: system.f.n] = [(value, value) for value in v[: system.f.n]]
     if system.active is not None:
@@ -146,7 +146,8 @@ class _System:
         complementarity = np.concatenate([dual @ J[f.g], c[f.g], np.zeros(q)])
         kept = f.g if self.active is None else f.g[~self.active]
         held = f.g[:0] if self.active is None else f.g[self.active]
-        inequalities, slopes = [-c[f.G], -c[kept]], [-rows(f.G), -rows(kept)]
+        inequalities: list[Any] = [-c[f.G], -c[kept]]
+        slopes = [-rows(f.G), -rows(kept)]
         if self.active is None:
             inequalities.append([self.relaxation + dual @ c[f.g]])
             slopes.append(complementarity[None])

@@ -10,16 +10,18 @@ from bilevel.global_search.leader import sensitivity
 
 FAR = 10.0 ** np.arange(0, 9)  # lengths of a ray, at scale 1 + |y|
 NEAR = np.array([0.03, 0.1, 0.3, 1.0, 3.0, 10.0])  # where its slope is looked at
+STEP = 1e-3  # of x, at scale 1 + |x|
+DROP = 1e-6  # times 1 + |f|: what such a step gains at a point that is not stationary
 AWAY = np.array([1e1, 1e3, 1e5])  # lengths of a ray of x
 
 
 def lower_ray(functions: Functions, z: np.ndarray) -> np.ndarray | None:
     """A direction of y from z along which the lower loss never stops to fall, if one is found.
 
-    Looks along the axes, some random directions and the downhill one, each moved into the directions
-    that the constraints linear in y leave open. A ray counts where the loss ends lower than at z and
-    still falls between the last decades, or where it falls from z on so gently that z passes for a
-    minimum (`exp(−y)`), and never turns.
+    Looks along the axes, some random directions and the downhill one, each moved into the
+    directions that the constraints linear in y leave open. A ray counts where the loss ends lower
+    than at z and still falls between the last decades, or where it falls from z on so gently that
+    z passes for a minimum (`exp(−y)`), and never turns.
     """
     f, n, m = functions, functions.n, functions.m
     c, J, _ = f(z[None]).at(0)
@@ -105,11 +107,32 @@ def upper_ray(
     start = c[UPPER]
     for way, values in zip(ways, value, strict=True):
         with np.errstate(invalid="ignore"):
-            drops = np.diff(np.concatenate([[start], values]))
-        tol = 1e-6 * (1 + abs(start))
-        if (drops < 0).all() and values[-1] < start - 1e-3 * (1 + abs(start)) and drops[-1] < -tol:
+            drops = values - np.concatenate([[start], values[:-1]])
+        tol = 1e-6 * (1 / f.units[UPPER] + abs(start))
+        if (drops < 0).all() and values[-1] < start - 1e3 * tol and drops[-1] < -tol:
             return way, float(values[-1])
     return None
+
+
+def can_improve(functions: Functions, follower: Follower, z, dual, force) -> bool:
+    """Whether a small step of x lowers the upper loss, y answering: then x is not stationary.
+
+    The follower is asked along the axes and the downhill direction, which holds at kinks, too.
+    """
+    f, n = functions, functions.n
+    if n == 0:
+        return False
+    D = sensitivity(f, z, dual, force)
+    c, J, _ = f(z[None]).at(0)
+    slope = np.nan_to_num(J[UPPER, :n] + J[UPPER, n:] @ D)
+    slope /= np.linalg.norm(slope) + 1e-300
+    ways = np.concatenate([np.eye(n), -np.eye(n), -slope[None]])
+    steps = STEP * (1 + np.abs(z[:n]).max(initial=0)) * ways
+    answers = follower.respond(z[:n] + steps, 2, (z[n:] + steps @ D.T)[:, None])
+    upper, _ = f.violations(answers.c)
+    value = np.where(answers.ended & (upper <= FEASIBLE), answers.c[:, UPPER], np.inf)
+    room = DROP * (1 / f.units[UPPER] + abs(c[UPPER]))
+    return bool(value.min() < c[UPPER] - room)
 
 
 def recession(tries: np.ndarray, A: np.ndarray, E: np.ndarray) -> np.ndarray:

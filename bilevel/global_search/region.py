@@ -11,7 +11,7 @@ from bilevel.global_search.functions import Functions
 RADII = (
     -2.0,
     3.0,
-)  # exponents of ten: how far from its centre a sample of y lies, at scale 1 + |y|
+)  # exponents of ten: how far from a centre samples of y lie, at scale 1 + |y|
 
 
 class Region:

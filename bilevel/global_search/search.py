@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bilevel.driver.answer import FEASIBLE, GAP
+from bilevel.driver.answer import FEASIBLE
+from bilevel.global_search.candidates import CHECKS, Candidate, compared, measured
 from bilevel.global_search.follower import Follower, Responses
 from bilevel.global_search.functions import LOWER, UPPER, Functions
 from bilevel.global_search.interior import minimise
 from bilevel.global_search.leader import Cut, polish, refine, sensitivity
-from bilevel.global_search.rays import lower_ray, upper_ray
+from bilevel.global_search.rays import can_improve, lower_ray, upper_ray
 from bilevel.global_search.region import Region
 
 SAMPLES = 96  # points x at which the follower is asked
@@ -20,43 +21,10 @@ POLISHED = 12  # of the best samples
 AT_ONCE = 4  # of them, between two checks
 MANY = 40  # unknowns, multipliers included, beyond which it is half as many
 IDLE = 3  # rounds of these without a better candidate, and no more are polished
-CHECKS = 64  # starts of the follower when a candidate is checked
 ROUNDS = 4  # of cuts
 TIGHT = 1e-9  # times the scale of the lower loss: a follower's gap that is aimed at
 SAME = 1e-8  # relative: upper losses this close are equal, and the smaller gap decides
 LAST = 8  # best candidates whose follower is looked at along rays
-
-
-class Candidate(NamedTuple):
-    """A point and what its check found; losses as `Functions` divides them."""
-
-    z: np.ndarray
-    dual: np.ndarray
-    force: np.ndarray
-    upper: float  # F
-    lower: float  # f
-    best: float  # the least lower loss found at this x
-    better: np.ndarray  # the y where it was
-    violation: tuple[float, float]  # of the upper and the lower constraints
-    scale: float  # what the gap is compared with
-    worst: float  # the largest upper loss among answers that are as good as the best
-    falls: np.ndarray | None = None  # a direction of y along which the lower loss never ends
-
-    @property
-    def gap(self) -> float:
-        known = np.isfinite(self.best) and self.falls is None
-        return max(self.lower - self.best, 0.0) if known else np.inf
-
-    @property
-    def relative_gap(self) -> float:
-        return self.gap / self.scale
-
-    @property
-    def feasible(self) -> bool:
-        return max(self.violation) <= FEASIBLE
-
-    def passes(self, tol: float = GAP) -> bool:
-        return self.feasible and self.relative_gap <= tol
 
 
 class SearchResult(NamedTuple):
@@ -203,13 +171,13 @@ class Search:
             self._record(kept[i], c[i], (upper[i], lower[i]), answers.take([k]))
 
     def _record(self, point, c, violation, answer: Responses) -> None:
-        found = _candidate(self.f, point, c, violation, answer)
+        found = compared(self.f, point, c, violation, answer)
         self.traps += found.feasible and not found.passes()
         self.checked.append(found)
         if found.feasible and not found.passes(TIGHT) and answer.ended[0]:
             upper, lower = self.f.violations(answer.c)
             own = answer.z[0], answer.dual[0], answer.force[0]
-            self.checked.append(_candidate(self.f, own, answer.c[0], (upper[0], lower[0]), answer))
+            self.checked.append(compared(self.f, own, answer.c[0], (upper[0], lower[0]), answer))
 
     def cut(self):
         """New starts from candidates that look better than the best and are not the follower's."""
@@ -302,7 +270,8 @@ class Search:
             assert best is not None
             way = lower_ray(self.f, best.z)
             if way is None:
-                return moved <= 1e-4 * (1 + float(np.abs(best.z).max(initial=0)))
+                still = moved <= 1e-4 * (1 + float(np.abs(best.z).max(initial=0)))
+                return still and not can_improve(self.f, self.follower, *best[:3])
             given_up = best._replace(falls=way)
             self.checked = [given_up if c is best else c for c in self.checked]
         best = self.best()
@@ -342,32 +311,3 @@ class Search:
 
 def _upper_loss(candidate: Candidate) -> float:
     return candidate.upper
-
-
-def measured(functions: Functions, follower: Follower, z: np.ndarray) -> Candidate:
-    """A point that came from elsewhere, checked."""
-    c = functions(z[None]).c
-    upper, lower = functions.violations(c)
-    n = functions.n
-    answer = follower.respond(z[None, :n], CHECKS, z[None, None, n:])
-    none = np.zeros(len(functions.g)), np.zeros(len(functions.h))
-    return _candidate(functions, (z, *none), c[0], (upper[0], lower[0]), answer)
-
-
-def _candidate(functions: Functions, point, c, violation, answer: Responses) -> Candidate:
-    """A point (z, λ, μ) with its values, beside the follower's answer at the same x."""
-    mine, best, better = float(c[LOWER]), float(answer.lower[0]), answer.z[0, functions.n :]
-    if violation[1] <= FEASIBLE and mine < best:
-        better = point[0][functions.n :]
-        # Where no start ended in a minimum, y itself is no proof of one.
-        best = min(mine, best) if np.isfinite(best) else best
-    return Candidate(
-        *point,
-        upper=float(c[UPPER]),
-        lower=mine,
-        best=best,
-        better=better,
-        violation=(float(violation[0]), float(violation[1])),
-        scale=float(functions.scale(np.float64(mine))),
-        worst=max(float(c[UPPER]), float(answer.worst[0])),
-    )

@@ -8,11 +8,12 @@ import numpy as np
 from bilevel import trees
 from bilevel.driver.answer import FollowerCertificate
 from bilevel.driver.result import Outcome, Result, Stats, Status
+from bilevel.global_search.candidates import CHECKS, Candidate, measured
 from bilevel.global_search.follower import Follower
 from bilevel.global_search.functions import LOWER, Functions
-from bilevel.global_search.rays import lower_ray, upper_ray
+from bilevel.global_search.rays import can_improve, lower_ray, upper_ray
 from bilevel.global_search.region import Region
-from bilevel.global_search.search import CHECKS, Candidate, Search, measured
+from bilevel.global_search.search import Search
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Problem
 from bilevel.typing import Lower, Upper
@@ -87,7 +88,8 @@ def check_small(
     if found.passes():
         fall = upper_ray(functions, follower, *found[:3])
         away = None if fall is None else _as(functions.as_x, fall[0], x)
-        proof = proof._replace(upper_falls=away)
+        improves = can_improve(functions, follower, *found[:3])
+        proof = proof._replace(upper_falls=away, stationary=not improves, candidates=1)
     return proof, _point(functions, found.z, x, y)[1]
 
 
@@ -160,8 +162,8 @@ def verdict(proof: FollowerCertificate) -> tuple[Outcome, str]:
         ""
         if proof.pessimistic is None
         else (
-            f" The follower's answer is not unique: this is the optimistic one, and the pessimistic "
-            f"upper loss at this x is {proof.pessimistic:.6g}."
+            " The follower's answer is not unique: this is the optimistic one, and the "
+            f"pessimistic upper loss at this x is {proof.pessimistic:.6g}."
         )
     )
     told = f"Upper loss {proof.upper:.6g}. {proof.about_y()} {proof.about_x()}"

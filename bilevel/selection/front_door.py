@@ -129,15 +129,16 @@ def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Optio
             outcome, words = verdict(proof)
             status = result.status._replace(outcome=outcome, advice=f"{choice.why}. {words}")
             return result._replace(y=y, status=status, certificate=proof)
-        if proof.ok and not diverged:
-            told = f"{result.status.advice} {proof.about_y()}"
+        if proof.ok and not diverged and (proof.stationary or any(methods_own.values())):
+            told = f"{result.status.advice} {proof.about_y()} {proof.about_x()}"
             status = result.status._replace(advice=told)
             return result._replace(y=y, status=status, certificate=proof)
         if any(methods_own.values()):
             outcome, words = (result.status.outcome, "") if diverged else verdict(proof)
             status = Status(outcome, f"{result.status.advice} {words}".strip())
             return result._replace(status=status, certificate=proof)
-        what = "diverged" if diverged else "ended where the follower has a better answer"
+        better = "x still improves" if proof.ok else "the follower has a better answer"
+        what = "diverged" if diverged else f"ended where {better}"
         choice = choice._replace(
             why=f"{choice.why}; it {what}, so the global search for small problems came after it"
         )

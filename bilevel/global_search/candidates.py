@@ -1,0 +1,72 @@
+"""A point of a small problem beside the follower's answer at the same x."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bilevel.driver.answer import FEASIBLE, GAP
+from bilevel.global_search.follower import Follower, Responses
+from bilevel.global_search.functions import LOWER, UPPER, Functions
+
+CHECKS = 64  # starts of the follower when a candidate is checked
+
+
+class Candidate(NamedTuple):
+    """A point and what its check found; losses as `Functions` divides them."""
+
+    z: np.ndarray
+    dual: np.ndarray
+    force: np.ndarray
+    upper: float  # F
+    lower: float  # f
+    best: float  # the least lower loss found at this x
+    better: np.ndarray  # the y where it was
+    violation: tuple[float, float]  # of the upper and the lower constraints
+    scale: float  # what the gap is compared with
+    worst: float  # the largest upper loss among answers that are as good as the best
+    falls: np.ndarray | None = None  # a direction of y along which the lower loss never ends
+
+    @property
+    def gap(self) -> float:
+        known = np.isfinite(self.best) and self.falls is None
+        return max(self.lower - self.best, 0.0) if known else np.inf
+
+    @property
+    def relative_gap(self) -> float:
+        return self.gap / self.scale
+
+    @property
+    def feasible(self) -> bool:
+        return max(self.violation) <= FEASIBLE
+
+    def passes(self, tol: float = GAP) -> bool:
+        return self.feasible and self.relative_gap <= tol
+
+
+def measured(functions: Functions, follower: Follower, z: np.ndarray) -> Candidate:
+    """A point that came from elsewhere, checked."""
+    c = functions(z[None]).c
+    upper, lower = functions.violations(c)
+    n = functions.n
+    answer = follower.respond(z[None, :n], CHECKS, z[None, None, n:])
+    none = np.zeros(len(functions.g)), np.zeros(len(functions.h))
+    return compared(functions, (z, *none), c[0], (upper[0], lower[0]), answer)
+
+
+def compared(functions: Functions, point, c, violation, answer: Responses) -> Candidate:
+    """A point (z, λ, μ) with its values, beside the follower's answer at the same x."""
+    mine, best, better = float(c[LOWER]), float(answer.lower[0]), answer.z[0, functions.n :]
+    if violation[1] <= FEASIBLE and mine < best:
+        better = point[0][functions.n :]
+        # Where no start ended in a minimum, y itself is no proof of one.
+        best = min(mine, best) if np.isfinite(best) else best
+    return Candidate(
+        *point,
+        upper=float(c[UPPER]),
+        lower=mine,
+        best=best,
+        better=better,
+        violation=(float(violation[0]), float(violation[1])),
+        scale=float(functions.scale(np.asarray(mine))),
+        worst=max(float(c[UPPER]), float(answer.worst[0])),
+    )
