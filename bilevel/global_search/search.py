@@ -24,6 +24,7 @@ IDLE = 3  # rounds of these without a better candidate, and no more are polished
 ROUNDS = 4  # of cuts
 TIGHT = 1e-9  # times the scale of the lower loss: a follower's gap that is aimed at
 SAME = 1e-8  # relative: upper losses this close are equal, and the smaller gap decides
+EXACT = 1e-12  # times that scale: a gap that is rounding
 LAST = 8  # best candidates whose follower is looked at along rays
 
 
@@ -248,8 +249,9 @@ class Search:
     def finish(self) -> bool:
         """Refine the best candidate; give it up where its follower has no minimum, for the next.
 
-        A gap that is not tight may be what makes a candidate look good. It goes where its program,
-        solved to rounding, or its follower's answer, is tight.
+        A gap may be what makes a candidate look good, however small (in a flat quartic, y is off by
+        its fourth root). Such a candidate goes where its program, solved to rounding, or its
+        follower's answer at the same x, has none.
 
         Returns:
             Whether the last one is stationary: the program that started there stayed there.
@@ -262,8 +264,8 @@ class Search:
             refined = [refine(self.f, *best[:3], at_x=at_x) for at_x in (False, True)]
             moved = float(np.abs(refined[0][0] - best.z).max(initial=0))
             self.check(refined, every=True)
-            exact = any(c.passes(TIGHT) for c in self.checked[count:])
-            if exact and not best.passes(TIGHT):
+            exact = min((c.relative_gap for c in self.checked[count:] if c.passes()), default=1.0)
+            if best.relative_gap > EXACT and exact <= EXACT:
                 self.checked = [c for c in self.checked if c is not best]
                 continue
             best = self.best()
