@@ -182,8 +182,8 @@ def entrant(kind: type[AbstractMethod], task: Task, known: certificates.Probe) -
     if name == "MAID":  # measures its constants at the iterates: those at x0 hold there only
         method = dataclasses.replace(method, mu=None, cross=None)
     price = method.price(task.problem)
-    if name == "MAID":  # its loops end when they may; `spent` counts them
-        price = price._replace(lower_grad=0, hvp=0)
+    if name == "MAID":  # its loops end when they may; `spent` counts them, this is what measures
+        price = Price(upper_grad=4, hvp=4, cross=2 / 3, cross_transposed=2 / 3)
     if size > MOST_ENTRIES and (price.dense_hessian or name == "STN"):
         raise NotApplicable(f"y is too large for matrices ({size} entries)")
     rows = task.sizes if name in FULL else Batch(task.batch_size, task.batch_size)
@@ -215,9 +215,18 @@ def gradients(price: Price, rows: Batch, lower_size: int) -> float:
 
 
 def spent(entrant: Entrant, state: Any) -> float:
-    """Gradients up to a state; what MAID's loops took besides, it has counted."""
-    counted = int(state.lower_steps + state.cg_steps) if hasattr(state, "cg_steps") else 0
-    return float(entrant.costs(int(state.k))[-1]) + 2 * entrant.rows.lower * counted
+    """Gradients up to a state; what MAID's loops took besides, it has counted.
+
+    MAID measures its constants by power steps, two a step and six on each norm at first; a product
+    of third order counts as two Hessian products and two upper gradients.
+    """
+    known = float(entrant.costs(int(state.k))[-1])
+    if not hasattr(state, "cg_steps"):
+        return known
+    upper, lower = entrant.rows[:2]
+    known += 36 * upper + 96 * lower  # the first power steps
+    known += int(state.gradients) * (upper + 5 * lower)  # a gradient of each level, two products
+    return known + 2 * lower * int(state.lower_steps + state.cg_steps)
 
 
 # --- judging ------------------------------------------------------------------------------

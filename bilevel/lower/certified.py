@@ -15,6 +15,8 @@ from bilevel.problem import RepeatedBatch
 from bilevel.typing import Lower, Scalar
 from bilevel.updates import AbstractUpdate, as_update
 
+SLOW = 10  # steps of Newton's method in a row that gain less than a hundredth, which is rounding
+
 
 def _in_domain(size: Scalar, value: Scalar) -> Scalar:
     """The size of a gradient; infinite where the loss is not finite."""
@@ -76,7 +78,7 @@ class NewtonCG(AbstractLowerSolver):
     and the gradient shorter, which a short enough step always is when the loss is strongly convex:
     so it comes home from afar, and converges superlinearly near the minimiser. Of a quadratic it is
     little more than one run of conjugate gradients. Ends, too, when no step shortens the gradient
-    any more, which is rounding. `steps` counts the gradients at new points and the products with H,
+    any more, or ten in a row hardly do, which is rounding. `steps` counts the gradients at new points and the products with H,
     and is at most about `max_steps`.
     Constraints on y are not seen by it. Not differentiable in reverse mode.
 
@@ -125,7 +127,8 @@ class NewtonCG(AbstractLowerSolver):
                 again,
                 attempt(jnp.ones((), dtype)),
             )
-            kept = tried.shorter
+            kept = tried.shorter & (tried.size < at.size)
+            slow = tried.size > 0.99 * at.size
             # How far the gradient is from what the linear model foretold.
             surprise = jnp.abs(tried.size - d.residual) / at.size
             return _Newton(
@@ -135,14 +138,16 @@ class NewtonCG(AbstractLowerSolver):
                 forcing=jnp.minimum(surprise, loosest),
                 steps=at.steps + d.steps + tried.halvings,
                 moving=kept,
+                slow=jnp.where(slow, at.slow + 1, jnp.zeros_like(at.slow)),
             )
 
         def unfinished(at: _Newton):
-            return (at.size > tol) & (at.steps < self.max_steps) & at.moving
+            going = at.moving & (at.slow < SLOW)
+            return (at.size > tol) & (at.steps < self.max_steps) & going
 
         g_y, size = gradient(y0)
         none = jnp.zeros((), jnp.int32)
-        start = _Newton(y0, g_y, size, loosest, none, jnp.isfinite(size))
+        start = _Newton(y0, g_y, size, loosest, none, jnp.isfinite(size), none)
         end = jax.lax.while_loop(unfinished, body, start)
         return LowerSolution(end.y, end.size, end.steps)
 
@@ -154,6 +159,7 @@ class _Newton(NamedTuple):
     forcing: Scalar
     steps: Int[Array, ""]
     moving: Bool[Array, ""]  # the last step shortened the gradient
+    slow: Int[Array, ""]  # steps in a row that did so by less than a hundredth
 
 
 class _Trial(NamedTuple):

@@ -253,6 +253,20 @@ def test_front_door():
     np.testing.assert_allclose(flat(result.x), flat(case.x_star), atol=1e-6)
 
 
+def test_a_run_that_rounding_ends_says_so_and_stops():
+    """On `quad` in single precision: not finished, and not the steps that were asked for."""
+    case = problems.quad(jnp.float32)
+    result = bl.solve(
+        case.problem, MAID(), case.x0, case.y0, steps=400, log_every=20, progress=False
+    )
+    assert result.status.outcome is bl.Outcome.STALLED
+    assert not result.status.ok
+    assert "enable x64" in str(result.status)
+    assert result.stats.steps < 400
+    assert result.stats.compile_seconds < result.stats.seconds
+    np.testing.assert_allclose(flat(result.x), flat(case.x_star), atol=1e-3)
+
+
 # --- the lower solvers it brings ---------------------------------------------------------------
 
 

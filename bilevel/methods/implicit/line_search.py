@@ -41,9 +41,14 @@ def corrected_value(f, f_y, g_y, hvp, v, e, curvature) -> Value:
 def search(
     settings, problem: Problem, batch: Batch, state: MAIDState, h: Gradient, a, trials, certified
 ) -> Search:
-    """Step sizes `a, shrink · a, ...` until l decreases for certain."""
+    """Step sizes `a, shrink · a, ...` until l decreases for certain.
+
+    In single precision a change within rounding counts as a decrease, too, where the curvature of
+    the last move foretells one: `a ≤ secant`, and the gradient is certified.
+    """
     here = h.value
     decrease = settings.slack**2 if settings.decrease is None else settings.decrease
+    reach, coarse = secant(state, h.z), jnp.finfo(a.dtype).bits < 64 and not settings.as_published
 
     def body(at: Search) -> Search:
         a = at.step_size
@@ -59,7 +64,12 @@ def search(
 
         change = there.value - here.value
         noise, wanted = there.noise + here.noise, as_like(decrease, a) * a * length**2
-        found = (change + there.above + here.below + noise <= -wanted) & (wanted > 0)
+        blur = there.above + here.below
+        found = (change + blur + noise <= -wanted) & (wanted > 0)
+        if (
+            coarse
+        ):  # no value shows a decrease so small, but the gradient and its change foretell it
+            found |= (jnp.abs(change) <= noise) & (blur <= noise) & (a <= reach) & (wanted > 0)
         # Too long at any accuracy; a change that is not a number, too.
         hopeless = ~(change - there.below - here.above <= noise - wanted)
         hopeless = jnp.asarray(False) if settings.as_published else hopeless
@@ -74,7 +84,7 @@ def search(
             failed=at.failed + count(~found & ~hopeless),
             tried=at.tried + 1,
             found=found,
-            blurred=at.blurred | (~hopeless & (there.above + here.below > noise)),
+            blurred=at.blurred | (~hopeless & (blur > noise)),
         )
 
     def unfinished(at: Search):
@@ -92,12 +102,19 @@ def first_step_size(settings, state: MAIDState, z: Upper) -> Scalar:
     last = jnp.where(last > 0, last, careful)
     if settings.as_published:
         return last
-    # The short one of Barzilai and Borwein: the long one fails more trials than it saves steps.
+    told = secant(state, z)
+    return jnp.where(told > 0, jnp.clip(told, last / 10, 100 * last), last)
+
+
+def secant(state: MAIDState, z: Upper) -> Scalar:
+    """The inverse of the curvature along the last move; zero where it tells none.
+
+    The short one of Barzilai and Borwein: the long one fails more trials than it saves steps.
+    """
     change = trees.sub(z, state.z)
     curvature, square = trees.dot(state.move, change), trees.dot(change, change)
     told = (curvature > 0) & (square > 0)
-    secant = (curvature / jnp.where(told, square, 1)).astype(last.dtype)
-    return jnp.where(told, jnp.clip(secant, last / 10, 10 * last), last)
+    return jnp.where(told, curvature / jnp.where(told, square, 1), 0).astype(state.step_size.dtype)
 
 
 def moved(problem: Problem, x: Upper, z: Upper, a) -> tuple[Upper, Upper, Scalar]:

@@ -55,9 +55,10 @@ class MAID(AbstractMethod):
     smooth f and g, g strongly convex in y. What is certain is so up to the constants: give those
     known; the others are measured at the iterates by power steps, and enlarged by `safety`.
 
-    A step costs what it needs; `info` counts. It ends with `exhausted` = 1 where rounding leaves
-    no step that is certain to decrease l (in double precision near `‖∇l‖ = 1e-7 √|l|`, in single
-    near 1e-3); x then stays. Loops of unknown length inside: it jits, scans and maps, and cannot be
+    A step costs what it needs; `info` counts. In single precision a change of l within rounding is
+    accepted, too, where the certified gradient and the curvature of the last move foretell a
+    decrease. It ends with `exhausted` = 1 where rounding leaves no step at all (in double precision
+    near `‖∇l‖ = 1e-7 √|l|`); x then stays, and `bl.solve` stops, "stalled" in single precision. Loops of unknown length inside: it jits, scans and maps, and cannot be
     differentiated in reverse mode. Meant for full batches: accuracy is of no use on samples.
 
     With an upper set steps are projected, `‖x⁺ − x‖/a` is in the place of `‖z‖`; this is sound (the
@@ -132,7 +133,7 @@ class MAID(AbstractMethod):
     def price(self, problem: Problem) -> Price:
         """A mean over 15 steps on `problems.quad()`; what a step takes depends on the problem.
 
-        Without the products of third order that measure curvature: six to twelve a step.
+        Without the products of third order that measure curvature: two a step, more at first.
         """
         return Price(upper_grad=4, lower_grad=10, hvp=24, cross=10, cross_transposed=6)
 
@@ -154,6 +155,7 @@ class MAID(AbstractMethod):
             key=key,
             lower_steps=none,
             cg_steps=none,
+            gradients=none,
             exhausted=jnp.asarray(False),
             seen=Seen(zero, zero, zero, zero),
         )
@@ -184,7 +186,7 @@ class MAID(AbstractMethod):
     def _round(self, problem: Problem, batch: Batch, at: Round) -> Round:
         """A gradient, and if it is certified to point uphill, a line search; else sharpen."""
         fresh = (at.state.k == 0) & (at.rounds == 0)
-        state, h = self._gradient(problem, batch, at.state, fresh)
+        state, h = self._gradient(problem, batch, at.state, fresh, at.rounds == 0)
         a = jnp.where(at.started, state.step_size, line_search.first_step_size(self, state, h.z))
         _, _, length = line_search.moved(problem, state.x, h.z, a)
         allowed = (1 - as_like(self.slack, a)) * length
@@ -221,13 +223,14 @@ class MAID(AbstractMethod):
             eps=adapted(state.eps, short_y),
             delta=adapted(state.delta, short_v),
             lower_steps=state.lower_steps + found.lower_steps,
+            gradients=state.gradients + found.tried,
             exhausted=exhausted,
             seen=state.seen._replace(hypergrad_norm=length),
         )
         return Round(new, at.trials + count(failed), at.rounds + 1, settled, accepted)
 
     def _gradient(
-        self, problem: Problem, batch: Batch, state: MAIDState, fresh
+        self, problem: Problem, batch: Batch, state: MAIDState, fresh, first
     ) -> tuple[MAIDState, Gradient]:
         """y to accuracy eps, v to accuracy delta, `z = ∇_x f − (∂²g/∂x∂y) v` and its error."""
         x, eps, delta = state.x, state.eps, state.delta
@@ -236,7 +239,7 @@ class MAID(AbstractMethod):
 
         sizes, taken = state.sizes, count(0)
         if self.mu is None:
-            rounds = jnp.where(fresh, 6, 1)
+            rounds = jnp.where(fresh, 6, jnp.where(first, 1, 0))
             sizes, taken = measured.smallest_eigenvalue(
                 problem, x, state.y, batch.lower, sizes, now, rounds=rounds, max_steps=max_cg
             )
@@ -259,7 +262,7 @@ class MAID(AbstractMethod):
         r, g_norm = norm_like(trees.sub(f_y, hvp), eps), norm_like(g_y, eps)
         e, d = jnp.maximum(eps, g_norm / mu), jnp.maximum(delta, r)
         sizes, cross, curvature, curvature_x, curvature_f = self._constants(
-            problem, batch, x, y, v, e, sizes, later, fresh
+            problem, batch, x, y, v, e, sizes, later, self._rounds(state.k, fresh, first)
         )
         # z − ∇l = [∇_x φ]_{y*}^{y} + (∂y*/∂x)ᵀ ∇_y φ(y*), and ∇_y φ(y) = f_y − H v.
         error_from_y, error_from_v = (curvature_x + cross / mu * curvature) * e, cross / mu * d
@@ -282,20 +285,29 @@ class MAID(AbstractMethod):
             seen=seen,
             lower_steps=state.lower_steps + low.steps,
             cg_steps=state.cg_steps + taken + adjoint.steps,
+            gradients=state.gradients + 1,
         )
         return state, Gradient(
             mu, y, v, z, value, curvature, error_from_y, error_from_v, stuck_y, stuck_v
         )
 
+    def _rounds(self, k, fresh, first) -> Array:
+        """Power steps on the three norms: a few at first, then on each in its turn.
+
+        A round that sharpens an accuracy is at the same x, and measures nothing anew.
+        """
+        turn = jnp.arange(3, dtype=k.dtype) == k % 3
+        return jnp.where(fresh, 6, jnp.where(first & turn, 2, 0))
+
     def _constants(
-        self, problem: Problem, batch: Batch, x, y, v, e, sizes: CurvatureEstimates, key, fresh
+        self, problem: Problem, batch: Batch, x, y, v, e, sizes: CurvatureEstimates, key, rounds
     ):
         """`CurvatureEstimates`, and the norms of ∂²g/∂x∂y, ∂²φ/∂y², ∂²φ/∂x∂y and ∂²f/∂y²."""
         keys, at = jax.random.split(key, 4), (problem, x, y)
-        rounds, safety, size = jnp.where(fresh, 15, 2), as_like(self.safety, e), norm_like(v, e)
+        safety, size = as_like(self.safety, e), norm_like(v, e)
 
         if self.cross is None:
-            sizes = measured.cross_norm(*at, batch.lower, sizes, keys[0], rounds=rounds)
+            sizes = measured.cross_norm(*at, batch.lower, sizes, keys[0], rounds=rounds[0])
         cross = safety * sizes.cross if self.cross is None else as_like(self.cross, e)
         if self.cross_lipschitz is not None:
             cross = cross + as_like(self.cross_lipschitz, e) * e  # at y*(x)
@@ -303,13 +315,13 @@ class MAID(AbstractMethod):
         if self.upper_L is not None and self.hessian_lipschitz is not None:
             curvature = as_like(self.upper_L, e) + as_like(self.hessian_lipschitz, e) * size
         else:
-            sizes = measured.curvature_norm(*at, v, batch, sizes, keys[1], rounds=rounds)
+            sizes = measured.curvature_norm(*at, v, batch, sizes, keys[1], rounds=rounds[1])
             curvature = safety * sizes.curvature
 
         if self.upper_cross is not None and self.cross_lipschitz is not None:
             curvature_x = as_like(self.upper_cross, e) + as_like(self.cross_lipschitz, e) * size
         else:
-            sizes = measured.curvature_x_norm(*at, v, batch, sizes, keys[2], rounds=rounds)
+            sizes = measured.curvature_x_norm(*at, v, batch, sizes, keys[2], rounds=rounds[2])
             curvature_x = safety * sizes.curvature_x
 
         curvature_f = curvature

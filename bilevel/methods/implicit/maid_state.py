@@ -33,6 +33,7 @@ class MAIDState(NamedTuple):
     key: RandomKey
     lower_steps: Int[Array, ""]  # taken so far
     cg_steps: Int[Array, ""]  # likewise
+    gradients: Int[Array, ""]  # of both levels with two products, taken so far besides
     exhausted: Bool[Array, ""]  # rounding allows no further step
     seen: Seen
 
