@@ -16,6 +16,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import math
 import numbers
 import textwrap
 import tomllib
@@ -32,6 +33,7 @@ class Bounds(NamedTuple):
     least: float | None = None
     most: float | None = None
     above: float | None = None  # a least value that is not allowed itself
+    infinite: bool = False  # whether it may be infinite
 
     def hold(self, *values: float) -> bool:
         """Whether numbers lie there; NaN lies nowhere."""
@@ -117,6 +119,8 @@ class Option(NamedTuple):
         bounds = self.bounds or Bounds()
         if not _is_a(value, self.kind) or not bounds.hold(*_numbers(value, self.kind)):
             raise self._refusal(value, where)
+        if any(map(math.isinf, _numbers(value, self.kind))) and not bounds.infinite:
+            raise ValueError(f"{where} is {value}; a finite number is needed.")
         return self.kind(value) if self.kind in NUMBERS else value
 
     def _refusal(self, value: Any, where: str) -> ValueError:

@@ -99,6 +99,7 @@ def _told(given: Session) -> list[str]:
     shown = 0 if given.shown is None else len(given.shown.tokens)
     judged = f"{held} pairs and {shown} demonstrations held out to judge by"
     return [
+        *given.notes,
         f"{config.family.value}, {config.layers} layers; {', '.join(kinds)}; {judged}.",
         f"{given.settings.method.value}, {given.settings.steps} steps.",
     ]

@@ -106,8 +106,13 @@ def stratified(rows: Sequence[T], seed: int) -> list[T]:
 def split(rows: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]]:
     """Most of the rows, and a share of every source to judge by; no row is in both."""
     order = stratified(rows, seed)
-    n = round(share * len(order))
+    n = held_out(len(order), share)
     return order[n:], order[:n]
+
+
+def held_out(rows: int, share: float) -> int:
+    """How many rows `split` holds out."""
+    return round(share * rows)
 
 
 class Batches:

@@ -11,7 +11,6 @@ from jaxtyping import PyTree
 
 from bilevel import sharding as devices
 from bilevel.apps.llm.data import batches, encode
-from bilevel.apps.llm.data import jsonl as files
 from bilevel.apps.llm.hub import checkpoint, tensor_files, tokenizer
 from bilevel.apps.llm.methods import sft
 from bilevel.apps.llm.methods.align import AbstractAlignment
@@ -25,6 +24,7 @@ from bilevel.apps.llm.policies import model, prompt_cache
 from bilevel.apps.llm.policies.packing import packed
 from bilevel.apps.llm.policies.policy import Preferences, Responses
 from bilevel.apps.llm.rewards.reward import Head
+from bilevel.apps.llm.run import feedback
 from bilevel.apps.llm.run.method import method
 from bilevel.apps.llm.run.settings import Settings
 
@@ -47,6 +47,7 @@ class Session(NamedTuple):
     rows: int  # of each kind of feedback, a step
     tokens: float  # of feedback and responses, a step
     how: AbstractAlignment
+    notes: tuple[str, ...] = ()  # on the files
 
 
 def load(folder: Path, demos: Path | None, prefs: Path | None, settings: Settings) -> Session:
@@ -56,24 +57,21 @@ def load(folder: Path, demos: Path | None, prefs: Path | None, settings: Setting
         FileNotFoundError, ValueError, ImportError: what is wrong, in a sentence.
     """
     needs = settings.method.needs
-    for given, needed, name in ((demos, needs[0], "--demos"), (prefs, needs[1], "--prefs")):
-        if needed and given is None:
-            raise ValueError(f"{settings.method.value} needs {name}, a JSONL file.")
+    for file, needed, name in ((demos, needs[0], "--demos"), (prefs, needs[1], "--prefs")):
+        if needed and file is None:
+            raise ValueError(f"{settings.method.value} needs {name}, a JSONL or parquet file.")
     text = tokenizer.load(folder)
     length = settings.length
     # The data are checked before the weights are read, which may take minutes.
     about = checkpoint.config_json.read(tensor_files.read_json(folder / "config.json", folder))
     if length is not None and length > about.max_length:
         raise ValueError(f"the model reads {about.max_length} tokens; {length} were asked for.")
-    how = {"context": length or about.max_length, "end": True}
-    rows = [] if demos is None else encode.encode(
-        files.demonstrations(demos), text, file=demos, **how)  # fmt: skip
-    pairs = [] if prefs is None else encode.encode_pairs(
-        files.preferences(prefs), text, file=prefs, **how)  # fmt: skip
+    given = feedback.read(demos, prefs, text, length or about.max_length, settings)
     mesh = mesh_of(settings)
     place = None if mesh is None else sharding.placer(about, mesh)
     loaded = checkpoint.load(folder, dtype=jnp.float32, place=place)
-    return prepare(loaded, text, rows, pairs, settings)
+    prepared = prepare(loaded, text, given.rows, given.pairs, settings)
+    return prepared._replace(notes=given.notes)
 
 
 def mesh_of(settings: Settings) -> Mesh | None:
@@ -126,7 +124,8 @@ def prepare(
     longest = max(len(row.response) for row in every)
     distinct = {tuple(row.prompt): row for row in every}
     asked = model.prompt_batch(list(distinct.values()), pad_id=text.pad)
-    drawing = Drawing(new=settings.new or longest, stop=text.stop)
+    room = (settings.length or loaded.config.max_length) - asked.tokens.shape[1]
+    drawing = Drawing(new=settings.new or min(longest, room), stop=text.stop)
     policy = _policy(loaded, asked, drawing, longest, mesh, settings)
     if policy.params is not None:
         loaded = replace(loaded, params=policy.params)

@@ -62,9 +62,9 @@ class Feedback(Folders):
     """Files."""
 
     demos: Path | None = None
-    """JSONL file of demonstrations."""
+    """JSONL or parquet file of demonstrations."""
     prefs: Path | None = None
-    """JSONL file of preferences."""
+    """JSONL or parquet file of preferences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Demonstrations(Folders):
     """Files."""
 
     demos: Path
-    """JSONL file of demonstrations."""
+    """JSONL or parquet file of demonstrations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Alignment(options.Settings):
     """How to align."""
     beta: Annotated[float, Bounds(above=0)] = 0.1
     """Weight of the divergence from the model given."""
-    divergence: Annotated[float, Bounds(above=0)] = 100.0
+    divergence: Annotated[float, Bounds(above=0, infinite=True)] = 100.0
     """KL divergence from the model given, in nats, at which the run is ended."""
 
 
@@ -150,6 +150,8 @@ class Training(options.Settings):
     """Adapt only so many of the last layers; all when absent."""
     held_out: Annotated[float, Bounds(least=0, most=0.9)] = 0.1
     """Share of the feedback to evaluate on."""
+    skip_bad: bool = False
+    """Leave out rows that cannot be used, and tell how many, instead of refusing the file."""
     log_every: Annotated[int, Bounds(least=1)] = 10
     """Evaluate and save every so many steps."""
     seed: Annotated[int, Bounds(least=0)] = 0
@@ -162,7 +164,7 @@ class Memory(options.Settings):
 
     length: Annotated[int | None, Bounds(least=2)] = None
     """Tokens of a prompt and its response, more are refused; the model's limit when absent."""
-    memory: Annotated[float, Bounds(least=0)] = 2.0
+    memory: Annotated[float, Bounds(least=0, infinite=True)] = 2.0
     """GiB that the prompt cache may take; 0 turns it off. The cache holds the states of the frozen
     layers. It is used if it fits, only the last layers are adapted, and responses are short."""
     mesh: Annotated[tuple[int, int] | None, Bounds(least=1)] = None
