@@ -1,13 +1,16 @@
 """JSONL files: what is read, what is refused and in which words, and how rows become arrays."""
 
+import dataclasses
 import gzip
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from bilevel.apps.llm.data import batches, encode
 from bilevel.apps.llm.data import jsonl as data
+from bilevel.apps.llm.data.bad_rows import Findings
 from bilevel.apps.llm.data.encode import Row, RowPair
 from bilevel.apps.llm.hub.tokenizer import Tokenizer
 
@@ -60,7 +63,8 @@ def test_plain_text_and_messages(file):
     assert words(plain.response) == " c"
 
 
-def test_three_ways_to_write_a_preference(file):
+def test_ways_to_write_a_preference(file):
+    """TRL's explicit and implicit prompts, and ultrafeedback's text beside whole conversations."""
     pytest.importorskip("jinja2")
     worse = SAID | {"content": "No"}
     write(
@@ -69,11 +73,51 @@ def test_three_ways_to_write_a_preference(file):
         {"prompt": [USER], "chosen": [SAID], "rejected": [worse]},
         {"chosen": [USER, SAID], "rejected": [USER, worse]},
         {"prompt": [USER], "chosen": "Yo", "rejected": "No"},
+        {"prompt": "Hi", "chosen": [USER, SAID], "rejected": [USER, worse]},
+        {"prompt": "Hi", "chosen": [SAID], "rejected": [worse]},
+        {"prompt": [USER], "chosen": [USER, SAID], "rejected": [USER, worse]},
     )
     pairs = encode.encode_pairs(data.preferences(file), TEXT, context=99, end=False, file=file)
     assert words(pairs[0].chosen.response + pairs[0].rejected.response) == "bc"
-    assert pairs[1] == pairs[2] == pairs[3]
+    assert all(pair == pairs[1] for pair in pairs[2:])
     assert words(pairs[1].rejected.prompt + pairs[1].rejected.response) == "<u>Hi|\n<a>No|"
+
+
+def test_ways_to_write_a_demonstration(file):
+    write(
+        file,
+        {"messages": [USER, SAID]},
+        {"prompt": [USER], "completion": [SAID]},
+        {"prompt": "Hi", "completion": [SAID]},
+        {"prompt": [USER], "completion": "Yo"},
+    )
+    rows = data.demonstrations(file)
+    assert all(row[:2] == ([USER], [SAID]) for row in rows)
+
+
+HUMAN = "\n\nHuman: Hi\n\nAssistant: Yo\n\nHuman: So?\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        (HUMAN + " I see", HUMAN + " I do not", HUMAN),  # hh-rlhf, at its last turn
+        ("Q: 2 + 2? A: 4", "Q: 2 + 2? A: 5", "Q: 2 + 2? A:"),
+        ("say hello", "say help", "say"),  # no word is cut
+        ("Is it? Yes", "Is it? Yes and no", "Is it?"),
+    ],
+)
+def test_texts_share_the_prompt_that_is_not_given(chosen, rejected, prompt, file):
+    write(file, {"chosen": chosen, "rejected": rejected})
+    (pair,) = data.preferences(file)
+    assert pair.prompt == prompt
+    assert (pair.prompt + pair.chosen, pair.prompt + pair.rejected) == (chosen, rejected)
+
+
+def test_a_response_may_be_a_call_of_a_tool(file):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    write(file, {"messages": [USER, call]})
+    assert data.demonstrations(file)[0].response == [call]
 
 
 def test_gzip_is_read_whatever_it_is_called(tmp_path):
@@ -108,6 +152,14 @@ PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
         (GOOD | {"messages": [USER, SAID]}, 'both "messages" and "prompt"'),
         (PAIR, "a preference"),
         ("[" * 100_000, "not JSON"),
+        ({"prompt": [USER], "completion": [USER]}, "by 'user'"),
+        ({"prompt": "x", "completion": [USER, SAID]}, "holds 2 messages; with a"),
+        (GOOD | {"tools": [{}]}, '"tools" is for messages'),
+        (GOOD | {"chat_template_kwargs": {"a": 1}}, '"chat_template_kwargs" is for messages'),
+        ({"messages": [USER, SAID], "tools": "x"}, "text that is not JSON"),
+        ({"messages": [USER, SAID], "tools": ["x"]}, "a list of objects"),
+        ({"messages": [USER, SAID], "chat_template_kwargs": [1]}, "a list; an object"),
+        ({"messages": [USER, SAID], "chat_template_kwargs": {"messages": 1}}, 'sets "messages"'),
     ],
 )
 def test_bad_demonstrations_are_refused_with_file_and_line(file, line, told):
@@ -128,6 +180,8 @@ def test_bad_demonstrations_are_refused_with_file_and_line(file, line, told):
         (PAIR | {"chosen": 1, "rejected": 2}, '"chosen" is a number'),
         ({"chosen": [USER, SAID], "rejected": [SAID]}, "differ before their last message"),
         ({"chosen": [SAID], "rejected": [SAID | {"content": "x"}]}, '"prompt" is missing'),
+        ({"chosen": HUMAN, "rejected": HUMAN + " I"}, 'the response in "chosen" is empty'),
+        ({"prompt": "Ho", "chosen": [USER, SAID], "rejected": [USER, SAID]}, "holds 2 messages"),
     ],
 )
 def test_bad_preferences_are_refused_with_the_line(file, line, told):
@@ -148,6 +202,81 @@ def test_wrong_encoding_and_files_without_lines(file, tmp_path):
         data.demonstrations(tmp_path)
     file.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n")
     assert data.demonstrations(file)[0].response == "b"
+
+
+def test_all_bad_rows_are_told_at_once_or_left_out(file):
+    write(file, "{", GOOD, {"prompt": 1}, PAIR, GOOD | {"prompt": "a" * 9})
+    with pytest.raises(ValueError, match=r"line 1: .* 3 rows are bad \(lines 1, 3, 4\)"):
+        data.demonstrations(file)
+    found = Findings()
+    rows = data.demonstrations(file, found)
+    rows = encode.encode(rows, TEXT, context=9, end=True, file=file, findings=found)
+    assert [words(row.prompt) for row in rows] == ["a"]
+    assert [error.line for error in found.bad] == [1, 3, 4, 5]
+    with pytest.raises(ValueError, match=r"4 rows are bad \(lines 1, 3, 4, 5\).*--skip-bad"):
+        found.settle(file)
+    found.settle(file, skip_bad=True)
+    assert "4 rows are bad (lines 1, 3, 4, 5); left out. The first: " in found.notes[-1]
+
+
+def test_keys_that_are_not_read_are_named_once(file):
+    write(file, GOOD | {"score": 1, "id": 2}, GOOD | {"score": 3}, GOOD | {"score": 3})
+    with pytest.warns(UserWarning, match=r'not read: "score" \(3 rows\), "id" \(1 row\)\.') as told:
+        assert len(data.demonstrations(file)) == 3
+    assert len(told) == 1
+
+
+def test_pairs_that_are_equal_after_the_template_are_counted_and_left_out(file):
+    pytest.importorskip("jinja2")
+    both = {"prompt": [USER], "chosen": [SAID], "rejected": [SAID | {"content": " Yo"}]}
+    write(file, PAIR, both, PAIR | {"chosen": "same", "rejected": "same"})
+    text = dataclasses.replace(TEXT, template=TEMPLATE.replace("['content']", "['content']|trim"))
+    pairs = data.preferences(file)
+    with pytest.warns(UserWarning, match="2 pairs have two equal responses"):
+        found = encode.encode_pairs(pairs, text, context=99, end=True, file=file)
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "told"),
+    [
+        (b"PK\x03\x04...", "a.jsonl", "is a zip archive; JSONL"),
+        (b"ARROW1", "a.arrow", "an Arrow file"),
+        (b"\x28\xb5\x2f\xfd", "a.jsonl.zst", "compressed by zstd"),
+        (b"prompt,completion\na,b\n", "a.csv", "a CSV table"),
+        (b' [\n {"prompt": "a"}]', "a.json", r"one JSON list; JSONL.*jq -c"),
+    ],
+)
+def test_files_of_other_kinds_are_named(content, name, told, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=told):
+        data.demonstrations(tmp_path / name)
+
+
+def test_parquet_is_read_like_lines(tmp_path):
+    table, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    tools = json.dumps([{"function": {"name": "f"}}])
+    rows = [
+        {"messages": [USER, SAID], "tools": tools, "source": None},
+        {"messages": [USER, SAID | {"name": "x"}], "tools": None, "source": "s"},
+    ]
+    parquet.write_table(table.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    one, two = data.demonstrations(tmp_path / "rows.parquet")
+    assert one == ([USER], [SAID], None, 1, {"tools": json.loads(tools)})
+    assert two == ([USER], [SAID | {"name": "x"}], "s", 2, {})
+    parquet.write_table(table.Table.from_pylist([{"prompt": "a"}]), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match='line 1: "completion" is missing'):
+        data.demonstrations(tmp_path / "rows.parquet")
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(ValueError, match="a parquet file, but cannot be read"):
+        data.demonstrations(tmp_path / "rows.parquet")
+
+
+def test_parquet_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "rows").write_bytes(b"PAR1")
+    with pytest.raises(ImportError, match=r"parquet files need pyarrow, .*'bilevel\[parquet\]'"):
+        data.demonstrations(tmp_path / "rows")
 
 
 def test_what_does_not_fit_the_context_is_refused(file):
