@@ -1,6 +1,7 @@
-"""`bilevel chat`: talk to a checkpoint folder."""
+"""`bilevel chat`: talk to a model."""
 
 import sys
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from bilevel.apps.llm.data import encode
 from bilevel.apps.llm.data.jsonl import Text
-from bilevel.apps.llm.hub import checkpoint, tokenizer
+from bilevel.apps.llm.hub import find, tokenizer
 from bilevel.apps.llm.hub.checkpoint import Checkpoint
 from bilevel.apps.llm.hub.tokenizer import Tokenizer
 from bilevel.apps.llm.models.sampling import Drawing
@@ -32,13 +33,18 @@ def run(options: Chat) -> None:
     drawing = Drawing(new=options.new, temperature=options.temperature, top_p=options.top_p)
     talk = open_talk(options.model, drawing, options.seed)
     if options.prompt is not None:
-        console.print(talk.say(options.prompt), markup=False)
+        console.out(plain(talk.say(options.prompt)), highlight=False)
         return
     console.print("An empty line ends the talk.", style="dim")
     for line in sys.stdin:
         if not line.strip():
             break
-        console.print(talk.say(line.rstrip("\n")), markup=False)
+        console.out(plain(talk.say(line.rstrip("\n"))), highlight=False)
+
+
+def plain(text: str) -> str:
+    """What a model said without control characters, so that a terminal obeys none."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 @dataclass
@@ -86,8 +92,8 @@ class Talk:
 
 
 def open_talk(folder: Path, drawing: Drawing, seed: int) -> Talk:
-    """Load a folder and begin."""
-    text = tokenizer.load(folder)
-    loaded = checkpoint.load(folder, dtype=jnp.float32)
+    """Load what `find.find` finds, and begin."""
+    found = find.find(folder)
+    text = found.tokenizer
     drawing = Drawing(drawing.new, drawing.temperature, drawing.top_k, drawing.top_p, text.stop)
-    return Talk(loaded, text, drawing, jax.random.key(seed))
+    return Talk(found.load(dtype=jnp.float32), text, drawing, jax.random.key(seed))

@@ -42,7 +42,7 @@ WRONG = [
     ("llama-v4", {"mlp_bias": "false"}, "mlp_bias 'false'; true or false"),
     ("neox-v4", {"use_parallel_residual": "no"}, "use_parallel_residual 'no'; true or"),
     ("qwen2-windows", {"use_sliding_window": "no"}, "use_sliding_window 'no'; true or"),
-    ("llama-v4", {"rope_theta": 0}, "rope_theta 0; a number above 0 is needed"),
+    ("llama-v4", {"rope_theta": 0}, "rope_theta 0; a number above 0, at most 3e38, is needed"),
     ("llama-v4", {"rope_theta": -1e4}, "rope_theta -10000.0; a number above 0"),
     ("llama-v4", {"rope_theta": 10**400}, r"rope_theta 10{20,}\.\.\.; a number above 0"),
     ("llama-v4", {"rope_theta": float("nan")}, "rope_theta nan; a number"),

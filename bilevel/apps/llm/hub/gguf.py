@@ -5,13 +5,15 @@ Face folder.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import DTypeLike
 
 from bilevel.apps.llm.hub import assemble, checkpoint, config_json
+from bilevel.apps.llm.hub.values import LARGEST, REQUIRED, Values
 from bilevel.apps.llm.models.config import Activation, Config, Family, Layers, LinearScaling, Rope
 from bilevel.apps.llm.needs import needs
 
@@ -56,24 +58,56 @@ def load_gguf(
             tensors missing, unknown or of another shape than the file's own numbers say.
         ImportError: gguf is not installed.
     """
+    return open_gguf(file).load(dtype=dtype, layers=layers, place=place)
+
+
+class Opened(NamedTuple):
+    """A GGUF file of which all but the weights has been read.
+
+    Attributes:
+        files: of the tokenizer, as in a Hugging Face folder.
+        load: reads the weights; takes what `load_gguf` takes after the file.
+    """
+
+    config: Config
+    files: dict[str, bytes]
+    load: Callable[..., checkpoint.Checkpoint]
+
+
+def open_gguf(file: str | Path) -> Opened:
+    """Read sizes and tokenizer of a GGUF file; raises what `load_gguf` does."""
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not a file.")
+    reader_of = needs("gguf").GGUFReader
     try:
-        reader = needs("gguf").GGUFReader(str(file))
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{file} is not a GGUF file, or is cut off: {error}.") from error
-    metadata = {name: field.contents() for name, field in reader.fields.items()}
+        reader = reader_of(str(file))
+        metadata = {name: field.contents() for name, field in reader.fields.items()}
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # the package meets a torn file with whatever goes wrong first
+        raise ValueError(
+            f"{file} is not a GGUF file, or is cut off: {error or type(error).__name__}."
+        ) from error
     shapes = {tensor.name: tuple(int(n) for n in tensor.shape[::-1]) for tensor in reader.tensors}
     config = _config(metadata, shapes)
     source = _Tensors(str(file), config, reader, turned=metadata["general.architecture"] == "llama")
-    params = assemble.assemble(config, source, dtype=dtype, layers=layers, place=place)
     files = _tokenizer(metadata)
     checkpoint.check_tokenizer(files["tokenizer.json"], config)
     about = config_json.write(config)
     for role in ("bos", "eos"):
         about[f"{role}_token_id"] = metadata.get(f"tokenizer.ggml.{role}_token_id")
-    return checkpoint.Checkpoint(config, params, about, files)
+
+    def load(
+        *,
+        dtype: DTypeLike | None = None,
+        layers: Layers = Layers.LIST,
+        place: assemble.Place | None = None,
+    ) -> checkpoint.Checkpoint:
+        params = assemble.assemble(config, source, dtype=dtype, layers=layers, place=place)
+        return checkpoint.Checkpoint(config, params, about, files)
+
+    return Opened(config, files, load)
 
 
 class _Tensors:
@@ -115,55 +149,52 @@ def _paired(rows: np.ndarray, heads: int) -> np.ndarray:
 
 def _config(metadata: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Config:
     kind = metadata.get("general.architecture")
-    if kind not in FAMILIES:
+    if kind not in [*FAMILIES]:
         raise ValueError(
             f"the GGUF file has architecture {kind!r}, which is not known here. Known: "
             f"{', '.join(FAMILIES)}."
         )
 
-    def number(name: str, default: Any = None):
-        value = metadata.get(f"{kind}.{name}", default)
-        if value is None:
-            raise ValueError(f"the GGUF file does not say {kind}.{name}.")
-        return value
+    found = Values("the GGUF file", metadata, f"a {kind} model")
 
-    if "rope_freqs.weight" in shapes or number("expert_count", 0):
+    def whole(name: str, default: Any = REQUIRED, *, least: int = 1, most: int = LARGEST) -> int:
+        return found.whole(f"{kind}.{name}", default, least=least, most=most)
+
+    def number(name: str, default: Any = REQUIRED) -> float:
+        """What was meant: 1e-05 for the float32 9.999999747378752e-06."""
+        return float(str(np.float32(found.number(f"{kind}.{name}", default))))
+
+    if "rope_freqs.weight" in shapes or whole("expert_count", 0, least=0):
         raise ValueError(
             "the GGUF file has frequencies of RoPE of its own, or experts; neither is known here. "
             "Give the Hugging Face folder."
         )
     if "token_embd.weight" not in shapes:
         raise ValueError("the GGUF file holds no token_embd.weight.")
-    scaling = metadata.get(f"{kind}.rope.scaling.type", "none")
+    scaling = found.text(f"{kind}.rope.scaling.type", "none")
     if scaling not in ("none", "linear"):
         raise ValueError(f"the GGUF file has RoPE scaled by {scaling!r}, which is not known here.")
-    factor = LinearScaling(_float(number("rope.scaling.factor"))) if scaling == "linear" else None
-    heads, width, layers = (
-        int(number(name)) for name in ("attention.head_count", "embedding_length", "block_count")
-    )
+    factor = LinearScaling(number("rope.scaling.factor")) if scaling == "linear" else None
+    heads, width = whole("attention.head_count"), whole("embedding_length")
+    layers = whole("block_count", most=config_json.DEEPEST)
     return Config(
         family=FAMILIES[kind],
         vocab_size=shapes["token_embd.weight"][0],
         width=width,
-        inner=int(number("feed_forward_length")),
+        inner=whole("feed_forward_length"),
         layers=layers,
         heads=heads,
-        kv_heads=int(number("attention.head_count_kv", heads)),
-        head_dim=int(number("attention.key_length", width // heads)),
-        max_length=int(number("context_length")),
-        rope=Rope(_float(number("rope.freq_base", 10_000.0)), 1.0, factor),
-        norm_eps=_float(number("attention.layer_norm_rms_epsilon")),
+        kv_heads=whole("attention.head_count_kv", heads),
+        head_dim=whole("attention.key_length", width // heads),
+        max_length=whole("context_length"),
+        rope=Rope(number("rope.freq_base", 10_000.0), 1.0, factor),
+        norm_eps=number("attention.layer_norm_rms_epsilon"),
         activation=Activation.SILU,
         windows=(None,) * layers,
         qk_norm=kind == "qwen3",
         qkv_bias="blk.0.attn_q.bias" in shapes,
         tied="output.weight" not in shapes,
     )
-
-
-def _float(stored: float) -> float:
-    """The number that was meant: 1e-05 for the float32 9.999999747378752e-06."""
-    return float(str(np.float32(stored)))
 
 
 # --- the tokenizer -------------------------------------------------------------------------
@@ -203,13 +234,17 @@ NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 def _tokenizer(metadata: dict[str, Any]) -> dict[str, bytes]:
     """tokenizer.json and tokenizer_config.json."""
     kind, cut = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
-    if kind != "gpt2" or cut not in CUTS:
+    if kind != "gpt2" or cut not in [*CUTS]:
         raise ValueError(
             f"the GGUF file has a tokenizer {kind!r} with text cut as {cut!r}; only byte-level BPE "
             f"(gpt2) with one of {', '.join(CUTS)} is known here. Give the Hugging Face folder."
         )
-    texts = metadata["tokenizer.ggml.tokens"]
+    texts = _texts(metadata, "tokenizer.ggml.tokens")
     kinds = metadata.get("tokenizer.ggml.token_type", [NORMAL] * len(texts))
+    if not isinstance(kinds, list) or len(kinds) != len(texts):
+        raise ValueError(
+            "the GGUF file has tokenizer.ggml.token_type of another length than tokens."
+        )
     added = [
         {
             "id": i,
@@ -242,18 +277,26 @@ def _tokenizer(metadata: dict[str, Any]) -> dict[str, bytes]:
             "byte_fallback": False,
             "ignore_merges": cut == "llama-bpe",
             "vocab": {text: i for i, text in enumerate(texts)},
-            "merges": metadata.get("tokenizer.ggml.merges", []),
+            "merges": _texts(metadata, "tokenizer.ggml.merges", []),
         },
     }
+    values = Values("the GGUF file", metadata, "a tokenizer")
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     for role, name in roles.items():
-        number = metadata.get(f"tokenizer.ggml.{name}_token_id")
-        if number is not None:
-            settings[f"{role}_token"] = texts[number]
+        key = f"tokenizer.ggml.{name}_token_id"
+        if key in metadata:
+            settings[f"{role}_token"] = texts[values.whole(key, least=0, most=len(texts) - 1)]
     if "tokenizer.chat_template" in metadata:
-        settings["chat_template"] = metadata["tokenizer.chat_template"]
+        settings["chat_template"] = values.text("tokenizer.chat_template")
     return {
         "tokenizer.json": json.dumps(core, ensure_ascii=False).encode(),
         "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2).encode(),
     }
+
+
+def _texts(metadata: dict[str, Any], key: str, default: Any = None) -> list[str]:
+    found = metadata.get(key, default)
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ValueError(f"the GGUF file has no list of texts {key}.")
+    return found

@@ -31,10 +31,10 @@ class Values:
         return value
 
     def number(self, key: str, default: Any = REQUIRED) -> float:
-        """A number above zero."""
+        """A number above zero that float32 holds."""
         value = self._entry(key, default)
-        if type(value) not in (int, float) or not 0 < value <= 1e300:
-            raise self.refused(key, "a number above 0 is needed")
+        if type(value) not in (int, float) or not 0 < value <= 3e38:
+            raise self.refused(key, "a number above 0, at most 3e38, is needed")
         return float(value)
 
     def flag(self, key: str, default: bool = False) -> bool:

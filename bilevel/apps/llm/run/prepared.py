@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from bilevel import sharding as devices
 from bilevel.apps.llm.data import batches, encode
-from bilevel.apps.llm.hub import checkpoint, tensor_files, tokenizer
+from bilevel.apps.llm.hub import checkpoint, find, tokenizer
 from bilevel.apps.llm.methods import sft
 from bilevel.apps.llm.methods.align import AbstractAlignment
 from bilevel.apps.llm.methods.task import Task
@@ -50,8 +50,8 @@ class Session(NamedTuple):
     notes: tuple[str, ...] = ()  # on the files
 
 
-def load(folder: Path, demos: Path | None, prefs: Path | None, settings: Settings) -> Session:
-    """Read and check everything.
+def load(model_name: Path, demos: Path | None, prefs: Path | None, settings: Settings) -> Session:
+    """Read and check everything; `model_name` is what `find.find` takes.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: what is wrong, in a sentence.
@@ -60,16 +60,15 @@ def load(folder: Path, demos: Path | None, prefs: Path | None, settings: Setting
     for file, needed, name in ((demos, needs[0], "--demos"), (prefs, needs[1], "--prefs")):
         if needed and file is None:
             raise ValueError(f"{settings.method.value} needs {name}, a JSONL or parquet file.")
-    text = tokenizer.load(folder)
-    length = settings.length
     # The data are checked before the weights are read, which may take minutes.
-    about = checkpoint.config_json.read(tensor_files.read_json(folder / "config.json", folder))
+    found = find.find(model_name)
+    text, about, length = found.tokenizer, found.config, settings.length
     if length is not None and length > about.max_length:
         raise ValueError(f"the model reads {about.max_length} tokens; {length} were asked for.")
     given = feedback.read(demos, prefs, text, length or about.max_length, settings)
     mesh = mesh_of(settings)
     place = None if mesh is None else sharding.placer(about, mesh)
-    loaded = checkpoint.load(folder, dtype=jnp.float32, place=place)
+    loaded = found.load(dtype=jnp.float32, place=place)
     prepared = prepare(loaded, text, given.rows, given.pairs, settings)
     return prepared._replace(notes=given.notes)
 
