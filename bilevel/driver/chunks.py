@@ -1,6 +1,5 @@
 """The compiled loop of one method on one problem, called chunk by chunk."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from jaxtyping import Array
 
 from bilevel import sharding, trees
 from bilevel.data import Feed
+from bilevel.driver.programs import program
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Problem
 
@@ -23,21 +23,20 @@ class Loop:
     """
 
     def __init__(self, problem: Problem, method: AbstractMethod, reports: list[str], places):
-        self._fixed, self._treedef = jax.tree.flatten((problem, method))
-        self._names, self._places = reports, places
+        self._fixed, treedef = jax.tree.flatten((problem, method))
+        self._names = reports
+        self._advance = program(problem, _advance, treedef, places, donate_argnums=3)
 
     def __call__(self, state: Any, feed: Feed, n: int) -> tuple[Any, dict[str, float], bool]:
         """The state n steps on, what the last step reported, and whether all is finite.
 
         The state given is donated; it comes back unchanged when the steps left the finite numbers.
         """
-        fixed = self._treedef, self._places
-        state, report = _advance(*fixed, self._fixed, feed, np.int32(n), state)
+        state, report = self._advance(self._fixed, feed, np.int32(n), state)
         *values, finite = np.asarray(report)
         return state, dict(zip(self._names, map(float, values), strict=True)), bool(finite)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=5)
 def _advance(treedef, places, fixed, feed: Feed, n, state):
     problem, method = jax.tree.unflatten(treedef, fixed)
 

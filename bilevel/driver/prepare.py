@@ -16,6 +16,7 @@ from bilevel.driver.chunks import Loop
 from bilevel.driver.fingerprint import fingerprint, settings
 from bilevel.driver.log import OWN_COLUMNS, Log, Metrics, as_best
 from bilevel.driver.prefetch import Prefetcher
+from bilevel.driver.programs import program
 from bilevel.driver.result import Best
 from bilevel.methods.base import AbstractMethod, State
 from bilevel.problem import Batch, Problem
@@ -119,7 +120,6 @@ def prepare(
     )
 
 
-@jax.jit
 def _certify(problem: Problem, x: Upper, y: Lower, v: Lower | None, batch: Batch) -> Certificate:
     return certificates.certify(problem, x, y, batch, v=v)
 
@@ -136,7 +136,8 @@ class Certifier:
 
     def __call__(self, x: Upper, y: Lower, v: Lower | None) -> Certificate | None:
         try:
-            return jax.device_get(_certify(self._problem, x, y, v, self._batch))
+            measured = program(self._problem, _certify)
+            return jax.device_get(measured(self._problem, x, y, v, self._batch))
         except Exception as error:
             told = str(error).strip().split("\n")[0][:200]
             self.notes = [f"no certificate could be computed: {type(error).__name__}: {told}"]

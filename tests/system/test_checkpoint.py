@@ -173,19 +173,87 @@ def test_a_loader_that_fails_leaves_a_checkpoint(tmp_path):
 
     data = bl.Data(CASE.data[0], fails_after(25))
     checkpoint = bl.Checkpoint(tmp_path, seconds=1000)
-    with pytest.raises(OSError, match="gone"):
-        bl.solve(
-            CASE.problem,
-            made("SOBA", CASE, speed=0.1),
-            CASE.x0,
-            CASE.y0,
-            data=data,
-            steps=100,
-            log_every=10,
-            checkpoint=checkpoint,
-            progress=False,
-        )
+    result = bl.solve(
+        CASE.problem,
+        made("SOBA", CASE, speed=0.1),
+        CASE.x0,
+        CASE.y0,
+        data=data,
+        steps=100,
+        log_every=10,
+        checkpoint=checkpoint,
+        progress=False,
+    )
+    assert result.status.outcome is bl.Outcome.OUT_OF_DATA
+    assert "gone" in str(result.status)
     assert newest(tmp_path) >= 10
+
+
+SIMPLE = bl.Problem(lambda x, y, b: (y - 1) ** 2, lambda x, y, b: (y - x) ** 2)
+
+
+def simple(folder, x0=0.0, y0=0.0, key=0, step_size=1e-2, problem=SIMPLE, steps=20, **settings):
+    return bl.solve(
+        problem,
+        bl.methods.SOBA(step_size),
+        x0,
+        y0,
+        key=jax.random.key(key),
+        steps=steps,
+        checkpoint=bl.Checkpoint(folder, **settings),
+        progress=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"x0": 5.0}, "another start"),
+        ({"y0": 5.0}, "another start"),
+        ({"key": 1}, "another key"),
+        ({"problem": SIMPLE.replace(upper=lambda x, y, b: (y - 2) ** 2)}, "code of the upper"),
+        ({"problem": SIMPLE.replace(lower=lambda x, y, b: 2 * (y - x) ** 2)}, "code of the lower"),
+        (
+            {"problem": SIMPLE.replace(upper_set=bl.sets.Box(0.0, 1.0))},
+            "another (state|problem|code of a step)",
+        ),
+    ],
+)
+def test_what_differs_is_named(tmp_path, other, told):
+    simple(tmp_path)
+    with pytest.raises(CheckpointMismatch, match=told):
+        simple(tmp_path, **other)
+
+
+def test_a_new_step_size_is_taken_and_named(tmp_path):
+    simple(tmp_path)
+    result = simple(tmp_path, steps=30, step_size=2e-2)
+    assert result.stats.steps == 10
+    (note,) = [note for note in result.stats.notes if "settings changed" in note]
+    assert "x_update.step_size.value from 0.01 to 0.02" in note
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a\\b", "a]b", "with space"])
+def test_a_folder_gives_back_what_it_took_or_is_refused(tmp_path, name):
+    try:
+        whole = simple(tmp_path / name, steps=30)
+    except ValueError as error:
+        assert "does not give back" in str(error)
+        return
+    again = simple(tmp_path / name, steps=30)
+    assert again.stats.steps == 0
+    np.testing.assert_array_equal(again.x, whole.x)
+
+
+def test_a_damaged_step_is_written_again(tmp_path):
+    simple(tmp_path, steps=10)
+    whole = simple(tmp_path, steps=20)
+    for file in (tmp_path / "20").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    assert simple(tmp_path, steps=20).x == whole.x
+    notes = simple(tmp_path, steps=20).stats.notes
+    assert not any("could not" in note for note in notes)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
