@@ -1,7 +1,7 @@
 """Bilevel optimization in JAX: minimise `f(x, y*(x))`, where `y*(x)` minimises `g(x, ·)`.
 
-`solve` is the front door, `run` the pure loop, `method.init` and `method.step` one step; the
-blocks they are made of stand in the namespaces below.
+Most users call `solve`. `run` is the pure loop behind it, and `method.init` and `method.step` are
+a single step. The building blocks are in the namespaces listed below.
 
 Every name is imported at its first use (PEP 562), so that the command line can show its help and
 parse its options without JAX.

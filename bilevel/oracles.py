@@ -41,7 +41,7 @@ def lower_grad(problem: Problem, x, y, batch) -> PyTree:
 
 
 def lower_value_and_grad(problem: Problem, x, y, batch) -> tuple[Scalar, PyTree]:
-    """`g, ∇_y g` in one pass, which is counted as a gradient."""
+    """`g, ∇_y g` in one pass, counted as one gradient."""
     _record("lower_grad")
     return jax.value_and_grad(problem.lower, argnums=1)(x, y, batch)
 
@@ -53,7 +53,7 @@ def lower_grad_x(problem: Problem, x, y, batch) -> PyTree:
 
 
 def lower_products(problem: Problem, x, y, v, batch) -> tuple[PyTree, PyTree, PyTree]:
-    """`∇_y g, (∂²g/∂y²) v, (∂²g/∂x∂y) v` at one point: forward over reverse, once."""
+    """`∇_y g, (∂²g/∂y²) v, (∂²g/∂x∂y) v` at one point, in one forward-over-reverse pass."""
     _record("lower_grad", "hvp", "cross")
 
     def grads(y):
@@ -82,9 +82,9 @@ def cross_transposed(problem: Problem, x, y, u, batch) -> PyTree:
 
 
 def hessian(problem: Problem, x, y, samples: Samples) -> Callable[..., PyTree]:
-    """The operator `(v, i) → (∂²g_i/∂y²) v`, where sample i is read on use.
+    """The operator `(v, i) → (∂²g_i/∂y²) v`; sample i is read on use.
 
-    With one batch for every i the gradient is linearised once and only the product repeats.
+    If all i share one batch, the gradient is linearised once and only the product is repeated.
     """
     if not isinstance(samples, RepeatedBatch):
         return lambda v, i=0: hvp(problem, x, y, v, samples[i])
@@ -99,14 +99,14 @@ def hessian(problem: Problem, x, y, samples: Samples) -> Callable[..., PyTree]:
 
 
 def dense_hessian(problem: Problem, x, y, batch) -> Float[Array, "m m"]:
-    """`∂²g/∂y²` as a matrix over the ravelled y: for small problems and tests."""
+    """`∂²g/∂y²` as a matrix over the ravelled y, for small problems and tests."""
     _record("dense_hessian")
     flat, unravel = trees.ravel(y)
     return jax.hessian(lambda flat: problem.lower(x, unravel(flat), batch))(flat)
 
 
 def dense_cross(problem: Problem, x, y, batch) -> Float[Array, "n m"]:
-    """`∂²g/∂x∂y` as a matrix over the ravelled x and y: for small problems and tests."""
+    """`∂²g/∂x∂y` as a matrix over the ravelled x and y, for small problems and tests."""
     _record("dense_cross")
     flat_x, unravel_x = trees.ravel(x)
     flat_y, unravel_y = trees.ravel(y)
@@ -118,9 +118,9 @@ def dense_cross(problem: Problem, x, y, batch) -> Float[Array, "n m"]:
 
 
 def block_hessians(problem: Problem, x, y, batch) -> Float[Array, "blocks m m"]:
-    """`∂²g_b/∂y_b²` of every given block b, as a matrix over its ravelled rows of y.
+    """`∂²g_b/∂y_b²` for each block b in the batch, as a matrix over its ravelled row of y.
 
-    Since the blocks do not meet in g, one product gives a column of every block's matrix.
+    g is separable over the blocks, so one product gives a column of every block's matrix.
     """
     _record("dense_hessian")
     flat, unravel = trees.ravel_rows(y)
@@ -135,7 +135,7 @@ def block_hessians(problem: Problem, x, y, batch) -> Float[Array, "blocks m m"]:
 
 
 def block_crosses(problem: Problem, x, y, batch) -> Float[Array, "blocks n m"]:
-    """`∂²g_b/∂x∂y_b` of every given block b, as matrices over the ravelled x and rows of y."""
+    """`∂²g_b/∂x∂y_b` for each block b in the batch, over the ravelled x and row of y."""
     _record("dense_cross")
     flat_x, unravel_x = trees.ravel(x)
     flat_y, unravel_y = trees.ravel_rows(y)
@@ -163,7 +163,7 @@ def upper_grad_x(problem: Problem, x, y, batch) -> tuple[Scalar, PyTree]:
 
 
 class Price(NamedTuple):
-    """Oracle calls of one step, in batches; means where the number is random."""
+    """Oracle calls of one step, in batches; expected values where the number is random."""
 
     upper_value: float = 0
     upper_grad: float = 0  # (∇_x f, ∇_y f) together
@@ -195,22 +195,22 @@ _counters: list[collections.Counter] = []
 
 @contextlib.contextmanager
 def counting() -> Iterator[collections.Counter]:
-    """Count oracle calls made inside the block.
+    """Context manager that counts the oracle calls made inside it.
 
-    Calls are seen when Python runs them, so count under `jax.disable_jit()`: traced code runs
-    once however often the compiled loop repeats it.
+    Calls are counted when Python runs them, so use it under `jax.disable_jit()`: traced code runs
+    once in Python, however often the compiled loop repeats it.
     """
     counter = collections.Counter()
     _counters.append(counter)
     try:
         yield counter
     finally:
-        _counters.pop()  # the last, by place: `remove` would take the first that is equal
+        _counters.pop()  # by position: `remove` would remove the first counter that is equal
 
 
 @contextlib.contextmanager
 def mapped(n: int) -> Iterator[None]:
-    """Count each call inside n times: what `jax.vmap` evaluates at n points, Python runs once."""
+    """Count each call inside n times, for a `jax.vmap` over n points that Python runs once."""
     calls = collections.Counter()
     _counters.append(calls)
     try:
@@ -223,7 +223,7 @@ def mapped(n: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def uncounted() -> Iterator[None]:
-    """Leave out calls whose result is compiled away."""
+    """Do not count calls whose unused result the compiler removes."""
     held, _counters[:] = list(_counters), []
     try:
         yield
@@ -232,7 +232,7 @@ def uncounted() -> Iterator[None]:
 
 
 def record(**calls: int) -> None:
-    """Count calls that are made by differentiating through others."""
+    """Count calls that happen implicitly, by differentiation through others."""
     for counter in _counters:
         counter.update(calls)
 

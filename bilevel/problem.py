@@ -1,4 +1,4 @@
-"""What is to be solved: two losses, their sets, and the samples a step hands to them."""
+"""A bilevel problem: two losses, their feasible sets, and the samples of a step."""
 
 import abc
 import dataclasses
@@ -18,7 +18,7 @@ from bilevel import sets
 
 
 class Structure(enum.Enum):
-    """What a problem may declare beyond its losses; a method names those it handles."""
+    """What a problem may declare beyond its losses. A method lists the kinds it handles."""
 
     UPPER_SET = "upper_set"
     UPPER_COUPLED = "upper_set that ties x and y*(x)"
@@ -28,7 +28,7 @@ class Structure(enum.Enum):
     LOWER_COUPLED = "lower_set of inequalities h(x, y) <= 0"
     HYPERGRADIENT = "hypergradient"
     LOWER_STEP = "lower_step"
-    BLOCKS = "blocks drawn at random"  # asked for by `Data(blocks=...)`, not by a problem
+    BLOCKS = "blocks drawn at random"  # requested by `Data(blocks=...)`, not by a problem
 
 
 LOWER_CONSTRAINTS = frozenset(
@@ -42,33 +42,33 @@ LOWER_CONSTRAINTS = frozenset(
 
 
 class Declared(NamedTuple):
-    """One thing that a problem declares: a method handles it by any of the kinds it is of."""
+    """One thing that a problem declares. A method that handles any of its kinds handles it."""
 
     kinds: frozenset[Structure]
-    words: str  # of a refusal
+    words: str  # for the error message
 
 
 class Problem(eqx.Module):
     """Minimise `f(x, y*(x))` over `x`, where `y*(x)` minimises `g(x, ·)`.
 
-    A pytree: losses built with `jax.tree_util.Partial` or as Equinox modules carry their arrays
-    as leaves, so a family of problems is one `vmap`.
+    A problem is a pytree. The arrays in losses built with `jax.tree_util.Partial` or as Equinox
+    modules are its leaves, so `vmap` works over a family of problems.
 
     Args:
-        upper, lower: `loss(x, y, batch) -> scalar`, written in JAX over any pytrees of floating
-            arrays; `batch` is `None` without data.
-        upper_set: a set of `bilevel.sets` that x stays in, or a tuple of them.
-        lower_set: a set that y stays in; it may depend on x.
-        hypergradient: `fn(x, y, batch) -> tree like x`, where `batch` is a `Batch`. Give it when
-            the hypergradient is known in closed form; methods then use it instead of estimating.
-        lower_step: `fn(x, y, batch) -> y`, one step on the lower problem when that is not a
+        upper, lower: `loss(x, y, batch) -> scalar`, written in JAX. x and y are any pytrees of
+            floating arrays; `batch` is `None` without data.
+        upper_set: a set of `bilevel.sets` that constrains x, or a tuple of sets.
+        lower_set: a set that constrains y; it may depend on x.
+        hypergradient: `fn(x, y, batch) -> tree like x`, where `batch` is a `Batch`. Pass it if
+            the hypergradient is known in closed form; methods then use it and estimate nothing.
+        lower_step: `fn(x, y, batch) -> y`, one step on the lower problem if that is not a
             gradient step (policy iteration, a trainer). An object with `init(x, y) -> memory`
             is called as `fn(x, y, memory, batch) -> (y, memory)`.
         blocks: m, for m lower problems that share x: minimise `mean_b f_b(x, y_b*(x))` where
-            `y_b*(x)` minimises `g_b(x, ·)`. Every leaf of y has a leading axis of m blocks; `upper`
-            is the mean of the f_b and `lower` the sum of the g_b, over the blocks it is given: as
-            many as y has rows, m or fewer, the leading axis of `batch` being the same blocks.
-            Absent, there is one block, the whole y.
+            `y_b*(x)` minimises `g_b(x, ·)`. Every leaf of y has a leading axis of m blocks.
+            `upper` returns the mean of the f_b and `lower` the sum of the g_b over the blocks in
+            its arguments: y has one row for each of them (m or fewer), and so has `batch`.
+            If `None`, there is one block, the whole y.
 
     Raises:
         TypeError: a loss is not callable, or a set is not one of `bilevel.sets`.
@@ -107,10 +107,10 @@ class Problem(eqx.Module):
         self.blocks = blocks
 
     def replace(self, **changes: Any) -> "Problem":
-        """The problem with some of its arguments changed and all others kept.
+        """A copy of the problem with some arguments changed.
 
-        A declared hypergradient belongs to both losses, and a lower step to the lower one: where
-        their loss changes they are dropped, unless they are given, too.
+        A declared hypergradient belongs to both losses, and a lower step to the lower loss. They
+        are dropped when their loss changes, unless new ones are passed as well.
         """
         kept = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if "lower" in changes:
@@ -120,7 +120,7 @@ class Problem(eqx.Module):
         return Problem(**kept | changes)
 
     def structure(self) -> list[Declared]:
-        """What this problem declares beyond its losses."""
+        """Everything this problem declares beyond its losses."""
         found = []
 
         def declare(words: str, *kinds: Structure):
@@ -140,7 +140,7 @@ class Problem(eqx.Module):
 
 
 def _lower_kinds(a_set: sets.AbstractSet) -> list[Structure]:
-    """Every kind a set belongs to. A box is three: simple projection, linear, inequalities."""
+    """All kinds of a set. A box has three: simple projection, linear, inequalities."""
     traits = a_set.traits()
     kinds = {
         Structure.LOWER_SET: a_set.simple,
@@ -185,7 +185,7 @@ class _Held(eqx.Module):
 
 
 def _as_argument(name: str, fn: Callable) -> Callable:
-    """A callable that `jax.jit` takes as an argument: its code is static, its arrays are leaves."""
+    """A callable that can be an argument under `jax.jit`: static code, arrays as leaves."""
     if not callable(fn):
         raise TypeError(f"Problem.{name} is {_a(fn)}; a function is needed.")
     if isinstance(fn, functools.partial) and not isinstance(fn, Partial):
@@ -201,13 +201,13 @@ def _as_argument(name: str, fn: Callable) -> Callable:
 
 
 class Batch(NamedTuple):
-    """The samples of one step, each half handed to its loss untouched.
+    """The samples of one step. Each half is passed to its loss unchanged.
 
-    A method that uses several batches of a level in one step (`method.draws(problem)`) finds
-    them in a `Samples` handle, or stacked on a leading axis; one that uses a single batch finds
-    the batch itself. `index` holds, in the same places, the row numbers of finite-sum data, or
-    the numbers of the drawn blocks, which are the same at both levels. `whole` holds a handle of
-    one batch, all rows, for each level, where both levels have an end.
+    A method that uses several batches of a level per step (see `method.draws(problem)`) gets them
+    as a `Samples` handle, or stacked on a leading axis. A method that uses one batch gets the
+    batch itself. `index` has the same structure and holds the row numbers of finite-sum data, or
+    the numbers of the drawn blocks, which are the same at both levels. `whole` holds, for each
+    level, a handle of one batch of all rows, where both levels have finitely many.
     """
 
     upper: Any = None
@@ -217,7 +217,7 @@ class Batch(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """How many batches of each level one step consumes."""
+    """The number of batches of each level that one step uses."""
 
     upper: int
     lower: int
@@ -226,8 +226,8 @@ class Draws(NamedTuple):
 class Samples(eqx.Module):
     """Several batches of one source: `samples[i]` is the i-th, `samples.skip(n)[i]` the (n+i)-th.
 
-    A handle, not a stack: a batch is read where it is used, so a step that may need thirty
-    batches copies only those it touches.
+    The batches are not stacked. Each is read where it is used, so a step that may need thirty
+    batches copies only the ones it uses.
     """
 
     @abc.abstractmethod
@@ -252,7 +252,7 @@ class OffsetSamples(Samples):
 
 
 class RepeatedBatch(Samples):
-    """One batch that stands for every draw: full-batch data, or none at all."""
+    """The same batch for every draw: full-batch data, or no data."""
 
     batch: Any
 
@@ -273,7 +273,7 @@ class Stacked(Samples):
 
 
 def as_samples(batches: Any, n: int) -> Samples:
-    """Read one half of a `Batch` that holds n draws; `None` stays `None` for every draw."""
+    """One half of a `Batch` with n draws as `Samples`; `None` stays `None` for every draw."""
     if isinstance(batches, Samples):
         return batches
     if batches is None or n == 1:
@@ -297,7 +297,7 @@ class ZippedSamples(Samples):
 
 
 def as_batches(batch: Batch, draws: Draws) -> Samples:
-    """Read both halves of a `Batch`: draw i is the `Batch` of the levels' i-th draws."""
+    """Both halves of a `Batch` as `Samples`: draw i is the `Batch` of the i-th draws."""
     upper, lower = as_samples(batch.upper, draws.upper), as_samples(batch.lower, draws.lower)
     if isinstance(upper, RepeatedBatch) and isinstance(lower, RepeatedBatch):
         return RepeatedBatch(Batch(upper.batch, lower.batch))

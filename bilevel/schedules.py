@@ -1,4 +1,4 @@
-"""Numbers that change with the step: each is a pytree, called with the step number k = 0, 1, …"""
+"""Schedules: pytrees that map the step number k = 0, 1, … to a scalar."""
 
 import abc
 import dataclasses
@@ -23,7 +23,7 @@ class AbstractSchedule(Checked):
 
     @abc.abstractmethod
     def __call__(self, k: Count) -> Scalar:
-        """The number at step k."""
+        """The value at step k."""
 
     @property
     def head(self) -> Any:
@@ -32,7 +32,7 @@ class AbstractSchedule(Checked):
 
 
 def _array(value: ScalarLike) -> Array:
-    """A floating array: whole numbers would turn the arithmetic of a schedule into that of ints."""
+    """A floating array, so that an integer does not make a schedule compute with integers."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e300:
         value = float(value)
     value = as_number(value)
@@ -41,7 +41,7 @@ def _array(value: ScalarLike) -> Array:
 
 
 class Constant(AbstractSchedule):
-    """The same number at every step. A number given where a schedule is expected becomes one."""
+    """The same value at every step. A plain number is converted to this schedule."""
 
     value: ScalarLike = eqx.field(converter=_array)
 
@@ -57,7 +57,7 @@ class Constant(AbstractSchedule):
 
 
 class Polynomial(AbstractSchedule):
-    """`scale · (k + start)^(−power)`; grows when the power is negative."""
+    """`scale · (k + start)^(−power)`; it grows if the power is negative."""
 
     scale: ScalarLike = eqx.field(converter=_array)
     power: ScalarLike = eqx.field(converter=_array)
@@ -118,7 +118,7 @@ class Cosine(AbstractSchedule):
 class Function(AbstractSchedule):
     """Any function of the step number, such as an optax schedule.
 
-    Keep one function and reuse it: a schedule made afresh is new code to the compiler.
+    Create the function once and reuse it: a new function object triggers a recompilation.
     """
 
     fn: Partial
@@ -181,7 +181,7 @@ def is_schedule(value: object) -> bool:
 
 
 def as_schedules(value) -> PyTree[AbstractSchedule]:
-    """`as_schedule`, leaf by leaf of a tuple of them."""
+    """Apply `as_schedule` to each entry of a tuple."""
     if isinstance(value, tuple):
         return jax.tree.map(as_schedule, value, is_leaf=is_schedule)
     return as_schedule(value)
@@ -206,7 +206,7 @@ class Times(AbstractSchedule):
 
 
 def times(factor: ScalarLike, schedule: AbstractSchedule) -> AbstractSchedule:
-    """The schedule times a factor, of the same kind where its kind has a scale."""
+    """The schedule times a factor; a schedule of the same class if that class has a scale."""
     if isinstance(schedule, Constant):
         return Constant(factor * jnp.asarray(schedule.value))
     if isinstance(schedule, Polynomial):
@@ -218,12 +218,12 @@ def times(factor: ScalarLike, schedule: AbstractSchedule) -> AbstractSchedule:
 def horizon(
     scale: ScalarLike, power: float, steps: int | None, start: float = 1
 ) -> AbstractSchedule:
-    """A step of order `K^(−power)`: constant for a horizon of K = `steps`, else decaying with k."""
+    """A step size of order `K^(−power)`: constant if K = `steps` is known, else decaying with k."""
     return Polynomial(scale, power, start) if steps is None else Constant(scale * steps**-power)
 
 
 def shown(value: object) -> str:
-    """A number as a person writes it; an array being traced or swept by its shape."""
+    """A number in short form; the shape of an array that is traced or batched."""
     shape = getattr(value, "shape", ())
     known = isinstance(value, (int, float, np.generic, np.ndarray, jax.Array))
     if shape or not known or isinstance(value, Tracer):
@@ -232,7 +232,7 @@ def shown(value: object) -> str:
 
 
 def first_one(schedule: AbstractSchedule, k: Count) -> Scalar:
-    """The schedule, but 1 at k = 0: an average's first term is taken whole."""
+    """The schedule, but 1 at k = 0, so that an average starts at its first term."""
     value = schedule(k)
     return jnp.where(k == 0, jnp.ones_like(value), value)
 
@@ -241,8 +241,8 @@ def first_one(schedule: AbstractSchedule, k: Count) -> Scalar:
 class PolynomialCount:
     """`⌈(k + 1)^power⌉` lower steps at upper step k, and never more than `most`.
 
-    Fixed when compiled, like any number of steps. The loop has a length known at run time only:
-    it cannot be differentiated in reverse mode.
+    The rule is fixed at compile time, like any number of steps. The loop length is only known at
+    run time, so the loop cannot be differentiated in reverse mode.
     """
 
     power: float
@@ -255,10 +255,10 @@ class PolynomialCount:
 
 
 def steps_at(steps: "int | PolynomialCount", k: Count) -> "int | Int[Array, '']":
-    """How many lower steps upper step k takes; a Python number where that is fixed."""
+    """The number of lower steps at upper step k; a Python integer if it is fixed."""
     return steps if isinstance(steps, int) else steps(k)
 
 
 def most_steps(steps: "int | PolynomialCount") -> int:
-    """The largest number of lower steps a step can take."""
+    """The largest number of lower steps in any upper step."""
     return steps if isinstance(steps, int) else steps.most

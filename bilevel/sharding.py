@@ -1,7 +1,7 @@
-"""Several devices: arrays split over a mesh, and everything else beside them.
+"""Placement on several devices: arrays split over a mesh, the rest replicated.
 
-Methods know nothing of devices: the compiler derives where a step computes from where x, y and
-the data lie. What is left to do is to put things on the mesh, and to keep them in their places.
+Methods contain no device code: the compiler derives the placement of a step from the shardings of
+x, y and the data. This module puts arrays on the mesh and keeps their shardings fixed.
 """
 
 import math
@@ -18,14 +18,15 @@ from jaxtyping import Array, PyTree
 
 
 def split(tree: PyTree, mesh: Mesh, axis: str | tuple[str, ...] | None = None) -> PyTree[Array]:
-    """Put variables on a mesh: each leaf split along its longest axis that divides evenly.
+    """Put variables on a mesh, each leaf split along its longest axis that divides evenly.
 
-    A leaf without such an axis is copied to every device. Made for model parameters; rows of data
-    go on a mesh with `jax.device_put(data, NamedSharding(mesh, PartitionSpec("rows")))`.
+    A leaf without such an axis is copied to every device. This is meant for model parameters. Put
+    rows of data on a mesh with
+    `jax.device_put(data, NamedSharding(mesh, PartitionSpec("rows")))`.
 
     Args:
-        tree: arrays, the same on every process where there are several.
-        axis: the axis or axes of the mesh to split over; all of them when absent.
+        tree: arrays; with several processes, the same on each of them.
+        axis: the axis or axes of the mesh to split over. Default: all of them.
     """
     axes = mesh.axis_names if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
     parts = math.prod(mesh.shape[name] for name in axes)
@@ -45,16 +46,16 @@ def split(tree: PyTree, mesh: Mesh, axis: str | tuple[str, ...] | None = None) -
 
 
 def mesh_of(tree: PyTree) -> Mesh | None:
-    """The mesh that leaves of a tree lie on, if any do."""
+    """The mesh of the first leaf that is on one; `None` if no leaf is."""
     places = map(_on_mesh, jax.tree.leaves(tree))
     return next((_mesh(place) for place in places if place is not None), None)
 
 
 def with_auto_axes(tree: PyTree) -> PyTree:
-    """The same arrays, with all placement left to the compiler, in shardings written its way.
+    """The same arrays with Auto mesh axes and normalised partition specs.
 
-    `jax.make_mesh` makes Explicit axes, over which every ambiguous product would have to say where
-    its result goes; here the losses and the methods do not say.
+    `jax.make_mesh` creates Explicit axes, which require an output sharding for every ambiguous
+    product. Losses and methods do not give one, so the compiler has to choose.
     """
 
     def place(leaf):
@@ -68,10 +69,10 @@ def with_auto_axes(tree: PyTree) -> PyTree:
 
 
 def replicate_on(tree: PyTree, mesh: Mesh | None, beside: PyTree = None) -> PyTree:
-    """Every leaf on the mesh: what is there stays; the rest is copied to every device.
+    """Put every leaf on the mesh; leaves that are not there yet are copied to every device.
 
-    A leaf shaped like one of `beside`, or a stack of such, is split as that one is: a momentum or
-    a table lies beside the variable it belongs to. Nothing happens without a mesh.
+    A leaf with the shape of a leaf of `beside`, or a stack of these, gets the sharding of that
+    leaf: a momentum or a table is split like its variable. Without a mesh the tree is unchanged.
     """
     variables = {id(leaf) for leaf in jax.tree.leaves(beside)}
     if mesh is None:
@@ -96,13 +97,13 @@ def replicate_on(tree: PyTree, mesh: Mesh | None, beside: PyTree = None) -> PyTr
 
 
 def shardings_of(tree: PyTree) -> tuple[NamedSharding | None, ...] | None:
-    """Where the leaves lie, as a static argument of compiled code; `None` without a mesh."""
+    """The shardings of the leaves, as a static argument of `jax.jit`; `None` without a mesh."""
     found = tuple(map(_on_mesh, jax.tree.leaves(tree)))
     return found if any(found) else None
 
 
 def constrain(tree: PyTree, places: tuple[NamedSharding | None, ...] | None) -> PyTree:
-    """In compiled code: leaves in the places that `places` told."""
+    """Constrain the leaves to the shardings `places`, inside `jax.jit`."""
     if places is None:
         return tree
     leaves, treedef = jax.tree.flatten(tree)
@@ -112,13 +113,13 @@ def constrain(tree: PyTree, places: tuple[NamedSharding | None, ...] | None) -> 
 
 
 def constrain_everywhere(leaf: Array, places: tuple[NamedSharding | None, ...] | None) -> Array:
-    """In compiled code: a copy on every device that `places` told, which every process can read."""
+    """Replicate a leaf over the mesh of `places`, inside `jax.jit`; every process can read it."""
     mesh = next((s.mesh for s in places or () if s is not None), None)
     return constrain(leaf, mesh and (NamedSharding(mesh, PartitionSpec()),))
 
 
 def rows(tree: PyTree) -> tuple[NamedSharding, ...] | None:
-    """The places of arrays whose rows are all split over the same devices; `None` of others."""
+    """The shardings of arrays whose rows are all split over the same devices, else `None`."""
     leaves = jax.tree.leaves(tree)
     found = tuple(place for leaf in leaves if (place := _on_mesh(leaf)) is not None)
     alike = len(found) == len(leaves) and len({(p.mesh, p.spec[:1]) for p in found}) == 1
@@ -126,7 +127,7 @@ def rows(tree: PyTree) -> tuple[NamedSharding, ...] | None:
 
 
 def row_parts(places: Iterable[NamedSharding | None] | None) -> int:
-    """Over how many devices the rows are split."""
+    """The number of devices that the rows are split over."""
     first = next(iter(places or ()), None)
     if first is None or not first.spec or first.spec[0] is None:
         return 1
@@ -135,29 +136,29 @@ def row_parts(places: Iterable[NamedSharding | None] | None) -> int:
 
 
 def leading(place: NamedSharding) -> NamedSharding:
-    """The place of something with the rows' axis alone, such as their numbers."""
+    """The sharding of an array that has only the rows' axis, such as the row numbers."""
     return NamedSharding(place.mesh, PartitionSpec(*place.spec[:1]))
 
 
 def with_device_axis(place: NamedSharding) -> NamedSharding:
-    """The place of rows on two axes: which device, and where on it."""
+    """The sharding of rows that are reshaped to two axes: the device and the row on it."""
     first, *rest = place.spec
     spec = PartitionSpec(first, None, *rest)
     return NamedSharding(place.mesh, spec, memory_kind=place.memory_kind)
 
 
 def any_process(flags: Iterable[Any]) -> list[bool]:
-    """What any of the processes says, so that all of them do the same."""
-    told = [bool(flag) for flag in flags]
+    """The logical or of the flags over all processes, so that all of them branch alike."""
+    local = [bool(flag) for flag in flags]
     if jax.process_count() == 1:
-        return told
+        return local
     from jax.experimental import multihost_utils
 
-    return np.any(multihost_utils.process_allgather(np.array(told)), axis=0).tolist()
+    return np.any(multihost_utils.process_allgather(np.array(local)), axis=0).tolist()
 
 
 def _on_mesh(leaf: Any) -> NamedSharding | None:
-    """The sharding of an array that lies on several devices."""
+    """The sharding of an array on several devices, else `None`."""
     if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
         return None
     found = leaf.sharding
@@ -165,7 +166,7 @@ def _on_mesh(leaf: Any) -> NamedSharding | None:
 
 
 def _put(leaf: Any, place: NamedSharding) -> Array:
-    """An array that all processes hold, on a mesh that may reach over all of them."""
+    """Put an array that every process holds on a mesh that may span all processes."""
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = _put(jax.random.key_data(leaf), place)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
@@ -173,7 +174,7 @@ def _put(leaf: Any, place: NamedSharding) -> Array:
 
 
 def _plain(spec: Iterable[Any]) -> PartitionSpec:
-    """As the compiler writes it: a name for a tuple of one, nothing at the end."""
+    """The spec in the compiler's form: a name for a 1-tuple, no trailing `None`."""
     parts = [
         part[0] if isinstance(part, tuple) and len(part) == 1 else part or None for part in spec
     ]

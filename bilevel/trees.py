@@ -2,7 +2,7 @@
 
 Every function keeps the dtype of its tree arguments, whatever the dtype of a scalar factor: a
 float32 step size leaves a bfloat16 tree in bfloat16. Half-precision leaves are multiplied in
-float32 and rounded once, so a factor of 0.999 is not mistaken for 1.
+float32 and rounded once, so that a factor of 0.999 is not rounded to 1.
 """
 
 import functools
@@ -20,12 +20,12 @@ def map(fn: Callable, *trees: PyTree) -> PyTree:
 
 
 def copy(tree: PyTree) -> PyTree[Array]:
-    """The same values, strongly typed, in buffers of their own."""
+    """A copy of the tree in new buffers, with strongly typed leaves."""
     return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype, copy=True), tree)
 
 
 def zeros_like(tree: PyTree) -> PyTree[Array]:
-    """Zeros in the same shapes, dtypes and places, strongly typed."""
+    """Zeros with the same shapes, dtypes and shardings, strongly typed."""
     return jax.tree.map(lambda leaf: jnp.zeros_like(leaf, jnp.asarray(leaf).dtype), tree)
 
 
@@ -142,13 +142,16 @@ def random_like(key: Array, tree: PyTree) -> PyTree:
 
 
 def ravel(tree: PyTree) -> tuple[Float[Array, " size"], Callable[[Array], PyTree]]:
-    """All entries as one vector, in the widest dtype; and the way back, to the dtypes of `tree`."""
+    """All entries as one vector in the widest dtype, and a function that restores the tree."""
     flat, unravel = ravel_pytree(widen(tree))
     return flat, lambda flat: cast_like(unravel(flat), tree)
 
 
 def ravel_rows(tree: PyTree) -> tuple[Float[Array, "rows size"], Callable[[Array], PyTree]]:
-    """Every row (entry of the leading axis) as a vector; and back, from any number of rows."""
+    """Each row (entry of the leading axis) as a vector, and a function that restores the tree.
+
+    The function accepts any number of rows.
+    """
     _, unravel = ravel(jax.tree.map(lambda leaf: leaf[0], tree))
     return jax.vmap(lambda row: ravel(row)[0])(tree), jax.vmap(unravel)
 
@@ -158,5 +161,5 @@ def _wide(leaf: Array) -> Array:
 
 
 def _factor(value: ScalarLike, leaf: Array) -> Array:
-    """A scalar in the dtype in which it meets the leaf."""
+    """A scalar in the dtype in which it is multiplied with the leaf."""
     return jnp.asarray(value, jnp.float32 if leaf.dtype.itemsize < 4 else leaf.dtype)

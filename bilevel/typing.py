@@ -7,7 +7,7 @@ from jaxtyping import Array, Key, PRNGKeyArray, PyTree, Scalar, ScalarLike, UInt
 
 Upper = PyTree[Array]  # the upper variable x
 Lower = PyTree[Array]  # the lower variable y, and everything shaped like it: z, v
-Data = Any  # one batch, in whatever form the user's loss takes it
+Data = Any  # one batch, in the form that the user's loss expects
 Loss = Callable[[Any, Any, Any], Scalar]  # loss(x, y, batch)
 RandomKey = PRNGKeyArray | Key[Array, ""] | UInt32[Array, "2"]
 

@@ -1,4 +1,4 @@
-"""How a variable moves along a direction: plain pytrees, so a new step size compiles nothing."""
+"""Update rules for a variable. They are pytrees: a new step size does not recompile."""
 
 import abc
 import dataclasses
@@ -16,14 +16,14 @@ from bilevel.schedules import AbstractSchedule, Count, as_schedule, shown, times
 
 
 class AbstractUpdate(Checked):
-    """Moves a tree against a direction and returns it in the dtypes it came in.
+    """Moves a tree against a direction and keeps its dtypes.
 
-    `k` is the step number that schedules see; the method says which count that is.
+    `k` is the step number passed to schedules; each method documents which steps it counts.
     """
 
     @abc.abstractmethod
     def init(self, tree: PyTree) -> Any:
-        """What the update remembers between steps."""
+        """The initial memory (state) of the update."""
 
     @abc.abstractmethod
     def step(self, direction: PyTree, memory: Any, tree: PyTree, k: Count) -> tuple[PyTree, Any]:
@@ -68,8 +68,8 @@ class Momentum(AbstractUpdate):
 class Optax(AbstractUpdate):
     """Any optax transformation; it counts its own steps.
 
-    Keep one object and reuse it: `optax.adam(0.1)` written afresh is new code to the compiler.
-    `FromOptax(optax.adam, 0.1)` has no such price, and its numbers can be swept.
+    Create the transformation once and reuse it: a second `optax.adam(0.1)` triggers a
+    recompilation. `FromOptax(optax.adam, 0.1)` does not, and works under `vmap` over its numbers.
     """
 
     transformation: optax.GradientTransformation = eqx.field(static=True)
@@ -91,10 +91,10 @@ class Optax(AbstractUpdate):
 
 
 class FromOptax(AbstractUpdate):
-    """An optax transformation built from numbers that are leaves: `FromOptax(optax.adam, 0.1)`.
+    """An optax transformation whose numbers are leaves of the pytree: `FromOptax(optax.adam, 0.1)`.
 
-    A new number compiles nothing, and a sweep is one `vmap`. For factories that only compute with
-    their numbers; one that branches on them, or takes functions, goes through `Optax`.
+    A new number does not recompile, and a sweep is one `vmap`. It needs a factory that only does
+    arithmetic with its numbers. Use `Optax` for one that branches on them or takes functions.
     """
 
     factory: Callable[..., optax.GradientTransformation] = eqx.field(static=True)
@@ -122,9 +122,9 @@ class FromOptax(AbstractUpdate):
         return moved, trees.cast_like(new, memory)
 
     def __repr__(self) -> str:
-        told = [shown(number) for number in self.numbers]
-        told += [f"{name}={shown(number)}" for name, number in self.named.items()]
-        return f"{self.factory.__name__}({', '.join(told)})"
+        arguments = [shown(number) for number in self.numbers]
+        arguments += [f"{name}={shown(number)}" for name, number in self.named.items()]
+        return f"{self.factory.__name__}({', '.join(arguments)})"
 
 
 class Scaled(AbstractUpdate):

@@ -1,4 +1,4 @@
-"""Direction estimators: from a stream of noisy evaluations to a direction."""
+"""Direction estimators, which turn a stream of noisy evaluations into a direction."""
 
 from bilevel.estimators.base import AbstractEstimator
 from bilevel.estimators.blocks import MSVR, Drawn, SparseSTORM

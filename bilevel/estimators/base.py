@@ -1,4 +1,4 @@
-"""What every direction estimator looks like."""
+"""The base class of all direction estimators."""
 
 import abc
 from collections.abc import Callable
@@ -16,14 +16,14 @@ Estimand = Callable[[Any, Any], PyTree]  # estimand(point, sample): pure, all ra
 
 
 class AbstractEstimator(Checked):
-    """Turns evaluations of an estimand `D(w; s)` into a direction, and owns the memory for it.
+    """Turns evaluations of an estimand `D(w; s)` into a direction, with a memory of its own.
 
     The first direction (k = 0) is always `D(w_0; s_0)`.
     """
 
     @abc.abstractmethod
     def init(self, estimand: Estimand, point: Any, sample: Any) -> Any:
-        """Memory before the first step. Shapes are read by abstract evaluation."""
+        """The memory before the first step. Nothing is computed: shapes come from `jax.eval_shape`."""
 
     @abc.abstractmethod
     def step(

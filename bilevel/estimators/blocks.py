@@ -1,7 +1,7 @@
-"""Estimators of the directions of many blocks, a few of which are drawn in a step.
+"""Estimators of the directions of m blocks, I of which are drawn in a step.
 
-The estimand gives rows for the drawn blocks alone, `D(w; Drawn(sample, blocks))` with a leading
-axis of I; the direction holds a row for each of the m blocks.
+The estimand `D(w; Drawn(sample, blocks))` has a leading axis of I, one row for each drawn block.
+The direction has one row for each of the m blocks.
 """
 
 import abc
@@ -19,14 +19,14 @@ from bilevel.schedules import AbstractSchedule, Count, as_schedule, first_one
 
 
 class Drawn(NamedTuple):
-    """A sample and the numbers of its blocks, all different."""
+    """A sample and the indices of its blocks, all different."""
 
     sample: Any
     blocks: Int[Array, " drawn"]
 
 
 class Rows(NamedTuple):
-    """The directions of all blocks, the point they were taken at, and who has one."""
+    """The directions of all blocks, the point they belong to, and which blocks have one."""
 
     direction: PyTree  # leading axis: block
     point: Any
@@ -34,9 +34,9 @@ class Rows(NamedTuple):
 
 
 class AbstractBlockEstimator(AbstractEstimator):
-    """An estimator whose rule is `combine`: from two evaluations on one sample to a direction.
+    """An estimator defined by `combine`, which maps two evaluations on one sample to a direction.
 
-    A method that shares evaluations between estimators calls `combine` itself.
+    A method that shares evaluations between estimators calls `combine` directly.
     """
 
     blocks: eqx.AbstractVar[int]
@@ -54,11 +54,11 @@ class AbstractBlockEstimator(AbstractEstimator):
         """The direction of all blocks.
 
         Args:
-            last: the direction before, m rows.
-            new, old: I rows, evaluated on one sample at the point and at the one before.
-            drawn: the numbers of these I blocks.
+            last: the previous direction, m rows.
+            new, old: I rows each, evaluated on one sample at the current and the previous point.
+            drawn: the indices of these I blocks.
             k: the step number.
-            seen: which of the m blocks were drawn in an earlier step; all when absent.
+            seen: which of the m blocks were drawn in an earlier step; all if `None`.
         """
 
     def init(self, estimand, point, sample):
@@ -78,15 +78,15 @@ class AbstractBlockEstimator(AbstractEstimator):
 class MSVR(AbstractBlockEstimator):
     """`d_b ← (1 − a_k) d_b + a_k D_new,b + γ (D_new,b − D_old,b)` for the drawn blocks b.
 
-    A block that is drawn for the first time takes its evaluation whole; one that is not drawn
-    keeps its direction, which the correction γ > 1 makes up for once it is drawn again. With all
-    blocks drawn and `a + γ = 1` it is STORM.
+    A block drawn for the first time starts at its evaluation. A block that is not drawn keeps its
+    direction; the correction γ > 1 compensates for this when it is drawn again. With all blocks
+    drawn and `a + γ = 1` this is STORM.
 
     Attributes:
         blocks: m.
         weight: a.
-        correction: γ; absent, that of the theory, `(m − I)/(I (1 − a)) + 1 − a`, which needs
-            a < 1 where not all blocks are drawn.
+        correction: γ; if `None`, the value of the theory, `(m − I)/(I (1 − a)) + 1 − a`, which
+            needs a < 1 unless all blocks are drawn.
 
     Reference: Jiang, Li, Wang, Zhang, Yang. "Multi-block-single-probe variance reduced estimator
     for coupled compositional optimization". NeurIPS 2022, arXiv:2207.08540.
@@ -119,8 +119,8 @@ class MSVR(AbstractBlockEstimator):
 class SparseSTORM(AbstractBlockEstimator):
     """`d ← (1 − η_k) (d − S D_old) + S D_new`, with η_0 = 1 and S D the drawn rows times m/I.
 
-    S D is zero in the rows of blocks that are not drawn, and its mean over uniform draws is D: so
-    STORM on an unbiased sparse estimand. With all blocks drawn it is STORM.
+    S D is zero in the rows of blocks that are not drawn, and its mean over uniform draws is D. So
+    this is STORM on an unbiased sparse estimand. With all blocks drawn it is plain STORM.
 
     Attributes:
         blocks: m.

@@ -1,4 +1,4 @@
-"""Estimators that correct the last direction by a difference at two points, same sample."""
+"""Estimators that correct the last direction by a difference of two points on one sample."""
 
 from typing import Any, NamedTuple
 
@@ -12,14 +12,14 @@ from bilevel.schedules import AbstractSchedule, as_schedules, first_one, is_sche
 
 
 class Path(NamedTuple):
-    """The last direction and the point it was taken at."""
+    """The last direction and the point where it was evaluated."""
 
     direction: PyTree
     point: Any
 
 
 def follow(estimand: Estimand, point: Any, sample: Any, last: Path) -> Path:
-    """`d ← d + D(w; s) − D(w_old; s)`: the direction after a move from the last point to w."""
+    """`d ← d + D(w; s) − D(w_old; s)`, the direction after a move from w_old to w."""
     new, old = estimand(point, sample), estimand(last.point, sample)
     return Path(trees.add(last.direction, trees.sub(new, old)), point)
 
@@ -28,10 +28,10 @@ class STORM(AbstractEstimator):
     """`d ← D(w; s) + (1 − η_k)(d − D(w_old; s))`, with η_0 = 1.
 
     Exact at every step of a deterministic problem, for any η. Both evaluations use the same
-    sample; needs sample losses with Lipschitz gradients.
+    sample. The sample losses need Lipschitz gradients.
 
     Attributes:
-        weight: η; one for the whole direction, or a tree of them that is a prefix of it.
+        weight: η, a single weight or a tree of weights that is a prefix of the direction.
 
     Reference: Cutkosky, Orabona. "Momentum-based variance reduction in non-convex SGD".
     NeurIPS 2019, arXiv:1905.10018.
@@ -53,7 +53,7 @@ class STORM(AbstractEstimator):
 
 
 class Anchored(NamedTuple):
-    """The two samples SPIDER needs: a small one for differences, a large one for restarts."""
+    """The two samples of SPIDER: a small one for differences, a large one for restarts."""
 
     small: Any
     large: Any

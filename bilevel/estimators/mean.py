@@ -1,4 +1,4 @@
-"""The mean of an estimand over several samples: the large sample of a restart."""
+"""The mean of an estimand over several samples, used as the large sample of a restart."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +15,10 @@ def mean_over(estimand: Callable[[Any], PyTree], samples: Samples, r: int) -> Py
     """`(1/r) Σ_{i<r} D(samples[i])`, sample by sample; one evaluation for a `RepeatedBatch`.
 
     Args:
-        estimand: `D`, a function of the sample alone; fix the point first, as in
+        estimand: `D`, a function of the sample only. Fix the point first, as in
             `mean_over(lambda s: estimand(point, s), samples, r)`.
-        samples: an order of "epochs" with r · batch_size rows makes this the mean over all of
-            them.
+        samples: with the order "epochs" and r · batch_size rows of data, this is the mean over all
+            rows.
     """
     if r == 1 or isinstance(samples, RepeatedBatch):
         return estimand(samples[0])

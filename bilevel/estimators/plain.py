@@ -1,4 +1,4 @@
-"""Estimators that look at the current point alone."""
+"""Estimators that use only the current point."""
 
 from bilevel import trees
 from bilevel.estimators.base import AbstractEstimator, zeros_of

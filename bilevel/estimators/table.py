@@ -1,4 +1,4 @@
-"""Estimators that remember the last evaluation of every sample of a finite sum."""
+"""Estimators that store the last evaluation of every sample of a finite sum."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from bilevel.fields import count
 
 
 class Slot(NamedTuple):
-    """A sample and which of the table's slots it is."""
+    """A sample and the index of its slot in the table."""
 
     sample: Any
     slot: Int[Array, ""]
@@ -21,17 +21,17 @@ class Slot(NamedTuple):
 class Table(NamedTuple):
     slots: PyTree  # leading axis: slot
     last: Slot  # the row not yet written into its slot
-    mean: PyTree  # of all slots, that one counted
+    mean: PyTree  # of all slots, with `last` already in its slot
 
 
 class SAGA(AbstractEstimator):
-    """`d = D(w; i) − T_i + mean(T)`, then `T_i ← D(w; i)`: one slot a sample (or mini-batch).
+    """`d = D(w; i) − T_i + mean(T)`, then `T_i ← D(w; i)`: one slot per sample (or mini-batch).
 
-    Unbiased at every step when the index is uniform, because `mean` is the mean of the table; a
-    table of zeros is such a table, so it may start empty. With one slot it is the full gradient.
-    With more, the direction is exact once w has rested for a pass: the noise vanishes as w
-    settles. The sample is `Slot(sample, slot)`. Memory: `slots + 2` directions; the update touches
-    one row in place, and the mean is kept in float32 at least.
+    Unbiased at every step if the index is uniform, because `mean` is the mean of the table. This
+    also holds for a table of zeros, so it may start empty. With one slot it is the full gradient.
+    With more, the direction is exact once w has been constant for a pass: the noise vanishes as w
+    converges. The sample is `Slot(sample, slot)`. Memory: `slots + 2` directions. The update writes
+    one row in place, and the mean is kept in at least float32.
 
     Reference: Defazio, Bach, Lacoste-Julien. "SAGA". NeurIPS 2014, arXiv:1407.0202.
     """
@@ -44,8 +44,8 @@ class SAGA(AbstractEstimator):
         return Table(slots, Slot(trees.copy(row), jnp.int32(0)), trees.map(_wide, trees.copy(row)))
 
     def step(self, estimand, point, sample, memory, k):
-        # A row is written one step late, before another is read. Written after the read, it made
-        # the compiler copy the whole table, which it does unless no later use can see the old one.
+        # A row is written one step late, before the next row is read. With the write after the
+        # read, the compiler copied the whole table, because the old table was still in use.
         last, i = memory.last, jnp.asarray(sample.slot, jnp.int32)
         slots = jax.tree.map(
             lambda slots, row: jax.lax.dynamic_update_index_in_dim(slots, row, last.slot, 0),

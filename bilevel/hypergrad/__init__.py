@@ -1,4 +1,4 @@
-"""Hypergradients as plain functions: each usable alone, in a loop of your own."""
+"""Hypergradients as plain functions, which can be used in your own training loop."""
 
 from bilevel.hypergrad.barrier import barrier
 from bilevel.hypergrad.best_response import best_response

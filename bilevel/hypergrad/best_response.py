@@ -16,8 +16,8 @@ def best_response(
 ) -> HyperGrad:
     """Hypergradient of `f(x, ŷ_φ(x))`: `∇_x f + (∂ŷ_φ/∂x)ᵀ ∇_y f` at `y = ŷ_φ(x)`.
 
-    One upper gradient; the lower loss is not called. Exact when the model has the value and the
-    slope of y* at x; the error grows linearly with the errors of both.
+    It takes one upper gradient and does not call the lower loss. It is exact if the model has the
+    value and the Jacobian of y* at x; the error grows linearly with the errors of both.
 
     Args:
         response, phi: a model of `bilevel.responses` and its parameters.

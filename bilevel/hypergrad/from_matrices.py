@@ -1,4 +1,4 @@
-"""The implicit hypergradient from its pieces, with dense second derivatives."""
+"""The implicit hypergradient from its parts, with dense second derivatives."""
 
 from typing import NamedTuple
 
@@ -20,13 +20,13 @@ class Curvature(NamedTuple):
 
     @classmethod
     def zeros(cls, x: Upper, y: Lower) -> "Curvature":
-        """What there is before the first evaluation."""
+        """Zero matrices, the value before the first evaluation."""
         n, m, dtype = trees.size(x), trees.size(y), trees.widest((x, y))
         return cls(jnp.zeros((m, m), dtype), jnp.zeros((n, m), dtype))
 
 
 def curvature(problem: Problem, x: Upper, y: Lower, batch) -> Curvature:
-    """Both matrices at a point."""
+    """Both matrices at the point (x, y)."""
     hessian = oracles.dense_hessian(problem, x, y, batch)
     cross = oracles.dense_cross(problem, x, y, batch)
     dtype = trees.widest((x, y))
@@ -40,10 +40,10 @@ def from_matrices(
     hessian: Float[Array, "m m"],
     cross: Float[Array, "n m"],
 ) -> HyperGrad:
-    """`∇_x f − J H⁻¹ ∇_y f`, however each piece was estimated; at a price of order m³.
+    """`∇_x f − J H⁻¹ ∇_y f` from exact or estimated parts, at a cost of order m³.
 
     Args:
-        value: the upper loss, handed on.
+        value: the upper loss, returned as it is.
         f_x, f_y: `∇_x f` and `∇_y f`, trees of n and of m entries.
         hessian: H, estimate of `∂²g/∂y²` over the ravelled y: symmetric, positive definite.
         cross: J, estimate of `∂²g/∂x∂y` over the ravelled x and y.

@@ -26,12 +26,12 @@ def implicit(
     Args:
         x, y: any pytrees of floating arrays.
         batch: `Batch(upper, lower)`. A `Samples` handle as `lower` gives the cross product
-            sample 0 and the linear solver the samples after it, which keeps them independent;
-            a plain batch serves all.
-        linear: solver for the adjoint system, `CG(20)` when absent. Give `Dense()` when y has a
-            few hundred entries.
-        v0: starting adjoint, shaped like y; zeros when absent. Pass the last `v` to warm-start.
-        key: for a linear solver that draws at random.
+            sample 0 and the linear solver the samples after it, so that they are independent.
+            A plain batch is used for both.
+        linear: solver for the adjoint system; `CG(20)` if `None`. Use `Dense()` if y has at most
+            a few hundred entries.
+        v0: starting adjoint, shaped like y; zeros if `None`. Pass the last `v` to warm-start.
+        key: a random key, for linear solvers that draw at random.
 
     Returns:
         `HyperGrad(value, grad, v, residual)`: scalar; shaped like x; shaped like y;
@@ -49,7 +49,7 @@ def implicit(
     )
     v = linear.solve(operator, f_y, v0=v0, key=key)
     cross = oracles.cross(problem, x, y, v, samples[0])
-    with oracles.uncounted():  # compiled away unless somebody reads the residual
+    with oracles.uncounted():  # the compiler removes it if the residual is not used
         residual = trees.norm(trees.sub(oracles.hvp(problem, x, y, v, samples[0]), f_y))
     return HyperGrad(value, trees.sub(f_x, cross), v, residual)
 
@@ -74,7 +74,7 @@ def neumann(
 
 
 def closed_form_or_implicit(problem: Problem, x, y, batch: Batch, **settings) -> HyperGrad:
-    """The hypergradient a problem declares, else `implicit` with these settings."""
+    """The hypergradient that the problem declares, else `implicit` with these settings."""
     if problem.hypergradient is None:
         return implicit(problem, x, y, batch, **settings)
     first = batch.lower[0] if isinstance(batch.lower, Samples) else batch.lower

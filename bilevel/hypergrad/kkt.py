@@ -1,4 +1,4 @@
-"""The hypergradient through the active set of a constrained lower problem."""
+"""The hypergradient of a constrained lower problem, by its active set."""
 
 import jax
 import jax.numpy as jnp
@@ -25,23 +25,23 @@ def kkt(
 
     With `L = g + λᵀh + νᵀe` and K the masked KKT matrix (`bilevel.lower.kkt`), solves
     `K (u, w, s) = (∇_y f, 0, 0)` and returns `∇_x f − (∂²L/∂x∂y) u − (∂h/∂x)ᵀ M w − (∂e/∂x)ᵀ s`.
-    Exact at an exact lower solution where its active rows are independent and every active
-    multiplier is positive; the error grows linearly with that of (y, λ, ν). A row is called active
-    when `λ_i > −h_i`, both told as lengths. An upper gradient, a dense Hessian and a cross product.
+    Exact at an exact lower solution with independent active rows and positive active multipliers;
+    the error grows linearly with that of (y, λ, ν). A row counts as active if `λ_i > −h_i`, both
+    scaled to lengths. It takes an upper gradient, a dense Hessian and a cross product.
 
     Args:
         x, y: any pytrees of floating arrays; y solves the lower problem over `lower_set`.
-        duals: its multipliers, from a solver that finds them (`lower.SQP`).
-        batch: `Batch(upper, lower)`; each half is handed to its loss untouched.
-        weighted: weigh every row with its multiplier and slack, `λ_i (A dy + B dx)_i = s_i dλ_i`,
-            in place of the mask. The same where the mask is right and the slacks are exact. At a
-            minimiser of `g − t Σ log(−h_i)`, with `λ_i = t/(−h_i)`, it is the hypergradient of that
-            log-barrier problem. Singular at a kink.
+        duals: its multipliers, from a solver that computes them (`lower.SQP`).
+        batch: `Batch(upper, lower)`; each half is passed to its loss unchanged.
+        weighted: weight every row by its multiplier and slack, `λ_i (A dy + B dx)_i = s_i dλ_i`,
+            instead of the mask. Both agree if the mask is right and the slacks are exact. At a
+            minimiser of `g − t Σ log(−h_i)`, with `λ_i = t/(−h_i)`, this is the hypergradient of
+            that log-barrier problem. It is singular at a kink.
 
     Returns:
         `HyperGrad(value, grad, v=u, residual, y=y, sc_margin)`; `sc_margin = min_i max(λ_i, −h_i)`
-        is near zero (below 1e-6, say) at a kink of the hyper-objective, where `grad` is that of one
-        side.
+        is near zero (say, below 1e-6) at a kink of the hyper-objective, where `grad` is the
+        gradient of one side.
 
     References: Blondel et al. "Efficient and modular implicit differentiation". NeurIPS 2022,
     arXiv:2105.15183. Khanduri et al. "Linearly constrained bilevel optimization: a smoothed
@@ -88,7 +88,7 @@ def _applied(H, A, E, weights, u, w, s) -> Array:
 
 
 def _push(problem: Problem, x, y, v, duals: Duals, forces: Duals) -> Upper:
-    """What the constraints add to the cross product: `∂/∂x` of their slope along v and of forces.
+    """The terms of the constraints beside the cross product, shaped like x.
 
     `(∂²(λᵀh + νᵀe)/∂x∂y) v + (∂h/∂x)ᵀ w + (∂e/∂x)ᵀ s`.
     """

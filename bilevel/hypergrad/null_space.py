@@ -1,4 +1,4 @@
-"""Hypergradients of a lower level under linear equations."""
+"""Hypergradients of a lower level with linear equality constraints."""
 
 import jax
 import jax.numpy as jnp
@@ -23,21 +23,21 @@ def null_space(
     v0: Lower | None = None,
     key=None,
 ) -> HyperGrad:
-    """Implicit hypergradient where y is bound by linear equations, which may move with x.
+    """Implicit hypergradient with linear equations in y, which may depend on x.
 
-    The lower set is `r(x, y) = E(x) y − d(x) = 0`; P projects on the null space of E. Solves
-    `P H P w = P ∇_y f` for w there, `H = ∂²g/∂y²`, and returns
+    The lower set is `r(x, y) = E(x) y − d(x) = 0`, and P projects on the null space of E. Solves
+    `P H P w = P ∇_y f` for w in that null space, `H = ∂²g/∂y²`, and returns
 
         ∇_x f − (∂²g/∂x∂y) w + (∂r/∂x)ᵀ q − ∂_x ⟨λ, E(x) w⟩,    q = (E⁺)ᵀ (H w − ∇_y f),
 
-    with `λ = −(E⁺)ᵀ ∇_y g`; the last two terms are how the equations move. Exact when y minimises
-    the lower loss under them and the linear solve is exact; g need be strongly convex along the
-    null space only. Without equations it is `implicit`.
+    with `λ = −(E⁺)ᵀ ∇_y g`. The last two terms are due to the dependence of the equations on x.
+    Exact if y minimises the lower loss subject to the equations and the linear solve is exact. g
+    has to be strongly convex only along the null space. Without equations this is `implicit`.
 
     Args:
         x, y: any pytrees of floating arrays.
-        batch, linear, v0, key: as in `implicit`; the solver sees H along the null space, and the
-            identity across it, which changes no solution.
+        batch, linear, v0, key: as in `implicit`. The operator of the linear solver is H on the null
+            space and the identity on its complement, which does not change the solution.
 
     Returns:
         `HyperGrad(value, grad, v, residual)` with `v = w` and `‖P (H w − ∇_y f)‖`.
@@ -81,20 +81,20 @@ def lagrangian_difference(
     perturbation: ScalarLike = 1e-4,
     solver: AbstractLowerSolver | None = None,
 ) -> HyperGrad:
-    """Hypergradient under linear lower equations by a difference of Lagrangians: first order.
+    """First-order hypergradient under linear lower equations, by a difference of Lagrangians.
 
     With `y_s` the minimiser of `g + s f` on the lower set, `λ_s` the multipliers of its equations
     and `L = g + λᵀ(E(x) y − d(x))`, it is
 
         ∇_x f(x, y_0) + (∇_x L(x, y_s, λ_s) − ∇_x L(x, y_0, λ_0))/s,
 
-    with a bias of order s. The solver's error is divided by s: give it a tolerance of order s².
+    with a bias of order s. The error of the solver is divided by s, so use a tolerance of order s².
 
     Args:
-        ys: where the solves for y_0 and for y_s start.
-        batch: `Batch(upper, lower)`; each half is handed to its loss untouched.
+        ys: starting points of the solves for y_0 and y_s.
+        batch: `Batch(upper, lower)`; each half is passed to its loss unchanged.
         perturbation: s.
-        solver: `ToTolerance()` when absent.
+        solver: solver of the lower problems; `ToTolerance()` if `None`.
 
     Returns:
         `HyperGrad(value, grad, y=(y_0, y_s), lower_grad_norm=...)`; the last is the residual of

@@ -20,13 +20,13 @@ def one_step(
 ) -> HyperGrad:
     """Hypergradient of `f(x, y − a ∇_y g(x, y))`: `∇_x f − a (∂²g/∂x∂y) ∇_y f` at the moved y.
 
-    Biased: at `y = y*(x)` it is the Neumann series cut after one term, `H⁻¹ ≈ a I`.
+    Biased: at `y = y*(x)` it is the Neumann series truncated after one term, `H⁻¹ ≈ a I`.
 
     Args:
         x, y: any pytrees of floating arrays.
-        batch: `Batch(upper, lower)`; each half is handed to its loss untouched.
-        step_size: a; the lower step size by default in practice.
-        radius: absent, the cross product is exact. Given, it is the central difference
+        batch: `Batch(upper, lower)`; each half is passed to its loss unchanged.
+        step_size: a; in practice the lower step size.
+        radius: if `None`, the cross product is exact. Otherwise it is the central difference
             `[∇_x g(x, y + e w) − ∇_x g(x, y − e w)] / (2e)` with `w = ∇_y f`, `e = radius/‖w‖`:
             no second derivatives, error of order `e²` (DARTS uses 0.01).
 

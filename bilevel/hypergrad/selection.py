@@ -1,7 +1,7 @@
-"""Values of the hyper-objective where the lower minimisers are many, and the one that is meant.
+"""Values of the hyper-objective if the lower minimiser is not unique, and the selected minimiser.
 
-`l(x) = min f(x, y)` over the lower minimisers y (optimistic), or the maximum (pessimistic): a
-problem of one variable y, called a simple bilevel problem, solved at a fixed x.
+`l(x) = min f(x, y)` over the lower minimisers y (optimistic), or the maximum (pessimistic). At a
+fixed x this is a problem in y alone, called a simple bilevel problem.
 """
 
 import abc
@@ -23,19 +23,19 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class Selected(NamedTuple):
-    """One of the lower minimisers, nearly."""
+    """One of the lower minimisers, approximately."""
 
     value: Scalar  # the estimate of l(x)
     y: Lower
-    gap: Scalar  # g(x, y) − min g(x, ·), as far as the minimum was found
+    gap: Scalar  # g(x, y) minus the estimate of min g(x, ·)
 
 
 class AbstractSelection(Checked):
-    """Finds the lower minimiser that the upper level wants, at a fixed x."""
+    """Finds the optimistic or pessimistic lower minimiser at a fixed x."""
 
     @abc.abstractmethod
     def select(self, problem: Problem, x: Upper, y0: Lower, batch: Batch) -> Selected:
-        """The value of l(x), from a start y0.
+        """The value of l(x) and its minimiser, started at y0.
 
         Args:
             batch: `Batch(upper, lower)`, one batch of each.
@@ -43,22 +43,22 @@ class AbstractSelection(Checked):
 
     @abc.abstractmethod
     def price(self) -> Price:
-        """The oracle calls of one selection, at most; those of solves to tolerance left out."""
+        """The oracle calls of one selection, at most; without those of solves to a tolerance."""
 
 
 class SwitchingGradient(AbstractSelection):
     """Optimistic selection: steps on f where g is within a tolerance of its minimum, else on g.
 
     First `min g` is estimated by `first_steps` lower steps from y0. The output is the mean of the
-    iterates at which f was stepped on. For convex f and g; f exceeds or falls short of l(x) by
-    about the square root of the tolerance, and g exceeds its minimum by the tolerance or so. At
-    most `first_steps + steps` gradients in all.
+    iterates with a step on f. For convex f and g. The error of l(x) is about the square root of
+    the tolerance, and g exceeds its minimum by about the tolerance. Takes at most
+    `first_steps + steps` gradients.
 
     Attributes:
-        upper_update: steps along ∇_y f.
-        lower_update: steps along ∇_y g; 1/L. (The paper takes the same small step for both, with
-            which most steps are spent there.)
-        tol: g may exceed the minimum by twice this.
+        upper_update: update along ∇_y f.
+        lower_update: update along ∇_y g, with step size 1/L. (The paper takes the same small step
+            size for both; then most steps are spent on g.)
+        tol: g may exceed the minimum by twice this value.
 
     Reference: Chen, Xu, Zhang. "On finding small hyper-gradients in bilevel optimization:
     hardness results and improved analysis". COLT 2024, arXiv:2301.00712.
@@ -114,14 +114,14 @@ class SwitchingGradient(AbstractSelection):
 class PenalisedSelection(AbstractSelection):
     """Selection by a penalty: `min over y of f + λ (g − min g)`; pessimistic: `max f − λ (…)`.
 
-    Off l(x) by O(1/λ) where g(x, ·) satisfies the Polyak-Łojasiewicz inequality; too small in the
-    optimistic case, too large in the pessimistic one. Two lower solves; λ must exceed what
-    makes `λ g ± f` bounded below.
+    If g(x, ·) satisfies the Polyak-Łojasiewicz inequality the error is O(1/λ): too small in the
+    optimistic case, too large in the pessimistic one. Takes two lower solves. λ must be large
+    enough that `λ g ± f` is bounded below.
 
     Attributes:
         penalty: λ.
-        solver: for `g` and for `g ± f/λ`; it must find global minima, so f may be what
-            is convex on the lower solutions, or the start near.
+        solver: for `g` and for `g ± f/λ`. It must find global minima, so f should be convex on the
+            lower solutions, or the start close to the solution.
     """
 
     penalty: ScalarLike = nonnegative(100.0)

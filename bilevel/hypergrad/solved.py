@@ -1,4 +1,4 @@
-"""Hypergradients at any x: the lower problem is solved on the way. What an outer loop asks for."""
+"""Hypergradient oracles for outer loops: each call solves the lower problem first."""
 
 import abc
 
@@ -24,12 +24,12 @@ class AbstractOracle(Checked):
     def __call__(
         self, problem: Problem, x: Upper, y: Lower, batch: Batch, key: RandomKey | None = None
     ) -> HyperGrad:
-        """The hypergradient at x; its `y` is the lower solution found, where the next may start."""
+        """The hypergradient at x; its `y` is the lower solution, to warm-start the next call."""
 
     @property
     @abc.abstractmethod
     def price(self) -> Price:
-        """The calls of one evaluation, without those of the lower solves."""
+        """The oracle calls of one evaluation, without those of the lower solves."""
 
 
 class ActiveSet(AbstractOracle):
@@ -96,10 +96,10 @@ class TwoPoint(AbstractOracle):
 
 
 def _multipliers(solver: AbstractLowerSolver, found: LowerSolution) -> tuple[Duals, Array]:
-    """The multipliers and the active rows that a solver found.
+    """The multipliers and the active rows in a lower solution.
 
     Raises:
-        ValueError: it finds none.
+        ValueError: the solver computes no multipliers.
     """
     if found.duals is None or found.active is None:
         raise ValueError(

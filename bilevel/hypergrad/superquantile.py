@@ -1,4 +1,4 @@
-"""Value and gradient of a superquantile of the upper loss over a cloud of lower points."""
+"""Value and gradient of a superquantile of the upper loss over a sample of lower points."""
 
 from typing import NamedTuple
 
@@ -25,11 +25,11 @@ class Tail(NamedTuple):
 def tail(values: Array, weights: Array, level: ScalarLike) -> Tail:
     """The superquantile `min over b of b + E(f − b)₊/d`: the mean of the highest part d.
 
-    Its b is the (1 − d)-quantile. The point there is split, so that the tail weighs d exactly.
+    b is the (1 − d)-quantile. The point at b is split so that the tail has weight exactly d.
     """
     d = jnp.asarray(level, values.dtype)
     order = jnp.argsort(-values)
-    before = jnp.cumsum(weights[order]) - weights[order]  # weight of all that is higher
+    before = jnp.cumsum(weights[order]) - weights[order]  # total weight of the higher points
     taken = jnp.clip(d - before, 0, weights[order])
     inside = jnp.zeros_like(weights).at[order].set(taken) / d
     b = values[order][jnp.sum(before < d) - 1]
@@ -51,17 +51,17 @@ def superquantile(
 
     With b the (1 − d)-quantile, `F = b + E(f − b)₊/d` and
     `∇F = 1/d { E 1[f > b] ∇_x f − 1/T Cov((f − b)₊, ∇_x g) }`. As T → 0, then d → 0, F tends to
-    the pessimistic hyper-objective `max f(x, y)` over the lower minimisers: the part d in the
-    mean biases down, the width of order √T up. Optimistic: the lowest part instead. The variance
-    of the covariance is of order 1/T per point; it carries all of `∇F` that comes from the
-    minimisers moving with x.
+    the pessimistic hyper-objective `max f(x, y)` over the lower minimisers. The mean over the part
+    d biases F downwards, the width of order √T upwards. The optimistic version takes the lowest
+    part. The covariance is the part of `∇F` due to the dependence of the minimisers on x; its
+    variance is of order 1/T per point.
 
     Args:
         cloud: points and weights at temperature T, from a sampler of `bilevel.lower`.
         temperature, level: T, and d in (0, 1).
 
     Returns:
-        `HyperGrad(value, grad, y)`, y the point of the tail with the least lower loss.
+        `HyperGrad(value, grad, y)`; y is the point of the tail with the lowest lower loss.
 
     Reference: Masiha, Shen, Kiyavash, He. "Superquantile-Gibbs relaxation for minima-selection in
     bi-level optimization". 2025, arXiv:2505.05991. The estimator agrees with public code.

@@ -47,18 +47,19 @@ def two_penalty(
         y' = argmin over y of f(x, y) + a₁ (g + λᵀh − v(x)) + (a₂/2) ‖h_I‖²
 
     without constraints, and the result is the derivative in x of the same expression at y', where
-    `v'(x) = ∇_x (g + λᵀh)(x, y*)`. Equations count as active. First derivatives only, apart from
-    those that `inner` takes. For strongly convex g, convex h(x, ·), independent active rows and
-    exact multipliers the error is `O(a)`, for linear constraints `O(a²)` is observed, at points
+    `v'(x) = ∇_x (g + λᵀh)(x, y*)`. Equations count as active. Uses only first derivatives, apart
+    from those that `inner` takes. For strongly convex g, convex h(x, ·), independent active rows
+    and exact multipliers the error is `O(a)`; for linear constraints `O(a²)` is observed, at points
     where active multipliers are positive. The condition number of the inner problem is of order
-    a⁻²: below an accuracy of 0.01 the error stops falling, and λ must be exact to a² times it.
+    a⁻²: below an accuracy of 0.01 the error stops falling, and the error of λ must be at most a²
+    times the wanted error.
 
     Args:
         y, duals, active: lower solution, its multipliers and active inequalities, from `lower.SQP`.
-        batch: `Batch(upper, lower)`; each half is handed to its loss untouched.
+        batch: `Batch(upper, lower)`; each half is passed to its loss unchanged.
         accuracy: a.
-        inner: solver for y'; `lower.SQP()`, which without constraints is Newton's method, when
-            absent. `lower.ToTolerance()` takes first derivatives only.
+        inner: solver for y'; if `None`, `lower.SQP()`, which is Newton's method without
+            constraints. `lower.ToTolerance()` uses only first derivatives.
 
     Returns:
         `HyperGrad(value, grad, y=y)`; value is f at y.

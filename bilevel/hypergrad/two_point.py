@@ -27,19 +27,19 @@ def two_point(
     """Unbiased estimate of `∇F_r(x)`, where `F_r(x)` is the mean of F over the ball of radius r.
 
     `n/(2r) (F(x + r w) − F(x − r w)) w` with w uniform on the unit sphere and n the entries of x.
-    For an L-Lipschitz F, kinks and all, `|F_r − F| ≤ L r`, and ∇F_r lies in the r-Goldstein
-    subdifferential of F. The second moment is `O(n L²)`. Values wrong by at most a add `a n / r`
-    to the bias and `(a n / r)²` to the second moment.
+    For an L-Lipschitz F, smooth or not, `|F_r − F| ≤ L r`, and ∇F_r lies in the r-Goldstein
+    subdifferential of F. The second moment is `O(n L²)`. Errors of the values of at most a add
+    `a n / r` to the bias and `(a n / r)²` to the second moment.
 
     Args:
         value: F, a scalar function of trees shaped like x.
         x: any pytree of floating arrays.
-        key: draws w.
+        key: random key for w.
         radius: r, positive.
-        has_aux: F returns `(scalar, extra)`.
+        has_aux: whether F returns `(scalar, extra)`.
 
     Returns:
-        A tree like x; with `has_aux`, that tree and the pair of extras, at x + r w and x − r w.
+        A tree like x. With `has_aux`, that tree and the pair of extras at x + r w and x − r w.
 
     Reference: Shamir. "An optimal algorithm for bandit and zero-order convex optimization with
     two-point feedback". JMLR 2017, arXiv:1507.08752.

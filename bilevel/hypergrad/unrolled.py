@@ -35,9 +35,9 @@ def unrolled(
         batch: `Batch(upper, lower)`; a `Samples` handle as `lower` gives step t its t-th sample.
         update: a step size, or any update, applied to `∇_y g`.
         steps: T.
-        back: K, how many of the last steps are differentiated.
-        checkpoint: keep only the lower iterates and recompute each step in the reverse pass:
-            the memory of T copies of y and one step, instead of T steps.
+        back: K, the number of last steps that are differentiated.
+        checkpoint: keep only the lower iterates and recompute each step in the reverse pass. The
+            memory is that of T copies of y and one step, instead of T steps.
 
     Returns:
         `HyperGrad(value, grad, y=y_T)`.

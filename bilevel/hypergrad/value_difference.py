@@ -23,10 +23,10 @@ DIFFERENCES = {
 
 
 def differences(order: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """The nodes and the weights of an order.
+    """The nodes and weights of the difference formula of an order.
 
     Raises:
-        ValueError: another order than 1, 2, 3 or 4.
+        ValueError: `order` is not 1, 2, 3 or 4.
     """
     if order not in DIFFERENCES:
         raise ValueError(f"value_difference has orders 1, 2, 3 and 4; order={order} was asked for.")
@@ -56,27 +56,28 @@ def value_difference(
     order: int = 1,
     solver: AbstractLowerSolver | None = None,
 ) -> HyperGrad:
-    """Hypergradient by differencing `s → ∇_x min over y of (g + s f)` at `s = 0`.
+    """Hypergradient by finite differences of `s → ∇_x min over y of (g + s f)` at `s = 0`.
 
     With `y_s` the minimiser of `g + s f` and `s = 1/penalty`, order 1 is
     `∇_x f(x, y_s) + penalty (∇_x g(x, y_s) − ∇_x g(x, y_0))`, with a bias of order `1/penalty`;
     order p has a bias of order `1/penalty^p`. Needs `penalty > L_f/μ` (times the largest node,
-    2, for orders 3 and 4). The perturbed problems are solved side by side, within the `lower_set`
-    where there is one. The solver's error is multiplied by the penalty.
+    2, for orders 3 and 4). The perturbed problems are solved in one batch, subject to the
+    `lower_set` if there is one. The error of the solver is multiplied by the penalty.
 
     Args:
         x: any pytree of floating arrays.
-        y0: where each of the lower solves starts.
-        batch: `Batch(upper, lower)`; each half is handed to its loss untouched.
+        y0: starting point of all lower solves.
+        batch: `Batch(upper, lower)`; each half is passed to its loss unchanged.
+        penalty: `1/s`.
         order: 1, 2, 3 or 4.
-        solver: `ToTolerance()` when absent.
+        solver: solver of the lower problems; `ToTolerance()` if `None`.
 
     Returns:
-        `HyperGrad(value, grad, y=...)`, y with the minimisers on a leading axis, in the order of
+        `HyperGrad(value, grad, y=...)`. y has the minimisers on a leading axis, in the order of
         the nodes in `DIFFERENCES`; `value` is taken at the node nearest to zero.
 
     Raises:
-        ValueError: another order.
+        ValueError: `order` is not 1, 2, 3 or 4.
 
     References: Kwon, Kwon, Wright, Nowak, ICML 2023, arXiv:2301.10945 (order 1); higher orders:
     arXiv:2509.02937.
@@ -93,8 +94,8 @@ def value_difference(
         return jax.grad(perturbed)(x, y, batch), y
 
     slopes, ys = jax.vmap(at)(s)
-    # Term by term: a matrix product in the reduced precision of accelerators, times the penalty,
-    # would drown the difference.
+    # Term by term, because a matrix product may run in the reduced precision of accelerators; its
+    # rounding error, times the penalty, would be larger than the difference.
     terms = [trees.scale(w * penalty, _entry(slopes, i)) for i, w in enumerate(weights)]
     grad = functools.reduce(trees.add, terms)
     nearest = _entry(ys, nodes.index(min(nodes, key=lambda node: (abs(node), -node))))
@@ -106,8 +107,9 @@ def value_difference_at(
 ) -> HyperGrad:
     """Order 1 at given iterates: y follows the minimiser of `g + f/penalty`, z that of `g`.
 
-    `∇_x f(x, y) + penalty (∇_x g(x, y) − ∇_x g(x, z))`. With `lower_y is lower_z` (common
-    samples) the noise of the difference stays bounded as the penalty grows.
+    Returns `∇_x f(x, y) + penalty (∇_x g(x, y) − ∇_x g(x, z))` as grad. With
+    `lower_y is lower_z` (common samples) the noise of the difference stays bounded as the penalty
+    grows.
     """
     (value, fs), gs = value_slopes(problem, x, (z, y), upper, (lower_z, lower_y))
     return HyperGrad(value, weigh_slopes(fs, gs, penalty), y=y)
@@ -116,7 +118,7 @@ def value_difference_at(
 def value_slopes(
     problem: Problem, x: Upper, ys: tuple[Lower, ...], upper, lowers: tuple, order: int = 1
 ):
-    """`((f, ∇_x f's), ∇_x g's)` at one lower iterate a node; f at node 1, no `∇_x f` at node 0."""
+    """`((f, ∇_x f's), ∇_x g's)`, one lower iterate per node; f at node 1, no `∇_x f` at node 0."""
     nodes, _ = differences(order)
     at = {
         node: oracles.upper_grad_x(problem, x, y, upper)

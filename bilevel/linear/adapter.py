@@ -1,4 +1,4 @@
-"""Solvers of another library."""
+"""Adapters for the solvers of other libraries."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from bilevel.linear.base import AbstractLinear
 class Lineax(AbstractLinear):
     """Any `lineax` solver: `Lineax(lineax.GMRES(rtol=1e-6, atol=1e-6))`.
 
-    Needs the extra `bilevel[solvers]`. One fixed sample of H; how many products that takes is the
-    solver's affair.
+    Needs the extra `bilevel[solvers]`. Uses one fixed sample of H. The number of products depends
+    on the solver.
 
     Attributes:
-        definite: whether H is known to be positive definite, which `lineax.CG` asks for. Turn it
-            off for a lower problem that is not strongly convex.
+        definite: whether H is known to be positive definite, which `lineax.CG` requires. Set it to
+            False for a lower problem that is not strongly convex.
     """
 
     solver: Any = eqx.field(static=True)

@@ -1,4 +1,4 @@
-"""What every solver of `H v = b` looks like."""
+"""The base class of all solvers of `H v = b`."""
 
 import abc
 from collections.abc import Callable
@@ -15,8 +15,8 @@ Operator = Callable[..., PyTree]  # operator(v, i): the product with the i-th sa
 class AbstractLinear(Checked):
     """Approximates `v = H⁻¹ b` for a symmetric operator on pytrees.
 
-    `operator(v, i)` multiplies with the i-th sample of H and keeps the dtypes of v; a solver that
-    needs one fixed matrix uses sample 0 alone.
+    `operator(v, i)` multiplies v by the i-th sample of H and keeps its dtypes. A solver that needs
+    one fixed matrix uses only sample 0.
     """
 
     needs_key: ClassVar[bool] = False
@@ -24,12 +24,12 @@ class AbstractLinear(Checked):
     @property
     @abc.abstractmethod
     def samples(self) -> int:
-        """How many samples of H one solve may touch."""
+        """The largest number of samples of H that one solve uses."""
 
     @property
     @abc.abstractmethod
     def products(self) -> float:
-        """How many products with H one solve takes; the mean where that is random."""
+        """The number of products with H in one solve; the expected number if it is random."""
 
     @abc.abstractmethod
     def solve(self, operator: Operator, b: PyTree, *, v0: PyTree | None = None, key=None) -> PyTree:
@@ -38,15 +38,16 @@ class AbstractLinear(Checked):
         Args:
             operator: `operator(v, i)`, v shaped like b.
             b: right-hand side, any pytree of floating arrays.
-            v0: where to start; zeros when absent. Ignored by the direct solvers and the series.
+            v0: starting point, shaped like b; zeros if `None`. Ignored by the direct solvers and
+                the series.
             key: a random key, for the solvers with `needs_key`.
         """
 
 
 def widened(operator: Operator, b: PyTree) -> tuple[Callable[[PyTree], PyTree], PyTree]:
-    """Sample 0 of H and the right-hand side in one dtype, float32 at least, for exact arithmetic.
+    """Sample 0 of H and the right-hand side in one dtype, at least float32.
 
-    The products themselves are still taken in the dtypes of b.
+    The products themselves are still computed in the dtypes of b.
     """
     wide = trees.widen(b)
 

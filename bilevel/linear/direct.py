@@ -34,9 +34,9 @@ class Dense(AbstractLinear):
 class Nystrom(AbstractLinear):
     """`(C W⁺ Cᵀ + ridge·I)⁻¹ b` from `rank` columns C of H (W their rows of the same indices).
 
-    Directions the columns miss are divided by `ridge`: choose it near the first eigenvalue left
-    out, since a small ridge with a small rank gives enormous errors. The columns are drawn with
-    `key`, or are the first ones without.
+    Directions outside the span of the columns are divided by `ridge`. Choose it near the largest
+    eigenvalue that the rank leaves out: a small ridge with a small rank gives enormous errors. The
+    columns are drawn with `key`; without a key they are the first ones.
 
     Reference: Hataya, Yamada. "Nyström method for accurate and scalable implicit
     differentiation". AISTATS 2023, arXiv:2302.09726.

@@ -1,4 +1,4 @@
-"""A set of linear equations `E y = d`, factorised once: its directions and its multipliers."""
+"""Linear equations `E y = d`, factorised once: tangent directions and multipliers."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class Equations(NamedTuple):
 
     @classmethod
     def of(cls, a_set: AbstractSet, y: PyTree, x: PyTree) -> "Equations":
-        """The equations of a linear set at x; of y only the shapes matter."""
+        """The equations of a linear set at x; only the shapes of y are used."""
         E = a_set.rows(y, x).E
         return cls(E, jnp.linalg.pinv(E) if E.shape[0] else E.T)
 
@@ -27,6 +27,6 @@ class Equations(NamedTuple):
         return unravel(flat - self.inverse @ (self.E @ flat))
 
     def multiplier(self, slope: PyTree) -> Float[Array, " k"]:
-        """`λ = −(E⁺)ᵀ slope`: what balances `slope + Eᵀλ`, as far as E can."""
+        """`λ = −(E⁺)ᵀ slope`, which minimises `‖slope + Eᵀλ‖`."""
         flat, _ = trees.ravel(slope)
         return -self.inverse.T @ flat

@@ -1,4 +1,4 @@
-"""Solvers that use products with H alone."""
+"""Solvers that need only products with H."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ from bilevel.schedules import shown
 class CG(AbstractLinear):
     """Conjugate gradients: at most `steps` products with one fixed sample of H ≻ 0.
 
-    After N steps the error is at most `2((√κ−1)/(√κ+1))^N` in the H-norm; exact after as many
-    steps as y has entries. Stops early once `‖H v − b‖ ≤ tol ‖b‖` (and at rounding).
+    After N steps the error is at most `2((√κ−1)/(√κ+1))^N` in the H-norm. It is exact after as
+    many steps as y has entries. Stops early once `‖H v − b‖ ≤ tol ‖b‖`, or at rounding level.
     """
 
     steps: int = count(20)
@@ -39,8 +39,8 @@ class CG(AbstractLinear):
 class NormalCG(AbstractLinear):
     """Conjugate gradients on `H H v = H b`: for an indefinite or singular H.
 
-    Squares the condition number and takes two products a step. Of a singular H it finds the
-    solution of least norm when started from zero. Stops early once `‖H (H v − b)‖ ≤ tol ‖H b‖`.
+    Squares the condition number and takes two products a step. For a singular H, started from
+    zero, it finds the solution of least norm. Stops early once `‖H (H v − b)‖ ≤ tol ‖H b‖`.
     """
 
     steps: int = count(20)
@@ -126,9 +126,9 @@ class Neumann(AbstractLinear):
 class RandomizedNeumann(AbstractLinear):
     """`v = t a Π_{i≤p} (I − a H_i) b` with p uniform on 0, …, t−1 and t = `terms`.
 
-    Its mean is `Neumann(t − 1, a)`, at half the products and with a variance that grows like t.
-    The prefactor is `t a`; the range of p starts at 0 (other choices leave a bias that never
-    vanishes). `step_size` must be at most 1/L. A loop of random length: it cannot be
+    Its mean is `Neumann(t − 1, a)`, with half the products and a variance that grows like t.
+    The prefactor is `t a` and the range of p starts at 0; other choices leave a bias that does
+    not vanish. `step_size` must be at most 1/L. The loop has random length, so it cannot be
     differentiated in reverse mode.
 
     Reference: Ghadimi, Wang. "Approximation methods for bilevel programming". arXiv:1802.02246.
@@ -171,8 +171,8 @@ class RandomizedNeumann(AbstractLinear):
 def _conjugate(product, b: PyTree, v0: PyTree | None, steps: int, tol: ScalarLike) -> PyTree:
     """Conjugate gradients in one dtype; derivatives by the implicit function theorem.
 
-    Stops at rounding, relative to b, and before squares underflow: past either, the next step is
-    zero divided by zero.
+    Stops at rounding level, relative to b, and before squares underflow. Beyond either point the
+    next step would divide zero by zero.
     """
     if not jax.tree.leaves(b):
         return b

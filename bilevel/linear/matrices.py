@@ -1,7 +1,7 @@
 """Projections of dense matrices and products with them, for methods that track `∂²g/∂y²`.
 
-Functions of one matrix; `vmap` them over a leading axis of blocks. Derivatives are right, also
-where eigenvalues repeat.
+Each function takes one matrix; use `vmap` for a leading axis of blocks. The derivatives are right
+even where eigenvalues repeat.
 """
 
 import functools
@@ -36,10 +36,10 @@ def solve(matrix: Float[Array, "m m"], b: PyTree) -> PyTree:
 
 
 def solve_symmetric(matrix: Float[Array, "m m"], b: Float[Array, " m"]) -> Float[Array, " m"]:
-    """`M⁺ b` for M symmetric, indefinite or singular: of all least-squares solutions the shortest.
+    """`M⁺ b`, the least-squares solution of least norm, for M symmetric, indefinite or singular.
 
-    By eigenvalues; those below rounding count as zero. Derivatives are those of `M⁻¹ b`, right too
-    where M is singular, as long as b stays in its range.
+    Uses an eigendecomposition; eigenvalues below rounding level count as zero. The derivatives are
+    those of `M⁻¹ b`. They are also right for a singular M, as long as b stays in its range.
     """
 
     def solve(_, b):
@@ -62,7 +62,7 @@ def multiply(matrix: Float[Array, "n m"], v: PyTree, like: PyTree) -> PyTree:
 
 
 def _shrink(square: Array, cap: Array) -> Array:
-    """What a singular value is multiplied with, from its square."""
+    """The factor of a singular value, computed from its square."""
     above = square > cap**2
     return jnp.where(above, cap / jnp.sqrt(jnp.where(above, square, 1)), 1)
 
@@ -76,7 +76,7 @@ def _spectral(fn: Callable, matrix: Array, number: Array) -> Array:
 
 @_spectral.defjvp
 def _spectral_jvp(fn, primals, tangents):
-    """Daleckii and Krein: divided differences of fn; the derivative of eigenvectors is not used."""
+    """Daleckii–Krein formula: divided differences of fn, no derivatives of eigenvectors."""
     (matrix, number), (d_matrix, d_number) = primals, tangents
     w, Q = jnp.linalg.eigh(matrix)
     f, slope = jax.jvp(lambda w: fn(w, number), (w,), (jnp.ones_like(w),))

@@ -1,4 +1,4 @@
-"""Conjugate gradients until the residual is small in absolute terms, with a count of steps."""
+"""Conjugate gradients with an absolute tolerance, which count their steps."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from bilevel.typing import PyTree, Scalar, ScalarLike
 
 
 class Solved(NamedTuple):
-    """A solution and how good it is."""
+    """A solution and its accuracy."""
 
     v: PyTree
-    residual: Scalar  # ‖H v − b‖ as the recursion has it, which may drift at rounding
-    steps: Int[Array, ""]  # products with H, the first residual's left out
+    residual: Scalar  # ‖H v − b‖ from the recursion, up to the drift of rounding errors
+    steps: Int[Array, ""]  # products with H, without the one of the first residual
 
 
 class _Conjugate(NamedTuple):
@@ -37,12 +37,13 @@ def conjugate(
 ) -> Solved:
     """Conjugate gradients for `H v = b` until `‖H v − b‖ ≤ tol`, an absolute bound.
 
-    Ends before a direction of nonpositive curvature, with what it has by then; the first is taken
-    as it is, so that from zero the result always goes along b. Not differentiable in reverse mode.
+    Stops before a direction of nonpositive curvature and returns the current v. The first direction
+    is always taken, so that from zero the result is never orthogonal to b. Not differentiable in
+    reverse mode.
 
     Args:
         product: `v → H v`, keeping the dtypes of v.
-        v0: where to start; zeros when absent, which saves the product of the first residual.
+        v0: starting point, shaped like b; zeros if `None`, which saves the first product.
     """
     dtype = trees.widest(b)
     b = trees.widen(b)
