@@ -23,7 +23,7 @@ class AbstractEstimator(Checked):
 
     @abc.abstractmethod
     def init(self, estimand: Estimand, point: Any, sample: Any) -> Any:
-        """The memory before the first step. Nothing is computed: shapes come from `jax.eval_shape`."""
+        """The memory before the first step. The shapes come from abstract evaluation."""
 
     @abc.abstractmethod
     def step(

@@ -24,10 +24,9 @@ def unrolled(
 ) -> HyperGrad:
     """Hypergradient of `f(x, y_T(x))`, where `y_T` is T lower steps from a constant `y0`.
 
-    The steps are projected on the `lower_set` where there is one.
-
-    Reverse mode through the last `back` steps (all of them when absent). Truncation to K steps
-    leaves an error of order `(1 − aμ)^K`. From `y0 = y*(x)`, K plain gradient steps give exactly
+    The steps are projected on the `lower_set`, if the problem has one. The last `back` steps (all
+    of them if `None`) are differentiated in reverse mode. Truncation to K steps leaves an error of
+    order `(1 − aμ)^K`. From `y0 = y*(x)`, K plain gradient steps give exactly
     `neumann(steps=K − 1)`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Every algorithm, under the name its paper gives it, in a folder a family."""
+"""All algorithms, under the names of their papers, with one folder per family."""
 
 from bilevel.methods.base import (
     AbstractMethod,

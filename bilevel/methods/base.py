@@ -1,4 +1,4 @@
-"""What every method looks like, and the refusal of problems a method is not made for."""
+"""The base class of all methods, and the error for problems that a method cannot solve."""
 
 import abc
 import dataclasses
@@ -21,7 +21,7 @@ State = Any  # a NamedTuple with fields x, y and k (steps done)
 
 
 class Constants(Protocol):
-    """What step sizes are made of; `certificates.probe` measures it."""
+    """Constants of a problem that determine step sizes; `certificates.probe` measures them."""
 
     @property
     def L(self) -> float:
@@ -55,7 +55,7 @@ class Constants(Protocol):
 
 
 class LowerAssumption(enum.Enum):
-    """What the theory of a method asks of the lower loss, as a function of y."""
+    """The assumption of a method's theory on the lower loss, as a function of y."""
 
     STRONGLY_CONVEX = "strongly convex"
     CONVEX = "convex"
@@ -64,46 +64,46 @@ class LowerAssumption(enum.Enum):
 
 
 def count(default: Any, *, grows: bool = False) -> Any:
-    """A static field that must be a whole number of at least 1.
+    """A static field for an integer of at least 1. The method checks the value.
 
     Args:
-        default: its default value; `None` for one that may be left to the data.
-        grows: a `PolynomialCount` is allowed, too.
+        default: its default value; `None` if it may be left to the data.
+        grows: whether a `PolynomialCount` is allowed as well.
     """
     return fields.count(default, also=PolynomialCount if grows else None)
 
 
 class Unsupported(ValueError):
-    """A method was given a problem it is not made for."""
+    """Raised when a method does not support the structure of a problem."""
 
 
 class AbstractMethod(Checked):
-    """One algorithm: how it starts, and how it steps on the samples it is handed.
+    """One algorithm: its initial state and its step on given samples.
 
-    A concrete method is final, holds its settings as fields, and declares what problem
-    structure it handles. Numbers are array leaves: a new step size compiles nothing, and a sweep
-    is one `vmap`.
+    A concrete method is final, has its settings as fields, and declares which problem structure
+    it handles. Numbers are array leaves: a new step size does not recompile, and a sweep is one
+    `vmap`.
     """
 
     supports: ClassVar[frozenset[Structure]]
     paper: ClassVar[Any]  # a key of references.bib; a `Paper` in a method outside this package
     status: ClassVar[str] = "stable"  # "experimental": not checked against its paper in every part
-    memory: ClassVar[str]  # what the state holds, in copies of x and y
+    memory: ClassVar[str]  # size of the state, in copies of x and y
     rate: ClassVar[str] = ""  # samples until E‖∇l‖² ≤ ε, l nonconvex, where one is claimed
     below: ClassVar[LowerAssumption] = LowerAssumption.STRONGLY_CONVEX
-    samples: ClassVar[bool] = True  # its theory allows for mini-batches
+    samples: ClassVar[bool] = True  # whether its theory allows mini-batches
 
     @abc.abstractmethod
     def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> State:
-        """The state before the first step, in buffers of its own."""
+        """The state before the first step, in new buffers."""
 
     @abc.abstractmethod
     def step(self, problem: Problem, state: State, batch: Batch) -> tuple[State, dict[str, Scalar]]:
-        """One update of x: the next state, and what a person would look at."""
+        """One update of x: the next state, and a dict of scalars to log."""
 
     @abc.abstractmethod
     def draws(self, problem: Problem) -> Draws:
-        """How many upper and lower batches one step consumes."""
+        """The number of upper and lower batches that one step uses."""
 
     @abc.abstractmethod
     def price(self, problem: Problem) -> Price:
@@ -114,8 +114,8 @@ class AbstractMethod(Checked):
         """The method with the schedules of its theory, scaled to a problem.
 
         Args:
-            constants: from `certificates.probe`, or known.
-            steps: the horizon K for which constant steps are chosen; they decay when absent.
+            constants: measured by `certificates.probe`, or known.
+            steps: the horizon K. With it, step sizes are constant; if `None`, they decay.
 
         Raises:
             NotImplementedError: the method has no theory of its own.
@@ -124,14 +124,14 @@ class AbstractMethod(Checked):
 
     @classmethod
     def reference(cls) -> Paper:
-        """The paper that the method comes from."""
+        """The paper of the method."""
         return references.paper(cls.paper) if isinstance(cls.paper, str) else cls.paper
 
     def check(self, problem: Problem) -> None:
-        """Refuse a problem with structure this method does not handle.
+        """Raise an error if the problem has structure that this method does not handle.
 
         Raises:
-            Unsupported: naming the structure, and the methods that handle it.
+            Unsupported: with the structure and the methods that handle it in the message.
         """
         lacking = self.unsupported(problem)
         if not lacking:
@@ -146,7 +146,7 @@ class AbstractMethod(Checked):
 
     @classmethod
     def unsupported(cls, problem: Problem) -> list[str]:
-        """What the problem declares and this method does not handle, in words."""
+        """Descriptions of what the problem declares and this method does not handle."""
         return [words for kinds, words in problem.structure() if not kinds & cls.supports]
 
     def for_data(self, batches: Batch) -> Self:
@@ -159,10 +159,10 @@ class AbstractMethod(Checked):
         return self
 
     def check_parts(self, parts: Batch) -> None:
-        """Refuse data whose batches this method cannot use.
+        """Raise an error if this method cannot use the batches of the data.
 
         Args:
-            parts: how many fixed batches each level has; `None` where batches are new at each draw.
+            parts: number of fixed batches of each level; `None` if every draw makes a new batch.
         """
 
     def __repr__(self) -> str:
@@ -171,7 +171,7 @@ class AbstractMethod(Checked):
 
 
 class LoopMethod(AbstractMethod):
-    """A method that is the loop of its family with the blocks chosen."""
+    """A method defined by the shared loop of its family and a choice of its components."""
 
     @property
     @abc.abstractmethod
@@ -192,7 +192,7 @@ class LoopMethod(AbstractMethod):
 
 
 def series_terms(constants: Constants, bias: float) -> int:
-    """Terms t of a Neumann series with steps 1/L such that `(1 − μ/L)^t ≤ bias`."""
+    """The number t of terms of a Neumann series with step 1/L such that `(1 − μ/L)^t ≤ bias`."""
     shrink = 1 - constants.mu / constants.L
     return max(1, math.ceil(math.log(bias) / math.log(shrink))) if shrink > 0 else 1
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Paper(NamedTuple):
-    """Where a method comes from."""
+    """The reference of a method."""
 
     authors: str  # last names, separated by commas
     title: str

@@ -1,4 +1,4 @@
-"""Methods for many lower problems, of which a step touches a few."""
+"""Methods for many lower problems, a few of which are updated in each step."""
 
 from bilevel.methods.blocks.bsvrbv1 import BSVRBv1
 from bilevel.methods.blocks.bsvrbv2 import BSVRBv2

@@ -1,4 +1,4 @@
-"""Several lower problems that share x, a few of which are drawn in a step."""
+"""Several lower problems that share x, a few of which are drawn in each step."""
 
 from typing import Any, NamedTuple
 
@@ -16,12 +16,12 @@ Rows = PyTree  # a tree with a leading axis of blocks
 
 
 class Blocks(NamedTuple):
-    """A problem as m lower problems; one that declares no blocks is a single one.
+    """A problem seen as m lower problems; m = 1 if it declares no blocks.
 
     Attributes:
-        problem: its losses take any blocks, on the leading axis of y.
-        m: how many.
-        declared: whether y has an axis of blocks without our help.
+        problem: its losses accept any subset of blocks, on the leading axis of y.
+        m: the number of blocks.
+        declared: whether the user's problem declares blocks, so that y has a block axis.
     """
 
     problem: Problem
@@ -36,17 +36,17 @@ class Blocks(NamedTuple):
         return cls(Problem(upper, lower, upper_set=problem.upper_set, blocks=1), 1, False)
 
     def drawn(self, batch: Batch) -> Int[Array, " drawn"]:
-        """The numbers of the blocks in a batch: all, in their order, unless it tells its own."""
+        """The indices of the blocks in a batch: `batch.index` if it is set, else all in order."""
         upper, lower, *_ = batch.index or Batch()
         told = upper if lower is None else lower
         return told if told is not None and self.declared else jnp.arange(self.m)
 
     def stack(self, y: Lower) -> Rows:
-        """y with an axis of blocks."""
+        """y with a leading axis of blocks."""
         return y if self.declared else trees.map(lambda leaf: jnp.asarray(leaf)[None], y)
 
     def unstack(self, rows: Rows) -> Lower:
-        """Shaped like the user's y."""
+        """Undo `stack`: a tree shaped like the user's y."""
         return rows if self.declared else take(rows, 0)
 
 
@@ -60,7 +60,7 @@ def take(rows: Rows, drawn: Int[Array, " drawn"] | int) -> PyTree:
 
 
 def put(rows: Rows, drawn: Int[Array, " drawn"], new: Rows) -> Rows:
-    """All rows, those of the drawn blocks replaced."""
+    """All rows, with those of the drawn blocks replaced by `new`."""
     return jax.tree.map(lambda leaf, row: leaf.at[drawn].set(row), rows, new)
 
 
@@ -79,7 +79,7 @@ def _beside(numbers: Array, leaf: Array) -> Array:
 
 
 def identities(rows: Rows) -> Float[Array, "blocks m m"]:
-    """A unit matrix over every row, placed beside the rows."""
+    """One identity matrix per row, sharded like the rows."""
     flat, _ = trees.ravel_rows(rows)
     return jnp.zeros_like(flat)[:, :, None] + jnp.eye(flat.shape[1], dtype=flat.dtype)[None]
 
@@ -100,7 +100,7 @@ def multiply(M: Float[Array, "n m"], v: PyTree, like: PyTree) -> PyTree:
 
 
 def draw(key: RandomKey, count: int, size: int) -> Int[Array, " drawn"]:
-    """`size` of `count` blocks, uniform without replacement; all of them in their order."""
+    """Draw `size` of `count` blocks uniformly without replacement; all in order if equal."""
     return jnp.arange(count) if size == count else jax.random.permutation(key, count)[:size]
 
 
@@ -109,8 +109,8 @@ def upper_grads(
 ) -> tuple[Scalar, Rows, Rows]:
     """The mean of f_b over the given blocks, and `∇_x f_b` and `∇_y f_b` of each.
 
-    Where all blocks are there, every row of the second is the mean `∇_x f`: no mean over the
-    blocks can tell the difference, and one pass over all blocks gives it.
+    With all blocks, every row of `∇_x f_b` is replaced by the mean `∇_x f`, which one pass over
+    all blocks gives. A mean over the blocks is the same.
     """
     given = jax.tree.leaves(y)[0].shape[0]
     if given == count:

@@ -1,10 +1,10 @@
-"""BSVRB-v1: many lower problems, a few a step, with tracked Hessian matrices.
+"""BSVRB-v1: many lower problems, a few per step, with tracked Hessian matrices.
 
 Hu, Qiu, Guo, Zhang, Yang. "Blockwise stochastic variance-reduced methods with parallel speedup
 for multi-block bilevel optimization". ICML 2023, arXiv:2305.18730.
-Differs from the released code: the floor lifts eigenvalues (the code rescales the whole matrix);
-a block that is drawn for the first time takes its evaluation whole; x is projected on `upper_set`
-when there is one.
+Differs from the released code: the floor raises the small eigenvalues (the code rescales the whole
+matrix); the trackers of a block start at its first evaluation; x is projected on `upper_set` if
+there is one.
 """
 
 from typing import Any, ClassVar, NamedTuple, Self
@@ -26,45 +26,46 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class Before(NamedTuple):
-    """The point of the step before; leading axes are blocks."""
+    """The point of the previous step; leading axes are blocks."""
 
     x: Upper
     y: blocks.Rows
-    H: Float[Array, "blocks m m"] | None  # what x moved with, when that is not the newest
+    H: Float[Array, "blocks m m"] | None  # the matrices that x moved with, if they are not the newest
 
 
 class BSVRBv1State(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # row b follows y_b*(x)
     h: Upper  # direction of x
     s: blocks.Rows  # row b follows ∇_y g_b
     H: Float[Array, "blocks m m"]  # follows ∂²g_b/∂y², eigenvalues above the floor
-    seen: Bool[Array, " blocks"]  # drawn in some step before
+    seen: Bool[Array, " blocks"]  # blocks drawn in an earlier step
     before: Before
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class BSVRBv1(AbstractMethod):
-    """Many lower problems, a few a step: variance-reduced gradients and Hessian matrices of each.
+    """Many lower problems, a few per step: variance-reduced gradients and Hessian matrices.
 
-    With I of m blocks drawn, a step tracks `∇_y g_b` and `∂²g_b/∂y²` of these by MSVR, and moves x
-    along a STORM average of the mean over them of `∇_x f_b − (∂²g_b/∂x∂y) H_b⁻¹ ∇_y f_b`; every
-    y_b moves along its last tracked gradient. Two points a step, on the same sample: per block two
-    upper and lower gradients, two cross products and two dense Hessians, so the y of a block
-    should have few entries (`BSVRBv2` has no matrices). Made for `Problem(..., blocks=m)` with
-    `Data(..., blocks=I)`; without them there is one block, the whole y. For lower losses strongly
-    convex in y and sample losses with Lipschitz derivatives. With x and y steps of order ε^(1/2)
-    and weights of order ε, `m ε^(−3/2)/I` steps or fewer give a mean squared hypergradient of ε.
+    A step draws I of m blocks. It tracks their `∇_y g_b` and `∂²g_b/∂y²` by MSVR and moves x along
+    a STORM average of the mean over them of `∇_x f_b − (∂²g_b/∂x∂y) H_b⁻¹ ∇_y f_b`. Every y_b
+    moves along its last tracked gradient. A step evaluates two points on the same sample. This
+    takes two upper and lower gradients, two cross products and two dense Hessians per block, so
+    the y of a block should have few entries (`BSVRBv2` has no matrices). Use it with
+    `Problem(..., blocks=m)` and `Data(..., blocks=I)`; without them there is one block, the whole
+    y. Assumes lower losses strongly convex in y and sample losses with Lipschitz derivatives. With
+    x and y steps of order ε^(1/2) and weights of order ε, at most `m ε^(−3/2)/I` steps give a mean
+    squared hypergradient of ε.
 
     Attributes:
         weight: a of the MSVR trackers.
-        x_weight: that of the average along which x moves.
-        correction: γ of the trackers; that of the theory when absent, which needs a < 1.
-        convexity: μ, floor of the eigenvalues of every H_b. Give that of the lower losses; the
-            default only keeps H_b invertible.
-        stale: take the hypergradient with the Hessians from before the step's samples, as the
-            released code does.
+        x_weight: weight of the average along which x moves.
+        correction: γ of the trackers; if `None`, the value of the theory, which needs a < 1.
+        convexity: μ, lower bound of the eigenvalues of every H_b. Use the strong convexity of the
+            lower losses; the default only keeps H_b invertible.
+        stale: compute the hypergradient with the Hessians of the previous step, as the released
+            code does.
     """
 
     x_update: AbstractUpdate = eqx.field(

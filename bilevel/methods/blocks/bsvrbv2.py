@@ -1,10 +1,9 @@
-"""BSVRB-v2: many lower problems, a few a step, with a tracked adjoint of each.
+"""BSVRB-v2: many lower problems, a few per step, with a tracked adjoint for each.
 
 Hu, Qiu, Guo, Zhang, Yang. "Blockwise stochastic variance-reduced methods with parallel speedup
 for multi-block bilevel optimization". ICML 2023, arXiv:2305.18730.
-Differs from the paper: v is the adjoint of the whole problem, the paper's v_b divided by m; a
-block that is drawn for the first time takes its evaluation whole; x is projected on `upper_set`
-when there is one.
+Differs from the paper: v is the adjoint of the whole problem, the paper's v_b divided by m; the
+trackers of a block start at its first evaluation; x is projected on `upper_set` if there is one.
 """
 
 from typing import Any, ClassVar, NamedTuple, Self
@@ -36,41 +35,41 @@ class Point(NamedTuple):
 
 
 class BSVRBv2State(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # row b follows y_b*(x)
     v: Lower  # row b follows the solution of H_b v_b = ∇_y f_b / m
     h: Upper  # direction of x
     s: blocks.Rows  # row b follows ∇_y g_b
     u: blocks.Rows  # row b follows H_b v_b − ∇_y f_b / m
-    seen: Bool[Array, " blocks"]  # drawn in some step before
-    missed: Int[Array, " blocks"]  # steps since
+    seen: Bool[Array, " blocks"]  # blocks drawn in an earlier step
+    missed: Int[Array, " blocks"]  # steps since a block was last drawn
     before: Point
-    updates: tuple[Any, Any, Any]  # what the x, y and v updates remember
+    updates: tuple[Any, Any, Any]  # memories of the x, y and v updates
 
 
 class BSVRBv2(AbstractMethod):
-    """Many lower problems, a few a step: variance-reduced gradients and adjoints, no matrices.
+    """Many lower problems, a few per step: variance-reduced gradients and adjoints, no matrices.
 
-    With I of m blocks drawn, a step tracks `∇_y g_b` and `(∂²g_b/∂y²) v_b − ∇_y f_b` of these by
-    MSVR, and moves x along a STORM average of the mean over them of
-    `∇_x f_b − (∂²g_b/∂x∂y) v_b`; every y_b and v_b moves along its last tracked direction. Two
-    points a step, on the same sample: per block two upper gradients and two fused lower products
-    (gradient, Hessian and cross product). Made for `Problem(..., blocks=m)` with
-    `Data(..., blocks=I)`; without them there is one block, the whole y, and the method is SOBA
-    with STORM directions. For lower losses strongly convex in y and sample losses with Lipschitz
-    derivatives; as with SOBA the x step must be small against the y and v steps. With x, y and v
-    steps of order ε^(1/2) and weights of order ε, `m ε^(−3/2)/I` steps or fewer give a mean
-    squared hypergradient of ε.
+    A step draws I of m blocks. It tracks their `∇_y g_b` and `(∂²g_b/∂y²) v_b − ∇_y f_b` by MSVR
+    and moves x along a STORM average of the mean over them of `∇_x f_b − (∂²g_b/∂x∂y) v_b`. Every
+    y_b and v_b moves along its last tracked direction. A step evaluates two points on the same
+    sample. This takes two upper gradients and two fused lower products (gradient, Hessian and
+    cross product) per block. Use it with `Problem(..., blocks=m)` and `Data(..., blocks=I)`;
+    without them there is one block, the whole y, and the method is SOBA with STORM directions.
+    Assumes lower losses strongly convex in y and sample losses with Lipschitz derivatives. As in
+    SOBA the x step must be small compared to the y and v steps. With x, y and v steps of order
+    ε^(1/2) and weights of order ε, at most `m ε^(−3/2)/I` steps give a mean squared hypergradient
+    of ε.
 
     Attributes:
         weight: a of the MSVR trackers.
-        x_weight: that of the average along which x moves.
-        correction: γ of the trackers; that of the theory when absent, which needs a < 1.
-        radius: a bound of `‖H_b⁻¹ ∇_y f_b‖` over the blocks, which the analysis asks for; v is
-            not bounded when absent.
-        catch_up: move only the drawn blocks' y and v, by as many steps at once as they have
-            missed, as the released code does. For plain steps.
+        x_weight: weight of the average along which x moves.
+        correction: γ of the trackers; if `None`, the value of the theory, which needs a < 1.
+        radius: a bound on `‖H_b⁻¹ ∇_y f_b‖` over the blocks, which the analysis requires; v is
+            not bounded if `None`.
+        catch_up: move only y and v of the drawn blocks, by all the steps they have missed at once,
+            as the released code does. For plain gradient steps.
     """
 
     x_update: AbstractUpdate = eqx.field(

@@ -1,4 +1,4 @@
-"""RSVRB: many lower problems, a few a step, with every factor of the hypergradient tracked.
+"""RSVRB: many lower problems, a few per step, with every factor of the hypergradient tracked.
 
 Guo, Hu, Zhang, Yang. "Randomized stochastic variance-reduced methods for multi-task stochastic
 bilevel optimization". 2021, arXiv:2105.02266.
@@ -25,7 +25,7 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class Factors(NamedTuple):
-    """What the hypergradient of a block is made of; leading axes are blocks."""
+    """The factors of the hypergradients of blocks; leading axes are blocks."""
 
     U: blocks.Rows  # ∇_x f_b
     V: blocks.Rows  # ∇_y f_b
@@ -41,33 +41,34 @@ class Factors(NamedTuple):
 
 
 class RSVRBState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # row b follows y_b*(x)
     h: Upper  # direction of x
     tracked: Factors
-    before: tuple[Upper, blocks.Rows]  # x and y of the step before
+    before: tuple[Upper, blocks.Rows]  # x and y of the previous step
     key: RandomKey  # draws the second set of blocks
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class RSVRB(AbstractMethod):
-    """Many lower problems, a few a step: every factor of each hypergradient tracked by itself.
+    """Many lower problems, a few per step: every factor of each hypergradient is tracked.
 
-    With I of m blocks drawn, a step tracks `∇_x f_b, ∇_y f_b, ∂²g_b/∂x∂y, ∂²g_b/∂y², ∇_y g_b` by a
-    sparse STORM, which scales the drawn blocks by m/I and shrinks the others; then x moves along a
+    A step draws I of m blocks and tracks `∇_x f_b, ∇_y f_b, ∂²g_b/∂x∂y, ∂²g_b/∂y², ∇_y g_b` by a
+    sparse STORM, which scales the drawn blocks by m/I and shrinks the others. Then x moves along a
     STORM average of `U_b − M_b H_b⁻¹ V_b` over a second, independent draw of I blocks, and every
-    y_b along its Z_b. Two points a step, on the same sample: per block two upper and lower
-    gradients, two dense Hessians and two dense cross derivatives, so the y of a block should have
-    few entries. Made for `Problem(..., blocks=m)` with `Data(..., blocks=I)`; without them there
-    is one block, the whole y, and the method is SVRB. For lower losses strongly convex in y and
-    sample losses with Lipschitz derivatives. With x and y steps of order ε^(1/2) and weights of
-    order ε, a mean squared hypergradient of ε takes no more than `m ε^(−3/2)` samples.
+    y_b along its Z_b. A step evaluates two points on the same sample. This takes two upper and
+    lower gradients, two dense Hessians and two dense cross derivatives per block, so the y of a
+    block should have few entries. Use it with `Problem(..., blocks=m)` and `Data(..., blocks=I)`;
+    without them there is one block, the whole y, and the method is SVRB. Assumes lower losses
+    strongly convex in y and sample losses with Lipschitz derivatives. With x and y steps of order
+    ε^(1/2) and weights of order ε, a mean squared hypergradient of ε takes at most `m ε^(−3/2)`
+    samples.
 
     Attributes:
-        weight: b, of the trackers and of the average along which x moves.
-        convexity: μ, floor of the eigenvalues of every H_b. Give that of the lower losses; the
-            default only keeps H_b invertible.
+        weight: b, weight of the trackers and of the average along which x moves.
+        convexity: μ, lower bound of the eigenvalues of every H_b. Use the strong convexity of the
+            lower losses; the default only keeps H_b invertible.
     """
 
     x_update: AbstractUpdate = eqx.field(

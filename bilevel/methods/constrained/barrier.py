@@ -25,11 +25,11 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class BarrierState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # y_t(x), strictly feasible
     step_size: Scalar  # the last one accepted, of the adaptive rule
-    memory: Any  # what the x update remembers, where there is one
+    memory: Any  # memory of the x update, if there is one
 
 
 class _Point(NamedTuple):
@@ -57,12 +57,12 @@ class Barrier(AbstractMethod):
     A step solves for y_t(x) by Newton's method to rounding (`lower.LogBarrier`), moves x along the
     exact gradient of l_t (`hypergrad.barrier`), projects it, and solves for y again: some three to
     ten Hessians of g each. y is strictly feasible at every step, and t/(−h_i) tends to the lower
-    multipliers. Made for a lower set with an interior at every x, inequalities convex in y and g
+    multipliers. Assumes a lower set with an interior at every x, inequalities convex in y and g
     strongly convex in y, or a linear program; linear equations are kept. As t → 0 l_t tends to l
     where l is continuous (the error is of order t or t²), but not at its jumps: there l_t is a
     wall of slope 1/t, and its minimiser stands √t away.
 
-    Deterministic: one batch serves a whole step. Without an `x_update` the step size follows the
+    Deterministic: a step uses one batch. Without an `x_update` the step size follows the
     local smoothness: it is doubled, up to `max_step`, then halved until
     `l_t(x⁺) ≤ l_t(x) − ‖x⁺ − x‖²/(4 step)`, so that l_t never rises while t is constant; x stays
     where no step does that, and where the lower set has no interior.

@@ -30,11 +30,11 @@ class Saddle(NamedTuple):
 
 
 class BLOCCState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     at_g: Saddle  # follows y*(x) and its multipliers
     at_f: Saddle  # follows the minimiser of g + f/γ; its multipliers are those divided by γ
-    memory: Any  # what the x update remembers
+    memory: Any  # memory of the x update
 
     @property
     def y(self) -> Lower:
@@ -49,7 +49,7 @@ class BLOCC(AbstractMethod):
     gradient of the penalised hyper-objective, then P_X. Each saddle takes `lower_steps` rounds of
     `y_steps` projected steps in y and one ascent in the multipliers, from where it was. What of the
     lower set has a simple projection (one fixed box, ball, simplex or affine set) is Y, all else is
-    h. Deterministic: one batch serves a whole step. Made for g strongly convex and h convex in y,
+    h. Deterministic: a step uses one batch. Assumes g strongly convex and h convex in y,
     with independent active constraints; `y_steps=1` where h is affine. The squared gradient
     mapping is ε after `O(ε^(−2.5))` gradients, `O(ε^(−1.5))` where h is affine in y, with γ of
     order `ε^(−1/2)`.

@@ -24,7 +24,7 @@ from bilevel.typing import Lower, Scalar, Upper
 
 
 class DSIGDState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # y_q*(x), where the next lower solve starts
     q: Lower  # the tilt of the lower loss, drawn once
@@ -37,7 +37,7 @@ class DSIGD(AbstractMethod):
     x moves by the longest `ρ^m d` with `l_q(x + ρ^m d) ≤ l_q(x) + σ ρ^m Gᵀd`. The small random q
     makes l_q differentiable at any given x with probability one, and
     `|l_q − l| ≤ L_f ‖q‖/μ`. For g strongly convex in y over linear constraints with an interior and
-    independent active rows; deterministic: one batch serves a whole step. Stated for a fixed
+    independent active rows; deterministic: a step uses one batch. Stated for a fixed
     polytope; one that moves with x is differentiated as it moves.
 
     l_q never rises, and every limit point is stationary; but ‖G‖ need not go to zero: where the

@@ -25,12 +25,12 @@ class GDA(AbstractMethod):
     problem: give `Problem(upper=f, lower=−f, lower_set=Coupled(h))`. By duality in y it is
     `min over x in X, λ >= 0 of max over y in Y of f − λᵀh`: a step is `lower_steps` ascents in y,
     then, at the new y, `(x, λ) ← (P_X(x − a (∇_x f − λᵀ∂h/∂x)), [λ + b h]_+)`. That λ is minimised
-    together with x is what tells this from a saddle in three parties. Made for f concave in y
+    together with x is what tells this from a saddle in three parties. Assumes f concave in y
     (strongly, for the rate) and h convex in y, affine in the paper, with an interior. The gradient
     of `max over y of f − λᵀh` in (x, λ) has squared norm O(1/K). `MGD` solves for x and y before
     each step of λ.
 
-    Deterministic: one batch serves a whole step. `info["mismatch"]` is `‖∇_y f + ∇_y g‖`: away
+    Deterministic: a step uses one batch. `info["mismatch"]` is `‖∇_y f + ∇_y g‖`: away
     from zero the lower loss is not −f, and the result means nothing.
 
     Attributes:

@@ -22,11 +22,11 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class KornowskiEqState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # minimises g on the lower set
     y_s: Lower  # minimises g + s f there
-    update: Any  # what the x update remembers
+    update: Any  # memory of the x update
 
 
 class KornowskiEq(AbstractMethod):
@@ -37,7 +37,7 @@ class KornowskiEq(AbstractMethod):
     differenced. The bias is of order s, and with it the solves cost `√κ log(1/s)` gradients. Made
     for a lower loss strongly convex in y and A of full rank, which make the hyper-objective
     smooth: the gradient mapping is ε after `O(ε⁻²)` steps of at most one over its smoothness.
-    Deterministic: one batch serves a whole step.
+    Deterministic: a step uses one batch.
 
     Attributes:
         perturbation: s; of order ε² in theory, 1e-4 to 1e-6 in double precision.

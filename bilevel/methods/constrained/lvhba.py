@@ -27,7 +27,7 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class LVHBAState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower
     z: Lower  # θ: follows the minimiser of the proximal Lagrangian

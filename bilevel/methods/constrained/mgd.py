@@ -27,12 +27,12 @@ class MGD(AbstractMethod):
     problem: give `Problem(upper=f, lower=−f, lower_set=Coupled(h))`. By duality in y it is
     `min over λ >= 0 of (min over x in X of max over y in Y of f − λᵀh)`: a step takes
     `saddle_steps` times one ascent in y and one descent in x at the new y, with λ held, and then
-    `λ ← [λ + b h]_+` at the saddle they approach. Made for f strongly convex in x and strongly
+    `λ ← [λ + b h]_+` at the saddle they approach. Assumes f strongly convex in x and strongly
     concave in y, where that saddle is unique and the bracket a smooth function of λ, and for h
     convex in y, affine in the paper, with an interior. `GDA` moves x and λ at once, and asks
     nothing of f in x.
 
-    Deterministic: one batch serves a whole step. `info["mismatch"]` is `‖∇_y f + ∇_y g‖`: away
+    Deterministic: a step uses one batch. `info["mismatch"]` is `‖∇_y f + ∇_y g‖`: away
     from zero the lower loss is not −f, and the result means nothing.
 
     Attributes:

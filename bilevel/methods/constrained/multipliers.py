@@ -18,11 +18,11 @@ from bilevel.updates import AbstractUpdate
 
 
 class MultiplierState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows the maximiser of f − λᵀh
     duals: Duals  # λ
-    updates: tuple[Any, Any, Any]  # what the x, y and dual updates remember
+    updates: tuple[Any, Any, Any]  # memories of the x, y and dual updates
 
 
 def start(
@@ -40,7 +40,7 @@ class Ascent(NamedTuple):
     """Where some steps in y have led."""
 
     y: Lower
-    memory: Any  # what the y update remembers
+    memory: Any  # memory of the y update
     grad_norm: Scalar  # of the last direction
 
 

@@ -125,7 +125,7 @@ class AugmentedLagrangian(Charged):
     The method inside minimises `f + (‖[ν + ρ h]_+‖² − ‖ν‖²)/(2ρ)` for `period` of its steps; then
     `ν ← [ν + ρ h(x, y)]_+`. Exact for a finite ρ: ν tends to the multipliers, linearly and the
     faster the larger ρ. The curvature of the penalty grows with ρ, and x steps have to suit it.
-    Made for a method whose y follows y*(x) and which differentiates f at y, whatever it does about
+    For a method whose y follows y*(x) and which differentiates f at y, whatever it does about
     the lower level. Where the lower solution is not unique, a constraint on y chooses among them.
 
     Attributes:

@@ -27,7 +27,7 @@ class AiPOD(LoopMethod):
     For `x in X` and `Y(x) = {y: A y + H(x) = c}`. A step is `lower_steps` of
     `y ← P_Y(x)(y − β ∇_y g)`, then x along `hypergrad.null_space`, whose linear system lives in
     the null space of A, then `P_X`. One upper gradient, `lower_steps + 1` lower gradients, one
-    cross product and the linear solver's Hessian products (and one) a step. Made for a lower loss
+    cross product and the linear solver's Hessian products (and one) a step. Assumes a lower loss
     that is strongly convex along the null space. With x and y steps of order `K^(−1/2)` and a
     series of order log K terms the mean squared projected gradient is `O(K^(−1/2))`.
 

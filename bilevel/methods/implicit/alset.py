@@ -22,7 +22,7 @@ class ALSET(LoopMethod):
     """A few lower steps, one upper step, steps of the same order for both.
 
     TTSA with `lower_steps` lower steps and a single timescale: x and y steps of order `K^(−1/2)`
-    give a mean squared hypergradient of `O(K^(−1/2))`, because y*(x) is smooth. Made for a lower
+    give a mean squared hypergradient of `O(K^(−1/2))`, because y*(x) is smooth. For a lower
     loss strongly convex in y with Lipschitz second derivatives. With `g = −f` it is stochastic
     gradient descent-ascent; with `g = ½‖y − h(x)‖²`, compositional optimisation.
     """

@@ -21,7 +21,7 @@ from bilevel.updates import AbstractUpdate, as_update
 class AmIGO(LoopMethod):
     """Double loop: `lower_steps` steps on y, the solver's on the adjoint, each from the last.
 
-    Made for a lower loss strongly convex in y. With κ steps of both kinds and batches of order 1/ε
+    Assumes a lower loss strongly convex in y. With κ steps of both kinds and batches of order 1/ε
     it needs `O(ε⁻²)` samples; without noise `O(ε⁻¹)` gradients. `linear` and `y_update` need steps
     of at most 1/L.
 

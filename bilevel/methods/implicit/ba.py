@@ -25,7 +25,7 @@ class BA(LoopMethod):
 
     Attributes:
         linear: solver of the adjoint system; exact with `Dense()`, or with enough steps of `CG`.
-        lower_steps: a number, or `PolynomialCount`; the price told is that of the first step.
+        lower_steps: a number, or `PolynomialCount`; `price` is that of the first step.
         warm: start each descent from the last y; otherwise from y0, as the paper does.
     """
 

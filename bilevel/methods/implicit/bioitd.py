@@ -21,11 +21,11 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class BiOITDState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
     y0: Lower | None  # where every descent starts, unless it is warm-started
-    update: Any  # what the x update remembers
+    update: Any  # memory of the x update
 
 
 class BiOITD(AbstractMethod):
@@ -36,7 +36,7 @@ class BiOITD(AbstractMethod):
     order `(1 − step · μ)^D`: on a quadratic that of a Neumann series with D terms.
 
     Attributes:
-        back: how many of the last lower steps are differentiated; all when absent.
+        back: how many of the last lower steps are differentiated; all if `None`.
         checkpoint: recompute each lower step in the reverse pass instead of storing it.
         warm: start each descent from the last y. Otherwise from y0: then x descends one function,
             `f(x, y_D(x))` with `y_D` the D steps from y0, whatever the lower loss (Bolte, Le,

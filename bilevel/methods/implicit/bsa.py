@@ -19,13 +19,13 @@ from bilevel.updates import AbstractUpdate, as_update
 class BSA(LoopMethod):
     """Double loop: about `√k` stochastic lower steps, then an implicit hypergradient.
 
-    Made for a lower loss strongly convex in y and any convex upper set. With lower steps of size
+    Assumes a lower loss strongly convex in y and any convex upper set. With lower steps of size
     O(1/t) in the t-th, `√k` of them, and x steps of order `K^(−1/2)`, it needs `O(ε⁻²)` upper and
     `O(ε⁻³)` lower samples; `O(ε⁻¹)` and `O(ε⁻²)` for a strongly convex hyper-objective.
 
     Attributes:
         y_update: its schedules count the lower steps of the current descent.
-        lower_steps: a number, or `PolynomialCount`; the price told is that of the first step.
+        lower_steps: a number, or `PolynomialCount`; `price` is that of the first step.
         warm: start each descent from the last y; otherwise from y0, as the paper does, which
             leaves a bias where the number of lower steps is bounded.
     """

@@ -22,10 +22,10 @@ from bilevel.updates import SGD, AbstractUpdate, Momentum, as_update
 
 
 class DARTSState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class DARTS(AbstractMethod):
@@ -40,7 +40,7 @@ class DARTS(AbstractMethod):
     Attributes:
         radius: absent, the cross product is exact; given, by central differences, with an error of
             order `radius²` (0.01 in the paper).
-        unroll_step: ξ; the step size of `y_update` when absent. Zero leaves out how y reacts to x.
+        unroll_step: ξ; the step size of `y_update` if `None`. Zero leaves out how y reacts to x.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)

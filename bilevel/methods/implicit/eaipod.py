@@ -25,12 +25,12 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class EAiPODState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x), off the equations between projections
     r: Lower  # follows ∇_y g(x, y*), which stands across the null space of A
     key: RandomKey
-    update: Any  # what the x update remembers
+    update: Any  # memory of the x update
 
 
 class EAiPOD(AbstractMethod):

@@ -21,17 +21,17 @@ from bilevel.updates import AbstractUpdate
 
 
 class NestedState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
     v: Lower | None  # last adjoint, when it is warm-started
     y0: Lower | None  # where every descent starts, unless it is warm-started
     key: RandomKey | None  # of the linear solver, when it draws at random
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class Nested(NamedTuple):
-    """The loop with its blocks chosen: what a method of this family is."""
+    """The shared loop with its components chosen; this defines a method of the family."""
 
     x_update: AbstractUpdate
     y_update: AbstractUpdate

@@ -26,7 +26,7 @@ from bilevel.updates import AbstractUpdate, as_update
 class SMBG(LoopMethod):
     """Implicit gradients along a branch of lower local minima: no convexity of the lower loss.
 
-    Made for a lower loss that is Morse in y (no degenerate critical point): its local minima form
+    Assumes a lower loss that is Morse in y (no degenerate critical point): its local minima form
     smooth branches `y_i(x)`, and x descends `f(x, y_i(x))` for the branch that y0 lies near. y
     takes `lower_steps` gradient steps from where it was, so that it stays there. The bias of the
     direction falls like (contraction)^steps, and fixed points are exact: stationary points of one

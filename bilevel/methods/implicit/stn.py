@@ -30,13 +30,13 @@ from bilevel.updates import AbstractUpdate, FromOptax, Momentum, as_update
 
 
 class STNState(NamedTuple):
-    k: Scalar  # steps done, those of the warm-up among them
+    k: Scalar  # number of steps done, those of the warm-up among them
     x: Upper
     y: Lower  # ŷ_φ(x), follows y*(x)
     phi: Any  # parameters of the response
     raw_sigma: Upper  # the scale of the perturbations is softplus of it; shaped like x
     key: RandomKey  # of the perturbations
-    updates: tuple[Any, Any, Any]  # what the x, φ and σ updates remember
+    updates: tuple[Any, Any, Any]  # memories of the x, φ and σ updates
 
 
 class STN(AbstractMethod):
@@ -45,7 +45,7 @@ class STN(AbstractMethod):
     A step trains the model `ŷ_φ` by `train_steps` steps on `E_e g(x + e, ŷ_φ(x + e))`,
     `e ~ N(0, σ²)`, then moves x and σ by `valid_steps` steps on
     `E_e f(x + e, ŷ_φ(x + e)) − τ Σ log(σ √(2πe))`. The perturbed points may leave the `upper_set`.
-    Made for an x of few entries, with a lower loss that may be discontinuous in x. Exact for an
+    For an x of few entries, with a lower loss that may be discontinuous in x. Exact for an
     affine model on a lower loss quadratic in (x, y) and an upper loss quadratic likewise; elsewhere
     the bias is of the order of `σ²`. The paper claims no rate.
 

@@ -21,7 +21,7 @@ from bilevel.updates import AbstractUpdate, as_update
 class StocBiO(LoopMethod):
     """Double loop: `lower_steps` warm-started lower steps, then an implicit hypergradient.
 
-    Made for a lower loss strongly convex in y. With batches of order 1/ε it needs `O(ε⁻²)`
+    Assumes a lower loss strongly convex in y. With batches of order 1/ε it needs `O(ε⁻²)`
     samples for a mean squared hypergradient of ε. `linear` and `y_update` need steps of at most
     1/L; the series leaves a bias of order `(1 − step_size · μ)^(Q+1)`.
     """

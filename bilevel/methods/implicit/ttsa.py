@@ -22,12 +22,12 @@ class TTSA(LoopMethod):
 
     One lower step, then x moves along the implicit hypergradient at the new y. Takes a
     hypergradient in closed form or a lower step of the problem's own where it declares them.
-    Made for a lower loss strongly convex in y and any convex upper set. With x steps of order
+    Assumes a lower loss strongly convex in y and any convex upper set. With x steps of order
     `k^(−3/5)` and y steps of order `k^(−2/5)` the Moreau-envelope measure is `O(K^(−2/5))`; with
     1/k and `k^(−2/3)` and a strongly convex hyper-objective `E‖x − x*‖² = O(K^(−2/3))`.
 
     Attributes:
-        linear: solver of the adjoint system; its step must be at most 1/L.
+        linear: solver of the adjoint system; its step size must be at most 1/L.
         alternating: take the hypergradient at the new y, as the paper does; otherwise at the old.
     """
 

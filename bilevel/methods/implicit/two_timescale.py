@@ -23,10 +23,10 @@ def couple(fast: Callable, slow: Callable, x: Upper, y: Lower, *, alternating: b
 
 
 class TwoTimescaleState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class _Moved(NamedTuple):

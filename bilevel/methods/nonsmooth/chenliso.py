@@ -24,7 +24,7 @@ class ChenLiSo(LoopMethod):
 
     x moves along `n/(2r) (l(x + r u) − l(x − r u)) u`, u uniform on the unit sphere, where
     `l(x) ≈ min over y of f + λ (g − min g)`, or the pessimistic `max f − λ (g − min g)`. Two value
-    oracles a step, of two lower solves each. Made for closed and convex sets of lower minimisers, a
+    oracles a step, of two lower solves each. Assumes closed and convex sets of lower minimisers, a
     uniform error bound (as under the Polyak-Łojasiewicz inequality) and Lipschitz second
     derivatives of g: then the set moves smoothly, the pessimistic l is weakly convex and the
     optimistic one weakly concave. With K steps of size `n^(−1/2) K^(−1/2)`, a radius of `K^(−1/2)`

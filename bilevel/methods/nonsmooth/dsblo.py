@@ -22,7 +22,7 @@ from bilevel.typing import Lower, RandomKey, Scalar, Upper
 
 
 class DSBLOState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     last: Upper  # x before its last step
     y: Lower  # where the next lower solve starts

@@ -18,7 +18,7 @@ from bilevel.updates import AbstractUpdate
 
 
 class OnlineState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # where the next lower solve starts
     move: Upper  # Δ, the next move of x
@@ -26,11 +26,11 @@ class OnlineState(NamedTuple):
     block: tuple[Upper, Upper]  # means of the points and of the hypergradients, this block so far
     mean: Upper  # mean point of the last whole block: the output, one block at random
     certificate: Scalar  # norm of the mean hypergradient of the last whole block
-    update: Any  # what the x update remembers
+    update: Any  # memory of the x update
 
 
 class OnlineToNonconvex(NamedTuple):
-    """The loop with its blocks chosen.
+    """The shared loop with its components chosen.
 
     `x ← x + Δ`, `z = x_old + s Δ` with s uniform in [0, 1], `Δ ← clip(Δ − η oracle(z), radius)`.
     The points z of a block of `period` steps lie within `period · radius` of their mean, so the

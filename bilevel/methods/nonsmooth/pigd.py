@@ -22,11 +22,11 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class PIGDState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # where the next lower solve starts
     key: RandomKey
-    update: Any  # what the x update remembers
+    update: Any  # memory of the x update
 
 
 class PIGD(AbstractMethod):

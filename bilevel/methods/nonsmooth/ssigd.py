@@ -22,12 +22,12 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class SSIGDState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # where the next lower solve starts
     q: Lower  # the tilt of the lower loss, drawn once
     key: RandomKey  # for oracles that draw at random
-    update: Any  # what the x update remembers
+    update: Any  # memory of the x update
 
 
 class SSIGD(AbstractMethod):

@@ -23,12 +23,12 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class SuperquantileGibbsState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # of the points in the tail, the one with the least lower loss
     cloud: Any  # where the sampler goes on
     key: RandomKey
-    update: Any  # what the x update remembers
+    update: Any  # memory of the x update
 
 
 class SuperquantileGibbs(AbstractMethod):

@@ -27,12 +27,12 @@ Pair = tuple[Upper, Lower]  # shaped like z = (x, y)
 
 
 class TPHSDState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower
     momentum: Pair  # follows a subgradient of f
     w: Lower  # least-squares multiplier of ∇_y g = 0
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class TPHSD(AbstractMethod):

@@ -17,15 +17,15 @@ from bilevel.updates import AbstractUpdate
 
 
 class ZerothState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # the lower minimiser last selected: where the next selections start
     key: RandomKey
-    update: Any  # what the x update remembers
+    update: Any  # memory of the x update
 
 
 class Zeroth(NamedTuple):
-    """The loop with its blocks chosen: what a method of this family is."""
+    """The shared loop with its components chosen; this defines a method of the family."""
 
     x_update: AbstractUpdate
     selection: AbstractSelection

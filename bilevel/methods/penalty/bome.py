@@ -25,10 +25,10 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class BOMEState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x) at the pace of x
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class BOME(AbstractMethod):
@@ -36,7 +36,7 @@ class BOME(AbstractMethod):
 
     With z a few gradient steps from y on g(x, ·) and `q = g(x, y) − g(x, z)`, z held fixed, (x, y)
     moves along `∇f + λ ∇q`, the direction nearest to ∇f along which q falls at the rate
-    `η ‖∇q‖²` or `η q`. Deterministic: one batch serves a whole step. The lower loss need only
+    `η ‖∇q‖²` or `η q`. Deterministic: a step uses one batch. The lower loss need only
     satisfy the Polyak-Łojasiewicz inequality. With steps of order `K^(−1/2)` the KKT residual
     `‖∇f + λ ∇q‖² + q` is `O(K^(−1/4))` but for a term `exp(−lower_steps)`: z short of the minimiser
     makes the limit that of a Neumann series of `lower_steps` terms with the z step. Constant steps

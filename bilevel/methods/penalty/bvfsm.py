@@ -27,11 +27,11 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class BVFSMState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # minimises the upper loss with the barrier
     z: Lower  # follows the minimiser of the regularised lower loss
-    update: Any  # what the x update remembers
+    update: Any  # memory of the x update
 
 
 class Regularised(eqx.Module):

@@ -26,7 +26,7 @@ class F2BA(LoopMethod):
     `∇_x (g + s f)(x, y_s)`; order 1 is `∇_x f(x, y) + λ (∇_x g(x, y) − ∇_x g(x, z))` with y at
     `s = 1/λ`, z at `s = 0`. Each y_s takes `lower_steps` steps from where it was. The bias of the
     hypergradient is `O(1/λ^order)`; the penalised objective is smooth whatever λ, so the x step
-    stays that of gradient descent. Made for a lower loss strongly convex in y, `λ > 2 L_f/μ` (4 for
+    stays that of gradient descent. Assumes a lower loss strongly convex in y, `λ > 2 L_f/μ` (4 for
     orders 3 and 4), y steps of at most 1/L and lower steps of order `κ log λ`. Without noise the
     squared hypergradient is `O(1/K)`. With noise, samples of g common to all y_s keep the noise of
     the difference bounded; sample losses with Lipschitz gradients improve the rate to `ε⁻²`.

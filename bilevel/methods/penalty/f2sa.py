@@ -25,7 +25,7 @@ class F2SA(LoopMethod):
 
     A step takes `lower_steps` steps on y and z, then moves x along
     `∇_x f(x, y) + λ_k (∇_x g(x, y) − ∇_x g(x, z))`, which is the hypergradient up to `O(1/λ_k)`.
-    Made for a lower loss strongly convex in y, a penalty above `2 L_f/μ`, and y and z steps of at
+    Assumes a lower loss strongly convex in y, a penalty above `2 L_f/μ`, and y and z steps of at
     most 1/L. With noise at both levels, x steps `k^(−5/7)`, y and z steps `k^(−4/7)` and a penalty
     `k^(1/7)` the mean squared hypergradient is `O(K^(−2/7))`.
 

@@ -26,7 +26,7 @@ class F3SA(LoopMethod):
     Moves z along `∇_y g(x, z)`, y along `∇_y g(x, y) + ∇_y f(x, y)/λ_k`, then x along
     `∇_x f(x, y) + λ_k (∇_x g(x, y) − ∇_x g(x, z))`. The six gradients are estimated apart, because
     λ_k moves; each is evaluated twice a step, on one sample. Without noise it is F2SA with one
-    lower step, whatever the weights. Made for a lower loss strongly convex in y and sample losses
+    lower step, whatever the weights. Assumes a lower loss strongly convex in y and sample losses
     with Lipschitz gradients. With noise at both levels, x steps `k^(−3/5)`, y and z steps
     `k^(−2/5)`, a penalty `k^(1/5)` and weights `k^(−4/5)` the mean squared hypergradient is
     `O(K^(−2/5))`.

@@ -20,17 +20,17 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class GPBGDState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class GPBGD(AbstractMethod):
     """Joint descent of (x, y) on `f + ½ γ ‖∇_y g(x, y)‖²`: no lower loop, one Hessian product.
 
     Both penalty slopes, `γ (∂²g/∂x∂y) ∇_y g` and `γ (∂²g/∂y²) ∇_y g`, come from one fused pass.
-    Deterministic: both lower derivatives are taken on one batch. Made for a lower loss that
+    Deterministic: both lower derivatives are taken on one batch. Assumes a lower loss that
     satisfies the Polyak-Łojasiewicz inequality; stationary points of another that are no minima
     satisfy the penalty just as well. The solution is off by `O(1/γ)`; the squared gradient of the
     penalised loss is `O(γ/K)`.

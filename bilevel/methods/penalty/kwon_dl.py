@@ -24,7 +24,7 @@ class KwonDL(LoopMethod):
 
     y and z take `lower_steps` steps on `g + f/λ` and on g, each with `‖y − w‖²/(2ρ)` from its
     anchor w; then `w ← (1 − β) w + β y`, and x moves along
-    `∇_x f(x, y) + λ (∇_x g(x, y) − ∇_x g(x, z))`. Made for lower losses that need not be convex but
+    `∇_x f(x, y) + λ (∇_x g(x, y) − ∇_x g(x, z))`. Assumes lower losses that need not be convex but
     satisfy a proximal error bound, the same for all `g + s f` with small s, on a compact set that
     is easy to project on; then the bias is `O(1/λ)`. Stationarity ε of the penalised problem takes
     `O(ε⁻³)` steps without noise and `O(ε⁻⁷)` samples with it, λ of order 1/ε.

@@ -28,12 +28,12 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class LuMeiState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # (x, y) minimises f + ρ (P(x, y) − min P(x, ·))
     z: Lower  # follows a minimiser of P(x, ·)
     anchor: Lower | None  # the first z, of the theory's solver
-    updates: Any  # what the x and y updates remember, of the nested solver
+    updates: Any  # memories of the x and y updates, of the nested solver
 
 
 class MinimaxSolver(eqx.Module):
@@ -155,7 +155,7 @@ class LuMei(AbstractMethod):
     taken as two inequalities, outside of the theory); of many lower minimisers the optimistic one
     is found. The paper's `O(ε⁻⁴ log 1/ε)` gradients (Algorithm 2) and `O(ε⁻⁷ log 1/ε)` (Algorithm
     4) to an ε-KKT point are those of `TheorySolver`, which wants bounded sets. Start y within ε
-    of the least P(x0, ·). Deterministic: one batch serves a whole step.
+    of the least P(x0, ·). Deterministic: a step uses one batch.
 
     Attributes:
         accuracy: ε, in (0, 1/4].

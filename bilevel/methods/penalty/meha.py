@@ -22,11 +22,11 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class MEHAState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower
     z: Lower  # follows the proximal point of g(x, ·) at y
-    updates: tuple[Any, Any, Any]  # what the x, y and z updates remember
+    updates: tuple[Any, Any, Any]  # memories of the x, y and z updates
 
 
 class MEHA(AbstractMethod):

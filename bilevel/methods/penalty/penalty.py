@@ -20,7 +20,7 @@ from bilevel.updates import AbstractUpdate
 
 
 class PenaltyState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     ys: tuple[Lower, ...]  # one a node j: follows the minimiser of g + (j/penalty) f
     estimates: tuple[Any, Any]  # what the estimator remembers of the slopes in y and in x
@@ -41,7 +41,7 @@ class Anchors(NamedTuple):
 
 
 class Penalty(NamedTuple):
-    """The loop with its blocks chosen: what a method of this family is."""
+    """The shared loop with its components chosen; this defines a method of the family."""
 
     x_update: AbstractUpdate
     y_update: AbstractUpdate  # along ∇_y g + (j/penalty) ∇_y f, at every node j but 0

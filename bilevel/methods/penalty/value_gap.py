@@ -36,11 +36,11 @@ def value_gap(problem: Problem, x: Upper, y: Lower, z: Lower, batch: Any) -> Gap
 
 
 class ValueGapState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # x and y go to the minimiser of f + penalty (g − min g)
     z: Lower  # follows a minimiser of g(x, ·)
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class ValueGap(NamedTuple):

@@ -22,7 +22,7 @@ class VPBGD(LoopMethod):
 
     z takes `lower_steps` steps down g(x, ·) from where it was and stands for its minimiser in
     `∇_x v(x) = ∇_x g(x, z)`; then x moves along `∇_x f + γ (∇_x g(x, y) − ∇_x g(x, z))` and y
-    along `∇_y f + γ ∇_y g`. Deterministic: one batch serves a whole step. The lower loss need only
+    along `∇_y f + γ ∇_y g`. Deterministic: a step uses one batch. The lower loss need only
     satisfy the Polyak-Łojasiewicz inequality, and may have many minimisers, of which the
     optimistic one is found; in several valleys of different depth z may stick in a wrong one and
     the penalty turn negative. The solution is off by `O(1/γ)`, its gap `O(1/γ²)`; the squared

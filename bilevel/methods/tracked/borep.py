@@ -30,7 +30,7 @@ class BOREP(AbstractMethod):
     """Normalised momentum above, a periodic refinement below: for upper losses of any curvature.
 
     `h ← (1 − θ_k) h + θ_k (∇_x f − (∂²g/∂x∂y) v)`, `x ← x − a_k h/‖h‖`, both h and v from zero.
-    Between refinements y rests, for x moves by a known length. Made for an upper loss whose
+    Between refinements y rests, for x moves by a known length. Assumes an upper loss whose
     smoothness may grow with its gradient, as in recurrent networks, and a lower loss strongly
     convex in y. Scaling the upper loss changes nothing. With constant x steps x ends in a ball of
     their order about the solution: let them decay.

@@ -27,7 +27,7 @@ class FSLA(AbstractMethod):
     """Single loop that alternates: y, then v at the new y, then x at both, momentum-corrected.
 
     Samples of its own for each of the three moves; the x direction is evaluated at two points on
-    the same samples. Made for a smooth upper loss and a lower loss strongly convex in y. With
+    the same samples. Assumes a smooth upper loss and a lower loss strongly convex in y. With
     steps of order `K^(−1/2)` the mean squared hypergradient is `O(K^(−1/2))`. As in SOBA the x step
     must be small against the others (a twentieth, on a quadratic with κ = 5).
 

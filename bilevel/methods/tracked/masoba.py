@@ -24,7 +24,7 @@ class MASOBA(AbstractMethod):
     """SOBA with momentum on the hypergradient: the same rate from weaker smoothness, and any set.
 
     `x ← x + a_k (P_X(x − τ h) − x)`, `h ← (1 − θ_k) h + θ_k (∇_x f − (∂²g/∂x∂y) v)`, h from zero;
-    y and v move as in SOBA. Made for a smooth upper loss, a lower loss strongly convex in y, and a
+    y and v move as in SOBA. Assumes a smooth upper loss, a lower loss strongly convex in y, and a
     convex upper set. With all of a, θ and the steps of y and v of order `K^(−1/2)` the mean of
     `‖x − P_X(x − τ ∇l)‖²` is `O(K^(−1/2))` with batches of any size. The average lags: with a
     tracked v it allows smaller x steps than SOBA does.

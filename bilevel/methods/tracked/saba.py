@@ -30,7 +30,7 @@ class SABA(AbstractMethod):
     SOBA's step along SAGA estimates of its five pieces: ∇_x f and ∇_y f remember one value for each
     part of the upper data, ∇_y g, Hessian and cross product one for each part of the lower data,
     taken at whatever (x, y, v) the part was last drawn. The price of a step is SOBA's; the tables
-    start empty and are updated in place. Made for finite sums with a lower loss strongly convex in
+    start empty and are updated in place. For finite sums with a lower loss strongly convex in
     y. With steps of order `(n+m)^(−2/3)` the mean squared hypergradient is `O((n+m)^(2/3)/K)`, and
     it falls linearly where the hyper-objective satisfies the Polyak-Łojasiewicz condition.
 

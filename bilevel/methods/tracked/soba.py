@@ -24,7 +24,7 @@ class SOBA(AbstractMethod):
     """Single loop with a tracked adjoint: the cheapest step that uses second derivatives.
 
     One upper gradient and one fused lower product (gradient, Hessian and cross product) a step.
-    Made for a smooth upper loss and a lower loss strongly convex in y. With steps of order
+    Assumes a smooth upper loss and a lower loss strongly convex in y. With steps of order
     `K^(−1/2)` the mean squared hypergradient after K steps is `O(K^(−1/2))`. The x step must be
     small against the y and v steps (on a quadratic with κ = 5, a tenth): too large a ratio
     oscillates or diverges.

@@ -18,7 +18,7 @@ from bilevel.updates import AbstractUpdate
 
 
 class Point(NamedTuple):
-    """Where directions are taken."""
+    """The point at which directions are evaluated."""
 
     x: Upper
     y: Lower
@@ -121,11 +121,11 @@ def _number(point: Point) -> Scalar:
 
 
 class TrackedState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
     v: Lower  # adjoint, follows the solution of H v = ∇_y f
-    updates: tuple[Any, Any, Any]  # what the x, y and v updates remember
+    updates: tuple[Any, Any, Any]  # memories of the x, y and v updates
     memory: Any = None  # what the estimates of the directions remember
 
     @property

@@ -27,11 +27,11 @@ class MRBO(LoopMethod):
     `d ← D_new + (1 − a_k)(d − D_old)` for the hypergradient and for the lower gradient, both points
     on the same samples; then x and y move at once, by `γ s_k` and `λ s_k`. With `s_k` of order
     `k^(−1/3)` and weights `a_{k+1} = c s_k²` the mean squared hypergradient is `O(K^(−2/3))` up to
-    logarithms, on batches of constant size. Made for a lower loss strongly convex in y and sample
+    logarithms, on batches of constant size. Assumes a lower loss strongly convex in y and sample
     losses that are smooth, not only their means. Without noise all weights give the same.
 
     Attributes:
-        linear: solver of the adjoint system; its step must be at most 1/L.
+        linear: solver of the adjoint system; its step size must be at most 1/L.
         x_weight, y_weight: a of the two directions, at most 1; the first is always 1.
     """
 

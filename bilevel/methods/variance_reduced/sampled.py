@@ -20,7 +20,7 @@ from bilevel.typing import Lower, RandomKey, Upper
 
 
 class Point(NamedTuple):
-    """Where directions are taken."""
+    """The point at which directions are evaluated."""
 
     x: Upper
     y: Lower

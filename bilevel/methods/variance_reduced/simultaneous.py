@@ -16,12 +16,12 @@ from bilevel.updates import AbstractUpdate
 
 
 class SimultaneousState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
     estimate: Any  # the estimator's memory: the last directions, and where they were taken
     key: RandomKey | None  # of the linear solver, when it draws at random
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class Simultaneous(NamedTuple):

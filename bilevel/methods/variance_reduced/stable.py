@@ -25,11 +25,11 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class STABLEState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
     curvature: Path  # last `Curvature`, and the `Point` it was estimated at
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class STABLE(AbstractMethod):
@@ -38,7 +38,7 @@ class STABLE(AbstractMethod):
     Recursive momentum (STORM) on `∂²g/∂y²` and `∂²g/∂x∂y`, each projected on what is known of it;
     x moves along `∇_x f − J H⁻¹ ∇_y f`, and y along `∇_y g` plus `−H⁻¹ Jᵀ (x₊ − x)`, the move of
     `y*(x)` that the move of x implies. With all steps and weights of order `K^(−1/2)` the mean
-    squared hypergradient is `O(K^(−1/2))`. Made for a lower loss strongly convex in y, in up to a
+    squared hypergradient is `O(K^(−1/2))`. Assumes a lower loss strongly convex in y, in up to a
     few hundred unknowns: a step takes order m³ operations for m entries of y.
 
     Attributes:

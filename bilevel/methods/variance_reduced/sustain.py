@@ -27,12 +27,12 @@ class SUSTAIN(LoopMethod):
     Each direction is evaluated at the new and at the old (x, y) on the same samples, and
     `d ← D_new + (1 − η_k)(d − D_old)`; then x and y move at once. With x and y steps of order
     `k^(−1/3)` and weights η of order `k^(−2/3)` the mean squared hypergradient is `O(K^(−2/3))` up
-    to logarithms, on one sample a step. Made for a lower loss strongly convex in y and sample
+    to logarithms, on one sample a step. Assumes a lower loss strongly convex in y and sample
     losses that are smooth, not only their means. With `y_weight=1` it is MSTSA; without noise all
     weights give the same.
 
     Attributes:
-        linear: solver of the adjoint system; its step must be at most 1/L.
+        linear: solver of the adjoint system; its step size must be at most 1/L.
         x_weight, y_weight: η of the two directions, at most 1; the first is always 1.
     """
 

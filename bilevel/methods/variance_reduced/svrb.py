@@ -37,11 +37,11 @@ class Factors(NamedTuple):
 
 
 class SVRBState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
     factors: Path  # last `Factors`, and the `Point` they were estimated at
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class SVRB(AbstractMethod):
@@ -50,7 +50,7 @@ class SVRB(AbstractMethod):
     `∇_x f`, `∇_y f`, `∂²g/∂x∂y`, `∂²g/∂y²` (kept above μ) and `∇_y g` are each tracked; x moves
     along `∇_x f − J H⁻¹ ∇_y f`, y along `∇_y g`. No series is cut, so without noise the direction
     is exact. With x and y steps of order `k^(−1/3)` and a weight of order `k^(−2/3)` the mean
-    squared hypergradient is `O(K^(−2/3))` up to logarithms, on one sample a step. Made for a lower
+    squared hypergradient is `O(K^(−2/3))` up to logarithms, on one sample a step. For a lower
     loss strongly convex in y, in up to a few hundred unknowns: a step takes order m³ operations
     for m entries of y; and for sample losses that are smooth, not only their means.
 

@@ -25,12 +25,12 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class VRBOState(NamedTuple):
-    k: Scalar  # steps done
+    k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
     directions: Directions  # estimates at (x, y)
     key: RandomKey | None  # of the linear solver, when it draws at random
-    updates: tuple[Any, Any]  # what the x and y updates remember
+    updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class VRBO(AbstractMethod):
@@ -46,7 +46,7 @@ class VRBO(AbstractMethod):
     exact at any setting.
 
     Attributes:
-        linear: solver of the adjoint system; its step must be at most 1/L.
+        linear: solver of the adjoint system; its step size must be at most 1/L.
         lower_steps: y moves after each x move.
         period: steps of x between restarts; as many as the data have batches when absent.
         restart: batches that make up the big batch of a restart; all the data when absent, 16 where
