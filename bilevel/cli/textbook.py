@@ -115,7 +115,6 @@ def _save(rows: Sequence[Row], seconds: float, processor: float, environment, pa
     part.replace(path)
 
 
-
 def solve(book: textbook.Textbook) -> Row:
     """The front door on one problem, in double precision, and the referee on its answer."""
     begin, processor = time.monotonic(), time.process_time()

@@ -38,8 +38,8 @@ class Blocks(NamedTuple):
     def drawn(self, batch: Batch) -> Int[Array, " drawn"]:
         """The indices of the blocks in a batch: `batch.index` if it is set, else all in order."""
         upper, lower, *_ = batch.index or Batch()
-        told = upper if lower is None else lower
-        return told if told is not None and self.declared else jnp.arange(self.m)
+        drawn = upper if lower is None else lower
+        return drawn if drawn is not None and self.declared else jnp.arange(self.m)
 
     def stack(self, y: Lower) -> Rows:
         """y with a leading axis of blocks."""

@@ -30,7 +30,7 @@ class Before(NamedTuple):
 
     x: Upper
     y: blocks.Rows
-    H: Float[Array, "blocks m m"] | None  # the matrices that x moved with, if they are not the newest
+    H: Float[Array, "blocks m m"] | None  # the matrices used for x, if not the newest
 
 
 class BSVRBv1State(NamedTuple):

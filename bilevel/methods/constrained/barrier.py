@@ -2,9 +2,9 @@
 
 Jiang, Li, Hong, Zhang. "A barrier function approach for bilevel optimization with coupled
 lower-level constraints: formulation, approximation and algorithms". 2024, arXiv:2410.10670.
-Differs from the paper: the adaptive step rule is a reconstruction, with the same aim, to follow the
-local smoothness. As in the paper y is solved for anew after x has moved, so that the gradient is
-that of `l_t`; in two of the three released experiments it is one step late.
+Differs from the paper: the adaptive step rule is a reconstruction with the same aim, to adapt to
+the local smoothness. As in the paper y is computed again after x has moved, so that the gradient
+is that of `l_t`. In two of the three released experiments y is one step late.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -28,7 +28,7 @@ class BarrierState(NamedTuple):
     k: Scalar  # number of steps done
     x: Upper
     y: Lower  # y_t(x), strictly feasible
-    step_size: Scalar  # the last one accepted, of the adaptive rule
+    step_size: Scalar  # the last accepted step size of the adaptive rule
     memory: Any  # memory of the x update, if there is one
 
 
@@ -42,7 +42,7 @@ class _Point(NamedTuple):
 class _Search(NamedTuple):
     x: Upper  # the candidate
     y: Lower  # where the solve for y starts; y_t(x) once accepted
-    here: _Point  # where the step began
+    here: _Point  # the point at the start of the step
     grad: Upper  # of l_t there
     step_size: Scalar
     memory: Any
@@ -54,24 +54,25 @@ class _Search(NamedTuple):
 class Barrier(AbstractMethod):
     """Gradient descent on `l_t(x) = f(x, y_t(x))`, y_t the minimiser of `g − t Σ log(−h_i)`.
 
-    A step solves for y_t(x) by Newton's method to rounding (`lower.LogBarrier`), moves x along the
-    exact gradient of l_t (`hypergrad.barrier`), projects it, and solves for y again: some three to
-    ten Hessians of g each. y is strictly feasible at every step, and t/(−h_i) tends to the lower
-    multipliers. Assumes a lower set with an interior at every x, inequalities convex in y and g
-    strongly convex in y, or a linear program; linear equations are kept. As t → 0 l_t tends to l
-    where l is continuous (the error is of order t or t²), but not at its jumps: there l_t is a
-    wall of slope 1/t, and its minimiser stands √t away.
+    A step solves for y_t(x) by Newton's method to rounding level (`lower.LogBarrier`), moves x
+    along the exact gradient of l_t (`hypergrad.barrier`), projects it, and solves for y again. Each
+    solve takes about three to ten Hessians of g. y is strictly feasible at every step, and
+    t/(−h_i) tends to the lower multipliers. Assumes a lower set with an interior at every x,
+    inequalities convex in y and g strongly convex in y, or a linear program; linear equations are
+    kept. As t → 0, l_t tends to l where l is continuous (the error is of order t or t²), but not
+    at its jumps: there l_t has a slope of order 1/t, and its minimiser is at a distance of about
+    √t.
 
-    Deterministic: a step uses one batch. Without an `x_update` the step size follows the
-    local smoothness: it is doubled, up to `max_step`, then halved until
-    `l_t(x⁺) ≤ l_t(x) − ‖x⁺ − x‖²/(4 step)`, so that l_t never rises while t is constant; x stays
-    where no step does that, and where the lower set has no interior.
+    Deterministic: a step uses one batch. Without an `x_update` the step size adapts to the local
+    smoothness. It is doubled, up to `max_step`, then halved until
+    `l_t(x⁺) ≤ l_t(x) − ‖x⁺ − x‖²/(4 step)`, so l_t never increases while t is constant. x does not
+    move if no step size satisfies this, or if the lower set has no interior.
 
     Attributes:
-        x_update: a step size, schedule or update; None is the adaptive rule (a reconstruction).
-        t: weight of the barrier. A schedule that falls is the continuation method.
-        max_step: of the adaptive rule.
-        newton_steps: at most, in each solve for y.
+        x_update: a step size, schedule or update; `None` is the adaptive rule (a reconstruction).
+        t: weight of the barrier. A decreasing schedule gives the continuation method.
+        max_step: largest step size of the adaptive rule.
+        newton_steps: largest number of Newton steps in each solve for y.
     """
 
     x_update: AbstractUpdate | None = eqx.field(converter=optional(as_update), default=None)
@@ -90,7 +91,7 @@ class Barrier(AbstractMethod):
         return Draws(upper=1, lower=1)
 
     def price(self, problem: Problem) -> Price:
-        """Of a step accepted at once, with three Newton steps for the new y."""
+        """The oracle calls of a step accepted at once, with three Newton steps for the new y."""
         values = 0 if self.x_update is not None else 1
         return Price(
             upper_grad=1, upper_value=values, lower_value=10, lower_grad=10, dense_hessian=5
@@ -142,8 +143,8 @@ class Barrier(AbstractMethod):
     def _tried(
         self, problem: Problem, state: BarrierState, batch: Batch, t, at: _Search
     ) -> _Search:
-        """Solve for y at the candidate: first at x itself, for l_t and its gradient; then where
-        they lead, until l_t has fallen enough."""
+        """Solve for y at the candidate: first at x, for l_t and its gradient, then at the trial
+        points, until l_t has decreased enough."""
         solver = lower.LogBarrier(t, self.newton_steps)
         found = solver.solve(problem, at.x, at.y, batch.lower)
         first, dtype = at.tried == 0, at.step_size.dtype

@@ -1,9 +1,9 @@
-"""BLOCC: a value-gap penalty whose two lower problems are solved with their multipliers.
+"""BLOCC: a value-gap penalty whose two lower problems are solved by primal-dual steps.
 
 Jiang, Xiao, Tenorio, Real-Rojas, Marques, Chen. "A primal-dual-assisted penalty approach to
 bilevel optimization with coupled constraints". NeurIPS 2024, arXiv:2406.10148.
 Differs from the paper: the second saddle is that of `f/γ + g`, with the multipliers divided by γ,
-so that the steps of the first suit it; equations have multipliers of either sign.
+so that both can use the same step sizes; equations have multipliers of either sign.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -46,17 +46,17 @@ class BLOCC(AbstractMethod):
 
     With `L = g + λᵀh` the Lagrangian, (y, λ) its saddle point over `y in Y, λ >= 0` and (z, η) that
     of `L + f/γ`, x moves along `∇_x f(x, z) + γ (∇_x L(x, z, η) − ∇_x L(x, y, λ))`, the exact
-    gradient of the penalised hyper-objective, then P_X. Each saddle takes `lower_steps` rounds of
-    `y_steps` projected steps in y and one ascent in the multipliers, from where it was. What of the
-    lower set has a simple projection (one fixed box, ball, simplex or affine set) is Y, all else is
-    h. Deterministic: a step uses one batch. Assumes g strongly convex and h convex in y,
-    with independent active constraints; `y_steps=1` where h is affine. The squared gradient
-    mapping is ε after `O(ε^(−2.5))` gradients, `O(ε^(−1.5))` where h is affine in y, with γ of
-    order `ε^(−1/2)`.
+    gradient of the penalised hyper-objective, followed by P_X. Each saddle is warm-started and
+    takes `lower_steps` rounds of `y_steps` projected steps in y and one ascent step in the
+    multipliers. Y is the part of the lower set with a simple projection (one fixed box, ball,
+    simplex or affine set), and h the rest. Deterministic: a step uses one batch. Assumes g strongly
+    convex and h convex in y, with independent active constraints; use `y_steps=1` if h is affine.
+    The squared gradient mapping is ε after `O(ε^(−2.5))` gradients, or `O(ε^(−1.5))` if h is affine
+    in y, with γ of order `ε^(−1/2)`.
 
     Attributes:
-        y_update: at most 1/L of `g + f/γ`.
-        dual_update: of the multipliers, about `μ/‖∂h/∂y‖²`.
+        y_update: step size at most 1/L of `g + f/γ`.
+        dual_update: update of the multipliers, with step size about `μ/‖∂h/∂y‖²`.
         penalty: γ.
     """
 
@@ -119,7 +119,7 @@ class BLOCC(AbstractMethod):
         return BLOCCState(k + 1, problem.upper_set.project(x), at_g, at_f, memory), info
 
     def _settle(self, coupled: Problem, Y, x, saddle: Saddle, slope, k) -> tuple[Saddle, Scalar]:
-        """Rounds of `y ← P_Y(y − a ∇_y L)` and `λ ← [λ + b h]_+`; and the last `‖∇_y L‖`."""
+        """Rounds of `y ← P_Y(y − a ∇_y L)` and `λ ← [λ + b h]_+`, and the last `‖∇_y L‖`."""
 
         def descend(carry, _):
             y, memory, duals = carry

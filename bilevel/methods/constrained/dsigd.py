@@ -2,8 +2,8 @@
 
 Khanduri, Tsaknakis, Zhang, Liu, Liu, Zhang, Hong. "Linearly constrained bilevel optimization: a
 smoothed implicit gradient approach". ICML 2023, PMLR 202:16291-16325.
-Differs from the paper: the line search gives up after `max_backtracks`, and leaves x where it is;
-the lower solution is exact to rounding, which the paper's tolerance e_r is reduced to.
+Differs from the paper: after `max_backtracks` trials the line search stops and x does not move;
+the lower problem is solved to rounding level instead of the paper's tolerance e_r.
 """
 
 from typing import ClassVar, NamedTuple
@@ -33,24 +33,24 @@ class DSIGDState(NamedTuple):
 class DSIGD(AbstractMethod):
     """Projected gradient descent on `l_q`, the hyper-objective of the tilted loss `g + qᵀy`.
 
-    Along `d = P_X(x − s G) − x`, with G the gradient of l_q by the active set (`hypergrad.kkt`),
-    x moves by the longest `ρ^m d` with `l_q(x + ρ^m d) ≤ l_q(x) + σ ρ^m Gᵀd`. The small random q
-    makes l_q differentiable at any given x with probability one, and
-    `|l_q − l| ≤ L_f ‖q‖/μ`. For g strongly convex in y over linear constraints with an interior and
-    independent active rows; deterministic: a step uses one batch. Stated for a fixed
-    polytope; one that moves with x is differentiated as it moves.
+    The direction is `d = P_X(x − s G) − x`, with G the gradient of l_q through the active set
+    (`hypergrad.kkt`). x moves by the longest `ρ^m d` with
+    `l_q(x + ρ^m d) ≤ l_q(x) + σ ρ^m Gᵀd`. The small random q makes l_q differentiable at any given
+    x with probability one, and `|l_q − l| ≤ L_f ‖q‖/μ`. Assumes g strongly convex in y over linear
+    constraints with an interior and independent active rows. Deterministic: a step uses one batch.
+    The theory is for a fixed polytope; here the polytope may depend on x and is differentiated.
 
-    l_q never rises, and every limit point is stationary; but ‖G‖ need not go to zero: where the
-    minimiser of l is a kink for every q, x runs into the kink and the steps shrink. Judge an
-    end by the Goldstein subdifferential, not by ‖G‖. Each attempt of the search costs a lower solve
-    and a value; the price is that of a step accepted at once, without its two lower solves.
+    l_q never increases, and every limit point is stationary, but ‖G‖ need not go to zero: if the
+    minimiser of l is a kink for every q, x converges to the kink and the steps shrink. Judge the
+    result by the Goldstein subdifferential, not by ‖G‖. Each trial of the line search costs a lower
+    solve and a value. `price` is that of a step accepted at once, without its two lower solves.
 
     Attributes:
-        step_size: s, the first attempt.
+        step_size: s, the first trial step.
         shrink: ρ.
         decrease: σ.
-        deviation: of the entries of q, Gaussian.
-        max_backtracks: after as many attempts x stays where it is.
+        deviation: standard deviation of the Gaussian entries of q.
+        max_backtracks: largest number of trials; after that x does not move.
     """
 
     step_size: AbstractSchedule = nonnegative(1.0, converter=as_schedule)

@@ -21,21 +21,20 @@ from bilevel.updates import AbstractUpdate, as_update
 class GDA(AbstractMethod):
     """Min-max with constraints on both players: y ascends, then x and the multipliers descend.
 
-    For `min over x in X of max of f(x, y) over y in Y with h(x, y) <= 0`, which is a bilevel
-    problem: give `Problem(upper=f, lower=−f, lower_set=Coupled(h))`. By duality in y it is
-    `min over x in X, λ >= 0 of max over y in Y of f − λᵀh`: a step is `lower_steps` ascents in y,
-    then, at the new y, `(x, λ) ← (P_X(x − a (∇_x f − λᵀ∂h/∂x)), [λ + b h]_+)`. That λ is minimised
-    together with x is what tells this from a saddle in three parties. Assumes f concave in y
-    (strongly, for the rate) and h convex in y, affine in the paper, with an interior. The gradient
-    of `max over y of f − λᵀh` in (x, λ) has squared norm O(1/K). `MGD` solves for x and y before
-    each step of λ.
+    Solves `min over x in X of max of f(x, y) over y in Y with h(x, y) <= 0`, which is a bilevel
+    problem: pass `Problem(upper=f, lower=−f, lower_set=Coupled(h))`. By duality in y it equals
+    `min over x in X, λ >= 0 of max over y in Y of f − λᵀh`. A step takes `lower_steps` ascent steps
+    in y, then, at the new y, `(x, λ) ← (P_X(x − a (∇_x f − λᵀ∂h/∂x)), [λ + b h]_+)`. λ is minimised
+    jointly with x. Assumes f concave in y (strongly, for the rate) and h convex in y (affine in the
+    paper) with an interior. The gradient of `max over y of f − λᵀh` in (x, λ) has squared norm
+    O(1/K). `MGD` solves for x and y before each step of λ.
 
-    Deterministic: a step uses one batch. `info["mismatch"]` is `‖∇_y f + ∇_y g‖`: away
-    from zero the lower loss is not −f, and the result means nothing.
+    Deterministic: a step uses one batch. `info["mismatch"]` is `‖∇_y f + ∇_y g‖`. If it is not
+    zero, the lower loss is not −f and the result is meaningless.
 
     Attributes:
-        y_update: moves y along `−∇_y (f − λᵀh)`; give `Momentum` to accelerate.
-        dual_update: of λ, the same as x in the paper's setting.
+        y_update: moves y along `−∇_y (f − λᵀh)`; use `Momentum` to accelerate.
+        dual_update: update of λ; the same as that of x in the paper.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)

@@ -33,15 +33,15 @@ class KornowskiEq(AbstractMethod):
     """Projected descent along a finite difference of two Lagrangians: first derivatives only.
 
     x moves along `hypergrad.lagrangian_difference`: the lower problems of g and of `g + s f` are
-    solved on `A y + H(x) = c` from where they were, and the x slopes of their Lagrangians are
-    differenced. The bias is of order s, and with it the solves cost `√κ log(1/s)` gradients. Made
-    for a lower loss strongly convex in y and A of full rank, which make the hyper-objective
-    smooth: the gradient mapping is ε after `O(ε⁻²)` steps of at most one over its smoothness.
+    solved on `A y + H(x) = c`, warm-started, and the result is the difference of the gradients in
+    x of their Lagrangians. The bias is of order s, and the solves cost `√κ log(1/s)` gradients.
+    Assumes a lower loss strongly convex in y and A of full rank, which make the hyper-objective
+    smooth. The gradient mapping is ε after `O(ε⁻²)` steps of size at most one over its smoothness.
     Deterministic: a step uses one batch.
 
     Attributes:
         perturbation: s; of order ε² in theory, 1e-4 to 1e-6 in double precision.
-        solver: of the lower problems; its tolerance of order s².
+        solver: solver of the lower problems, with a tolerance of order s².
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
@@ -58,7 +58,7 @@ class KornowskiEq(AbstractMethod):
         return Draws(upper=1, lower=1)
 
     def price(self, problem: Problem) -> Price:
-        """What follows the two lower solves, whose length is not known."""
+        """The oracle calls after the two lower solves, whose length is not known."""
         return Price(upper_grad_x=1, lower_grad=2, lower_grad_x=2)
 
     def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> KornowskiEqState:

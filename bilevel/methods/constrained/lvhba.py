@@ -2,7 +2,7 @@
 
 Yao, Yu, Zeng, Zhang. "Constrained bi-level optimization: proximal Lagrangian value function
 approach and Hessian-free algorithm". ICLR 2024, arXiv:2401.16164.
-Differs from the paper: lower equations are handled too, with multipliers of either sign.
+Differs from the paper: lower equations are also supported, with multipliers of either sign.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -32,7 +32,7 @@ class LVHBAState(NamedTuple):
     y: Lower
     z: Lower  # θ: follows the minimiser of the proximal Lagrangian
     duals: Duals  # λ: follows its maximiser
-    anchor: Duals  # what λ is kept near; tends to the lower multipliers
+    anchor: Duals  # proximal centre of λ; tends to the lower multipliers
     updates: tuple[Any, Any, Any]  # what the updates of (x, y), (z, λ) and the anchor remember
 
 
@@ -45,21 +45,21 @@ class LVHBA(AbstractMethod):
             g(x, z) + λᵀh(x, z) + ‖z − y‖²/(2c) − ‖λ − a‖²/(2c'),
 
     it minimises `f/C_k + g − v` over (x, y) in `C = {x in X, y in Y, h(x, y) <= 0}` and a in
-    [0, r], by one projected step in (z, λ), then one in (x, y) and in a. Two lower gradients in y,
-    two in x and one upper gradient a step. The penalty C_k grows as `(k + 1)^p`, p < ½: the
-    residual of the penalised problem is `O(K^(−(1−2p)/2))`, the gap g − v `O(K^(−p))`; the error
-    of x is about 1/C_k. Deterministic, made for g and h convex in y.
+    [0, r], by one projected step in (z, λ), then one in (x, y) and in a. A step takes two lower
+    gradients in y, two in x and one upper gradient. The penalty C_k grows as `(k + 1)^p`, p < ½.
+    The residual of the penalised problem is `O(K^(−(1−2p)/2))` and the gap g − v is `O(K^(−p))`;
+    the error of x is about 1/C_k. Deterministic. Assumes g and h convex in y.
 
-    The projection on C is a joint one in (x, y). It is made for constraints that are affine in
-    (x, y) together: one inequality or any equations in closed form, several inequalities by a small
-    quadratic program a step. Others are refused when the state is made.
+    The projection on C is joint in (x, y). It supports constraints that are jointly affine in
+    (x, y): one inequality or any equations in closed form, several inequalities by a small
+    quadratic program per step. `init` raises an error for other constraints.
 
     Attributes:
         x_update: one update for the pair (x, y), so that the projection is the nearest point.
-        z_update: of the pair (z, λ).
-        dual_update: of a, the same as x in the paper.
+        z_update: update of the pair (z, λ).
+        dual_update: update of a; the same as that of x in the paper.
         proximal, dual_proximal: c and c'.
-        radius: r, beyond any multiplier.
+        radius: r, an upper bound on the multipliers.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
@@ -86,7 +86,7 @@ class LVHBA(AbstractMethod):
         return Price(upper_grad=1, lower_grad=2, lower_grad_x=2)
 
     def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> LVHBAState:
-        """The pair is projected on C.
+        """The state before the first step, with (x0, y0) projected on C.
 
         Raises:
             Unsupported: the constraints are not affine in (x, y) together.
@@ -142,7 +142,7 @@ class LVHBA(AbstractMethod):
 
 
 def _onto_both(problem: Problem, pair: tuple[Upper, Lower]) -> tuple[Upper, Lower]:
-    """The nearest pair (x, y) with x in its set and y in the one at x."""
+    """The nearest pair (x, y) with x in the upper set and y in the lower set at x."""
     flat, unravel = trees.ravel(pair)
 
     def values(v: Array) -> tuple[Array, Array]:
@@ -167,7 +167,7 @@ def _onto_both(problem: Problem, pair: tuple[Upper, Lower]) -> tuple[Upper, Lowe
 
 
 def _check_affine(values, point: Array, problem: Problem) -> None:
-    """Refuse constraints whose derivative, as a program, reads the point."""
+    """Raise an error if the derivative of the constraints depends on the point."""
 
     def slope(v, dv):
         return jax.jvp(values, (v,), (dv,))[1]

@@ -2,8 +2,8 @@
 
 Tsaknakis, Hong, Zhang. "Minimax problems with coupled linear constraints: computational complexity
 and duality". SIAM J. Optim. 33(4), 2023, arXiv:2110.11210.
-A reconstruction in one part: the saddle in (x, y) is approached by a fixed number of alternating
-gradient steps, from the last one.
+A reconstruction in one part: the saddle in (x, y) is approximated by a fixed number of alternating
+gradient steps, warm-started.
 """
 
 from typing import ClassVar
@@ -23,21 +23,21 @@ from bilevel.updates import AbstractUpdate, as_update
 class MGD(AbstractMethod):
     """Min-max with constraints on both players: a saddle of x and y, then one step of λ.
 
-    For `min over x in X of max of f(x, y) over y in Y with h(x, y) <= 0`, which is a bilevel
-    problem: give `Problem(upper=f, lower=−f, lower_set=Coupled(h))`. By duality in y it is
-    `min over λ >= 0 of (min over x in X of max over y in Y of f − λᵀh)`: a step takes
-    `saddle_steps` times one ascent in y and one descent in x at the new y, with λ held, and then
-    `λ ← [λ + b h]_+` at the saddle they approach. Assumes f strongly convex in x and strongly
-    concave in y, where that saddle is unique and the bracket a smooth function of λ, and for h
-    convex in y, affine in the paper, with an interior. `GDA` moves x and λ at once, and asks
-    nothing of f in x.
+    Solves `min over x in X of max of f(x, y) over y in Y with h(x, y) <= 0`, which is a bilevel
+    problem: pass `Problem(upper=f, lower=−f, lower_set=Coupled(h))`. By duality in y it equals
+    `min over λ >= 0 of (min over x in X of max over y in Y of f − λᵀh)`. With λ fixed, a step takes
+    `saddle_steps` rounds of one ascent step in y and one descent step in x at the new y. Then it
+    sets `λ ← [λ + b h]_+` at the approximate saddle. Assumes f strongly convex in x and strongly
+    concave in y, so that the saddle is unique and the bracket is a smooth function of λ, and h
+    convex in y (affine in the paper) with an interior. `GDA` moves x and λ at the same time and
+    makes no assumption on f in x.
 
-    Deterministic: a step uses one batch. `info["mismatch"]` is `‖∇_y f + ∇_y g‖`: away
-    from zero the lower loss is not −f, and the result means nothing.
+    Deterministic: a step uses one batch. `info["mismatch"]` is `‖∇_y f + ∇_y g‖`. If it is not
+    zero, the lower loss is not −f and the result is meaningless.
 
     Attributes:
-        y_update: moves y along `−∇_y (f − λᵀh)`; give `Momentum` to accelerate.
-        saddle_steps: of y and of x, between two steps of λ.
+        y_update: moves y along `−∇_y (f − λᵀh)`; use `Momentum` to accelerate.
+        saddle_steps: number of steps of y and of x between two steps of λ.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)

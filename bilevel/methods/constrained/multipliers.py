@@ -1,4 +1,4 @@
-"""What GDA and MGD share: `min over x of max over y of f − λᵀh`, with the multipliers λ as a state.
+"""The shared code of GDA and MGD: `min over x of max over y of f − λᵀh`, with λ in the state.
 
 The bilevel problem has `g = −f`, and `Y` is the part of its lower set with a simple projection.
 """
@@ -28,7 +28,7 @@ class MultiplierState(NamedTuple):
 def start(
     problem: Problem, x0: Upper, y0: Lower, updates: tuple[AbstractUpdate, ...]
 ) -> MultiplierState:
-    """The state before the first step, from the nearest points of X and Y; λ = 0."""
+    """The state before the first step, with x0 and y0 projected on X and Y, and λ = 0."""
     Y, coupled = lagrangian.split(problem)
     x, y = problem.upper_set.project(trees.copy(x0)), Y.project(trees.copy(y0))
     duals = kkt.no_duals(coupled, x, y)
@@ -37,7 +37,7 @@ def start(
 
 
 class Ascent(NamedTuple):
-    """Where some steps in y have led."""
+    """The result of some ascent steps in y."""
 
     y: Lower
     memory: Any  # memory of the y update
@@ -55,7 +55,7 @@ def ascend(
     batch: Batch,
     k: Count,
 ) -> Ascent:
-    """`y ← P_Y(y + a ∇_y (f − λᵀh))`, some times."""
+    """`steps` times `y ← P_Y(y + a ∇_y (f − λᵀh))`."""
     Y, coupled = lagrangian.split(problem)
 
     def up(carry, _):
@@ -70,7 +70,7 @@ def ascend(
 
 
 class Slope(NamedTuple):
-    """Of `f − λᵀh` at a point."""
+    """Value and gradients of `f − λᵀh` at a point."""
 
     value: Scalar  # f
     x: Upper  # ∇_x f − λᵀ∂h/∂x
@@ -79,7 +79,7 @@ class Slope(NamedTuple):
 
 
 def slope(problem: Problem, x: Upper, y: Lower, duals: Duals, batch: Batch) -> Slope:
-    """What x and the multipliers descend along; `mismatch` is `‖∇_y f + ∇_y g‖`, 0 if g = −f."""
+    """The gradients in x and λ; `mismatch` in the report is `‖∇_y f + ∇_y g‖`, 0 if g = −f."""
     _, coupled = lagrangian.split(problem)
     value, f_x, f_y = oracles.upper_grads(problem, x, y, batch.upper)
     d = trees.sub(f_x, lagrangian.force(coupled, x, y, duals)[0])

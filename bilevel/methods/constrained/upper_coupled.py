@@ -1,8 +1,8 @@
-"""Upper constraints that see the lower solution, `h(x, y*(x)) <= 0`, around any method.
+"""Wrappers that add upper constraints `h(x, y*(x)) <= 0` to any method.
 
-What a constraint costs is added to the upper loss, so that a method's own adjoint system carries
-its gradient; the method itself never hears of it. Standard: Nocedal, Wright. "Numerical
-optimization", chapters 17 and 19. Springer 2006.
+The cost of a constraint is added to the upper loss, so the adjoint system of the inner method
+includes its gradient and the method needs no change. Standard techniques: Nocedal, Wright.
+"Numerical optimization", chapters 17 and 19. Springer 2006.
 """
 
 import abc
@@ -34,10 +34,10 @@ class Values(NamedTuple):
 
 
 class ChargedState(NamedTuple):
-    inner: Any  # of the method inside
+    inner: Any  # state of the inner method
     duals: Values  # ν
-    weight: Scalar  # of the penalty or barrier
-    violation: Scalar  # when ν was last renewed; huge before
+    weight: Scalar  # weight of the penalty or barrier
+    violation: Scalar  # at the last update of ν; huge before the first
 
     @property
     def k(self) -> Scalar:
@@ -53,28 +53,28 @@ class ChargedState(NamedTuple):
 
 
 class Charged(AbstractMethod):
-    """A method on the problem whose upper loss is `f + cost(h(x, y))` and that is free of h.
+    """Runs a method on the problem with upper loss `f + cost(h(x, y))` and without h.
 
-    Fixed sets of x that have a projection are left to the method inside.
+    Fixed sets of x that have a projection are passed on to the inner method.
     """
 
     method: eqx.AbstractVar[AbstractMethod]
 
     supports: ClassVar = LOWER_CONSTRAINTS | {Structure.UPPER_SET, Structure.UPPER_COUPLED}
-    memory: ClassVar[str] = "that of the method inside, ν"
+    memory: ClassVar[str] = "that of the inner method, ν"
     paper: ClassVar[str] = "nocedal2006numerical"
 
     @staticmethod
     @abc.abstractmethod
     def cost(values: Values, duals: Values, weight: Scalar) -> Scalar:
-        """What constraint values cost."""
+        """The cost of the constraint values."""
 
     @abc.abstractmethod
     def weight_at(self, k: Scalar) -> Scalar:
         """The weight at step k."""
 
     def renewed(self, state: ChargedState, values: Values) -> ChargedState:
-        """The state after a step that ended at these constraint values."""
+        """The state with updated multipliers and weight after a step, given the new values."""
         weight = self.weight_at(state.k).astype(state.weight.dtype)
         return state._replace(weight=weight, violation=_excess(values))
 
@@ -92,7 +92,7 @@ class Charged(AbstractMethod):
         return self.method.draws(_without_costs(problem))
 
     def price(self, problem: Problem) -> Price:
-        """That of the method inside; the constraints are differentiated along with f."""
+        """The price of the inner method; the constraints are differentiated together with f."""
         return self.method.price(_without_costs(problem))
 
     def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> ChargedState:
@@ -114,25 +114,26 @@ class Charged(AbstractMethod):
         return state, info | told | {"weight": state.weight}
 
     def charged(self, problem: Problem, duals: Values, weight: Scalar) -> Problem:
-        """What the method inside is given."""
+        """The problem for the inner method."""
         cost = _Charge(problem.upper, problem.upper_set, duals, weight, type(self).cost)
         return _without_costs(problem, cost)
 
 
 class AugmentedLagrangian(Charged):
-    """Upper constraints `h(x, y*(x)) <= 0` by multipliers and a penalty, around any method.
+    """Upper constraints `h(x, y*(x)) <= 0` by an augmented Lagrangian, around any method.
 
-    The method inside minimises `f + (‖[ν + ρ h]_+‖² − ‖ν‖²)/(2ρ)` for `period` of its steps; then
-    `ν ← [ν + ρ h(x, y)]_+`. Exact for a finite ρ: ν tends to the multipliers, linearly and the
-    faster the larger ρ. The curvature of the penalty grows with ρ, and x steps have to suit it.
-    For a method whose y follows y*(x) and which differentiates f at y, whatever it does about
-    the lower level. Where the lower solution is not unique, a constraint on y chooses among them.
+    The inner method minimises `f + (‖[ν + ρ h]_+‖² − ‖ν‖²)/(2ρ)` for `period` of its steps; then
+    `ν ← [ν + ρ h(x, y)]_+`. Exact for a finite ρ: ν converges linearly to the multipliers, faster
+    for larger ρ. The curvature of the penalty grows with ρ, so the x steps must be small enough for
+    it. The inner method may treat the lower level in any way, but its y must follow y*(x) and it
+    must differentiate f at y. If the lower solution is not unique, a constraint on y selects among
+    the solutions.
 
     Attributes:
         method: any of `bilevel.methods` that solves the problem without the constraint.
-        penalty: ρ, at first.
-        growth: ρ is multiplied by it whenever the violation has not fallen by a factor of 4.
-        period: steps of the method between renewals of ν.
+        penalty: the initial ρ.
+        growth: factor of ρ whenever the violation has not decreased by a factor of 4.
+        period: number of steps of the inner method between updates of ν.
     """
 
     method: AbstractMethod
@@ -165,8 +166,9 @@ class AugmentedLagrangian(Charged):
 class QuadraticPenalty(Charged):
     """Upper constraints `h(x, y*(x)) <= 0` by a quadratic penalty, around any method.
 
-    The method inside minimises `f + (ρ/2) ‖[h]_+‖²`. The constraint is missed by about ν/ρ, ν its
-    multiplier; the curvature of the penalty grows with ρ, and x steps have to suit it.
+    The inner method minimises `f + (ρ/2) ‖[h]_+‖²`. The constraint is violated by about ν/ρ, with ν
+    its multiplier. The curvature of the penalty grows with ρ, so the x steps must be small enough
+    for it.
 
     Attributes:
         method: any of `bilevel.methods` that solves the problem without the constraint.
@@ -188,10 +190,10 @@ class QuadraticPenalty(Charged):
 class UpperBarrier(Charged):
     """Upper constraints `h(x, y*(x)) <= 0` by a logarithmic barrier, around any method.
 
-    The method inside minimises `f − t Σ log(−h)`. Needs a start with `h(x0, y0) < 0`, and x steps
-    short enough to stay inside, or a method that looks before it steps, such as MAID: at or beyond
-    the boundary the loss is infinite or NaN. t/(−h) tends to the multipliers; the error is of
-    order t. Equations have no barrier and are refused.
+    The inner method minimises `f − t Σ log(−h)`. It needs a start with `h(x0, y0) < 0` and x steps
+    small enough to stay in the interior, or a method with a line search, such as MAID: on and
+    outside the boundary the loss is infinite or NaN. t/(−h) tends to the multipliers; the error is
+    of order t. Equations have no barrier and raise an error.
 
     Attributes:
         method: any of `bilevel.methods` that solves the problem without the constraint.
@@ -231,7 +233,7 @@ class _Charge(eqx.Module):
 
 
 def constraint_values(upper_set: AbstractSet, x: Upper, y: Lower) -> Values:
-    """The values of those upper constraints that are charged for."""
+    """The values of the upper constraints that are part of the cost."""
     charged = _parted(upper_set)[1]
     found = [m.constraints(y, x) if m.moves else m.constraints(x) for m in charged]
     h, e = [c.inequalities for c in found], [c.equalities for c in found]
@@ -245,7 +247,7 @@ def constraint_values(upper_set: AbstractSet, x: Upper, y: Lower) -> Values:
 
 
 def _parted(upper_set: AbstractSet) -> tuple[AbstractSet, tuple[AbstractSet, ...]]:
-    """What x is projected on, and what is charged for."""
+    """The set that x is projected on, and the sets that are part of the cost."""
     members = upper_set.sets if isinstance(upper_set, Intersection) else (upper_set,)
     fixed = tuple(member for member in members if not member.moves)
     moving = tuple(member for member in members if member.moves)
@@ -256,7 +258,7 @@ def _parted(upper_set: AbstractSet) -> tuple[AbstractSet, tuple[AbstractSet, ...
 
 
 def _without_costs(problem: Problem, upper: Callable | None = None) -> Problem:
-    """The problem without the constraints that are charged for, and with another upper loss."""
+    """The problem without the constraints in the cost, and with another upper loss."""
     return problem.replace(
         upper=problem.upper if upper is None else upper,
         upper_set=_parted(problem.upper_set)[0],

@@ -1,9 +1,9 @@
-"""AiPOD: alternating projected SGD for lower levels under linear equations.
+"""AiPOD: alternating projected SGD for lower levels with linear equations.
 
 Xiao, Shen, Yin, Chen. "Alternating projected SGD for equality-constrained bilevel optimization".
 AISTATS 2023, arXiv:2211.07096.
-Differs from the paper: the equations may move with x in their matrix too, any linear solver may
-take the place of the random series, and any projection that of the equations on x.
+Differs from the paper: the matrix of the equations may also depend on x, any linear solver may
+replace the random series, and x may have any projection instead of that on its equations.
 """
 
 from typing import ClassVar, Self
@@ -24,16 +24,16 @@ from bilevel.updates import AbstractUpdate, as_update
 class AiPOD(LoopMethod):
     """Projected lower steps on linear equations, then one step along the null-space hypergradient.
 
-    For `x in X` and `Y(x) = {y: A y + H(x) = c}`. A step is `lower_steps` of
-    `y ← P_Y(x)(y − β ∇_y g)`, then x along `hypergrad.null_space`, whose linear system lives in
-    the null space of A, then `P_X`. One upper gradient, `lower_steps + 1` lower gradients, one
-    cross product and the linear solver's Hessian products (and one) a step. Assumes a lower loss
-    that is strongly convex along the null space. With x and y steps of order `K^(−1/2)` and a
-    series of order log K terms the mean squared projected gradient is `O(K^(−1/2))`.
+    For `x in X` and `Y(x) = {y: A y + H(x) = c}`. A step takes `lower_steps` steps
+    `y ← P_Y(x)(y − β ∇_y g)`, then moves x along `hypergrad.null_space`, whose linear system is in
+    the null space of A, then applies `P_X`. This takes one upper gradient, `lower_steps + 1` lower
+    gradients, one cross product, and the Hessian products of the linear solver plus one. Assumes a
+    lower loss that is strongly convex along the null space. With x and y steps of order `K^(−1/2)`
+    and a series of order log K terms the mean squared projected gradient is `O(K^(−1/2))`.
 
     Attributes:
-        linear: solver of the adjoint system in the null space; the paper's is the default, its
-            step at most 1/L.
+        linear: solver of the adjoint system in the null space. The default is that of the paper;
+            its step size must be at most 1/L.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
@@ -48,7 +48,7 @@ class AiPOD(LoopMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """x and y steps of order `K^(−1/2)`; the series is cut where its bias is a thousandth."""
+        """x and y steps of order `K^(−1/2)`; a series with a relative bias of 1e-3."""
         return cls(
             horizon(0.2 / constants.hyper_L, 1 / 2, steps),
             horizon(1 / constants.L, 1 / 2, steps),
@@ -70,6 +70,6 @@ class AiPOD(LoopMethod):
         return self.loop.init(problem, x, problem.lower_set.project(y0, x), key)
 
     def price(self, problem: Problem) -> Price:
-        """The loop's, and the lower gradient and the product that the moving equations take."""
+        """The price of the loop, plus a lower gradient and a product if the equations need them."""
         price = self.loop.price(problem)
         return price._replace(lower_grad=price.lower_grad + 1, hvp=price.hvp + 1)

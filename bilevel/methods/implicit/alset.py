@@ -2,8 +2,8 @@
 
 Chen, Sun, Yin. "Closing the gap: tighter analysis of alternating stochastic gradient methods for
 bilevel problems". NeurIPS 2021, arXiv:2106.13781.
-Differs from one version of the paper: the random number of factors starts at 0, without which the
-bias of the series never vanishes. x is projected on `upper_set` when there is one.
+Differs from one version of the paper: the random number of factors starts at 0; otherwise the bias
+of the series does not vanish. x is projected on `upper_set` when there is one.
 """
 
 from typing import ClassVar, Self
@@ -19,7 +19,7 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class ALSET(LoopMethod):
-    """A few lower steps, one upper step, steps of the same order for both.
+    """A few lower steps, then one upper step, with step sizes of the same order.
 
     TTSA with `lower_steps` lower steps and a single timescale: x and y steps of order `K^(−1/2)`
     give a mean squared hypergradient of `O(K^(−1/2))`, because y*(x) is smooth. For a lower
@@ -45,7 +45,7 @@ class ALSET(LoopMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """x and y steps of order `K^(−1/2)`; a series whose bias is a thousandth."""
+        """x and y steps of order `K^(−1/2)`; a series with a relative bias of 1e-3."""
         L = constants.L
         return cls(
             horizon(0.5 / constants.hyper_L, 1 / 2, steps),

@@ -19,7 +19,7 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class AmIGO(LoopMethod):
-    """Double loop: `lower_steps` steps on y, the solver's on the adjoint, each from the last.
+    """Double loop: warm-started steps on y and on the adjoint system.
 
     Assumes a lower loss strongly convex in y. With κ steps of both kinds and batches of order 1/ε
     it needs `O(ε⁻²)` samples; without noise `O(ε⁻¹)` gradients. `linear` and `y_update` need steps
@@ -46,7 +46,7 @@ class AmIGO(LoopMethod):
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
         """Constant steps: half of 1/L for x, 1/L for y and the adjoint, κ of each.
 
-        What noise is left depends on the batch: it must grow like 1/ε.
+        The remaining noise depends on the batch size, which must grow like 1/ε.
         """
         L, inner = constants.L, math.ceil(constants.L / constants.mu)
         return cls(0.5 / constants.hyper_L, 1 / L, FixedPoint(inner, 1 / L), inner)

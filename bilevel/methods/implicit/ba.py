@@ -1,8 +1,8 @@
-"""BA: more and more lower steps before each upper step, without noise.
+"""BA: a growing number of lower steps before each upper step, without noise.
 
 Ghadimi, Wang. "Approximation methods for bilevel programming". 2018, arXiv:1802.02246.
-Differs from the paper: the descent of y is warm-started unless asked otherwise, and the adjoint
-system may be solved by conjugate gradients.
+Differs from the paper: the descent of y is warm-started by default, and the adjoint system may be
+solved by conjugate gradients.
 """
 
 from typing import ClassVar, Self

@@ -22,7 +22,8 @@ class BiOAID(LoopMethod):
 
     For deterministic problems with a lower loss strongly convex in y. With κ lower steps and `√κ`
     steps of conjugate gradients it needs `O(κ³ ε⁻¹)` upper gradients, `O(κ⁴ ε⁻¹)` lower ones and
-    `O(κ^3.5 ε⁻¹)` Hessian products; no error stays, since both starts improve with every step.
+    `O(κ^3.5 ε⁻¹)` Hessian products. The error vanishes, because both warm starts improve with
+    every step.
 
     Attributes:
         linear: solver of the adjoint system: `CG`, or `FixedPoint` with the lower step size.
@@ -43,7 +44,7 @@ class BiOAID(LoopMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """Constant steps: half of 1/L for x, 1/L for y; κ lower steps, `√κ` of the solver."""
+        """Constant steps: half of 1/L for x, 1/L for y; κ lower steps, `√κ` solver steps."""
         condition = constants.L / constants.mu
         linear = CG(math.ceil(math.sqrt(condition)))
         return cls(0.5 / constants.hyper_L, 1 / constants.L, linear, math.ceil(condition))

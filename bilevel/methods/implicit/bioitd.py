@@ -24,7 +24,7 @@ class BiOITDState(NamedTuple):
     k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
-    y0: Lower | None  # where every descent starts, unless it is warm-started
+    y0: Lower | None  # start of every descent, unless it is warm-started
     update: Any  # memory of the x update
 
 
@@ -32,16 +32,16 @@ class BiOITD(AbstractMethod):
     """Double loop with iterative differentiation: no adjoint system, the lower steps unrolled.
 
     For a lower loss strongly convex in y. With `κ log(1/ε)` lower steps it needs `O(κ³ ε⁻¹)` upper
-    gradients and `O(κ⁴ ε⁻¹)` of everything else. A fixed number D of lower steps leaves a bias of
-    order `(1 − step · μ)^D`: on a quadratic that of a Neumann series with D terms.
+    gradients and `O(κ⁴ ε⁻¹)` of all other derivatives. A fixed number D of lower steps leaves a
+    bias of order `(1 − step · μ)^D`; on a quadratic it is that of a Neumann series with D terms.
 
     Attributes:
-        back: how many of the last lower steps are differentiated; all if `None`.
+        back: number of last lower steps that are differentiated; all if `None`.
         checkpoint: recompute each lower step in the reverse pass instead of storing it.
-        warm: start each descent from the last y. Otherwise from y0: then x descends one function,
-            `f(x, y_D(x))` with `y_D` the D steps from y0, whatever the lower loss (Bolte, Le,
-            Pauwels, Vaiter, arXiv:2502.09074, call this the differentiable-programming strategy);
-            with several lower minima that function may jump from one to another.
+        warm: start each descent from the last y. If False, it starts from y0. Then x descends the
+            function `f(x, y_D(x))`, with `y_D` the result of D steps from y0, for any lower loss.
+            Bolte, Le, Pauwels, Vaiter, arXiv:2502.09074, call this the differentiable-programming
+            strategy. With several lower minima this function may jump.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=5e-2)

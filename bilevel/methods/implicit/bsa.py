@@ -1,7 +1,7 @@
-"""BSA: more and more lower steps before each upper step, on samples.
+"""BSA: a growing number of stochastic lower steps before each upper step.
 
 Ghadimi, Wang. "Approximation methods for bilevel programming". 2018, arXiv:1802.02246.
-Differs from the paper: the descent of y is warm-started unless asked otherwise.
+Differs from the paper: the descent of y is warm-started by default.
 """
 
 from typing import ClassVar, Self
@@ -26,8 +26,8 @@ class BSA(LoopMethod):
     Attributes:
         y_update: its schedules count the lower steps of the current descent.
         lower_steps: a number, or `PolynomialCount`; `price` is that of the first step.
-        warm: start each descent from the last y; otherwise from y0, as the paper does, which
-            leaves a bias where the number of lower steps is bounded.
+        warm: start each descent from the last y; otherwise from y0, as the paper does. The latter
+            leaves a bias if the number of lower steps is bounded.
     """
 
     x_update: AbstractUpdate = eqx.field(

@@ -1,8 +1,8 @@
-"""DARTS: x descends the upper loss one lower step ahead, then y takes that step.
+"""DARTS: x descends the upper loss after one virtual lower step, then y takes that step.
 
 Liu, Simonyan, Yang. "DARTS: differentiable architecture search". ICLR 2019, arXiv:1806.09055.
-Differs from the paper: what it calls architecture is any x; momentum and weight decay of the y
-step are not part of the step looked ahead.
+Differs from the paper: x is any variable, not only an architecture; the virtual step does not
+include the momentum and weight decay of the y step.
 """
 
 from typing import Any, ClassVar, NamedTuple, Self
@@ -29,18 +29,18 @@ class DARTSState(NamedTuple):
 
 
 class DARTS(AbstractMethod):
-    """Alternate a one-step hypergradient and a lower step: cheap, with a bias that stays.
+    """Alternates a one-step hypergradient and a lower step: cheap, with a persistent bias.
 
     x moves along the gradient of `f(x, y − ξ ∇_y g(x, y))`, then y along `∇_y g` at the new x, on
-    the same lower batch. Where y has settled the direction is `∇_x f − ξ (∂²g/∂x∂y) ∇_y f`: the
-    hypergradient with a Neumann series of one term for the inverse Hessian, exact only if
-    `∂²g/∂y² = I/ξ` or `∇_y f = 0`. It does not converge to the solution otherwise, whatever the
-    steps. With a `radius`, first derivatives only.
+    the same lower batch. Once y has converged the direction is `∇_x f − ξ (∂²g/∂x∂y) ∇_y f`: the
+    hypergradient with a Neumann series of one term for the inverse Hessian. It is exact only if
+    `∂²g/∂y² = I/ξ` or `∇_y f = 0`. Otherwise the method does not converge to the solution for any
+    step sizes. With a `radius` it uses only first derivatives.
 
     Attributes:
-        radius: absent, the cross product is exact; given, by central differences, with an error of
-            order `radius²` (0.01 in the paper).
-        unroll_step: ξ; the step size of `y_update` if `None`. Zero leaves out how y reacts to x.
+        radius: if `None`, the cross product is exact; otherwise it is a central difference with an
+            error of order `radius²` (0.01 in the paper).
+        unroll_step: ξ; the step size of `y_update` if `None`. Zero ignores the response of y to x.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)

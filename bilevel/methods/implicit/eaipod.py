@@ -2,8 +2,8 @@
 
 Xiao, Shen, Yin, Chen. "Alternating projected SGD for equality-constrained bilevel optimization".
 AISTATS 2023, arXiv:2211.07096.
-Differs from the paper: the equations may move with x in their matrix too, and any linear solver
-may take the place of the random series.
+Differs from the paper: the matrix of the equations may also depend on x, and any linear solver may
+replace the random series.
 """
 
 from typing import Any, ClassVar, NamedTuple, Self
@@ -28,26 +28,26 @@ class EAiPODState(NamedTuple):
     k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x), off the equations between projections
-    r: Lower  # follows ∇_y g(x, y*), which stands across the null space of A
+    r: Lower  # follows ∇_y g(x, y*), which is orthogonal to the null space of A
     key: RandomKey
     update: Any  # memory of the x update
 
 
 class EAiPOD(AbstractMethod):
-    """AiPOD with a projection on the lower equations now and then, and several upper steps.
+    """AiPOD with random projections on the lower equations, and several upper steps per step.
 
-    A control variate r stands for the part of `∇_y g` that the equations balance:
-    `z = y − β (∇_y g − r)`; with `probability` p, `y ← P_Y(x)(z − (β/p) r)` and
-    `r ← r + (p/β)(y − z)`, else `y ← z`. After `lower_steps` of those, x takes `upper_steps` along
-    `hypergrad.null_space` with y held, and is projected once. `lower_steps` lower gradients and p
-    times as many projections; an upper gradient, a lower gradient, a cross product and the linear
-    solver's Hessian products (and one) for every upper step. With p = 1 and one upper step it is
-    AiPOD. Same assumptions and rate.
+    A control variate r estimates the part of `∇_y g` that the equations balance:
+    `z = y − β (∇_y g − r)`. With `probability` p, `y ← P_Y(x)(z − (β/p) r)` and
+    `r ← r + (p/β)(y − z)`; otherwise `y ← z`. After `lower_steps` of these, x takes `upper_steps`
+    steps along `hypergrad.null_space` with y fixed, and is projected once. This takes
+    `lower_steps` lower gradients and p times as many projections. Every upper step takes an upper
+    gradient, a lower gradient, a cross product and the Hessian products of the linear solver plus
+    one. With p = 1 and one upper step this is AiPOD. The assumptions and the rate are the same.
 
     Attributes:
         y_step: β; a number or a schedule of the upper step number.
         probability: p, in (0, 1].
-        linear: solver of the adjoint system in the null space; its step at most 1/L.
+        linear: solver of the adjoint system in the null space; its step size at most 1/L.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
@@ -64,7 +64,7 @@ class EAiPOD(AbstractMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """x and y steps of order `K^(−1/2)`; the series is cut where its bias is a thousandth."""
+        """x and y steps of order `K^(−1/2)`; a series with a relative bias of 1e-3."""
         return cls(
             horizon(0.1 / constants.hyper_L, 1 / 2, steps),
             horizon(1 / constants.L, 1 / 2, steps),
@@ -72,7 +72,7 @@ class EAiPOD(AbstractMethod):
         )
 
     def draws(self, problem: Problem) -> Draws:
-        """A batch a lower step; for every upper step one of f and those of its hypergradient."""
+        """One batch per lower step; per upper step one of f and those of its hypergradient."""
         lower = self.lower_steps + self.upper_steps * (1 + self.linear.samples)
         return Draws(upper=self.upper_steps, lower=lower)
 

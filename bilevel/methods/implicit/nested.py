@@ -1,7 +1,7 @@
 """Lower steps, then an implicit hypergradient, then an upper step.
 
-The common loop of BA, BSA, TTSA, ALSET, stocBiO, BiO-AID and AmIGO, which differ in how many
-lower steps they take, how they solve the adjoint system and what they warm-start.
+The shared loop of BA, BSA, TTSA, ALSET, stocBiO, BiO-AID and AmIGO, which differ in the number of
+lower steps, the solver of the adjoint system and what is warm-started.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ class NestedState(NamedTuple):
     k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
-    v: Lower | None  # last adjoint, when it is warm-started
-    y0: Lower | None  # where every descent starts, unless it is warm-started
+    v: Lower | None  # last adjoint, if it is warm-started
+    y0: Lower | None  # start of every descent, unless it is warm-started
     key: RandomKey | None  # of the linear solver, when it draws at random
     updates: tuple[Any, Any]  # memories of the x and y updates
 
@@ -44,12 +44,12 @@ class Nested(NamedTuple):
     hypergradient: Callable = hypergrad.closed_form_or_implicit  # or one of its signature
 
     def draws(self, problem: Problem) -> Draws:
-        """One lower batch a lower step, one for the cross product, the linear solver's own."""
+        """One lower batch per lower step, one for the cross product, and the solver's samples."""
         adjoint = 0 if problem.hypergradient is not None else self.linear.samples
         return Draws(upper=1, lower=most_steps(self.lower_steps) + 1 + adjoint)
 
     def price(self, problem: Problem) -> Price:
-        """The oracle calls of the first step; what a problem declares itself costs none."""
+        """The oracle calls of the first step; parts that the problem declares cost nothing."""
         declared = problem.lower_step is not None
         steps = 0 if declared else int(steps_at(self.lower_steps, 0))
         if problem.hypergradient is not None:

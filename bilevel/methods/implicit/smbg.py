@@ -2,7 +2,7 @@
 
 Bolte, Le, Pauwels, Vaiter. "Bilevel gradient methods and Morse parametric qualification". Math. of
 Operations Research 2026, arXiv:2502.09074.
-Differs from the paper: where the lower set holds y, the gradient is that of its active face.
+Differs from the paper: if the lower set is active at y, the gradient is that on its active face.
 """
 
 from typing import ClassVar
@@ -24,20 +24,20 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class SMBG(LoopMethod):
-    """Implicit gradients along a branch of lower local minima: no convexity of the lower loss.
+    """Implicit gradients along a branch of lower local minima, without lower convexity.
 
-    Assumes a lower loss that is Morse in y (no degenerate critical point): its local minima form
-    smooth branches `y_i(x)`, and x descends `f(x, y_i(x))` for the branch that y0 lies near. y
-    takes `lower_steps` gradient steps from where it was, so that it stays there. The bias of the
-    direction falls like (contraction)^steps, and fixed points are exact: stationary points of one
-    branch, found without a rate. When x crosses a fold, where a branch ends in `∂²g/∂y² = 0`, the
-    direction grows without bound and y falls to another branch.
+    Assumes a lower loss that is Morse in y (no degenerate critical point). Its local minima form
+    smooth branches `y_i(x)`, and x descends `f(x, y_i(x))` for the branch close to y0. y takes
+    `lower_steps` warm-started gradient steps, so that it stays on this branch. The bias of the
+    direction decreases like (contraction)^steps. Fixed points are exact stationary points of one
+    branch; there is no rate. When x crosses a fold, where a branch ends in `∂²g/∂y² = 0`, the
+    direction grows without bound and y moves to another branch.
 
     Attributes:
-        linear: for the adjoint system, whose matrix is indefinite where y is not near a minimum.
-            With a lower set the system is solved densely on the active face.
-        floor: shorten a step where `λ_min(∂²g/∂y²)` is below this, by their ratio and at most a
-            hundredfold: a guard at folds, at the price of the dense Hessian. Absent, none.
+        linear: solver of the adjoint system, whose matrix is indefinite if y is not near a
+            minimum. With a lower set the system is solved densely on the active face.
+        floor: if `λ_min(∂²g/∂y²)` is below this value, shorten the x step by their ratio, at most
+            a hundredfold. This guards against folds and costs the dense Hessian. Off if `None`.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
@@ -64,7 +64,7 @@ class SMBG(LoopMethod):
         )
 
     def price(self, problem: Problem) -> Price:
-        """With a lower set one lower gradient more, for multipliers, and a dense Hessian."""
+        """With a lower set, one more lower gradient (for multipliers) and a dense Hessian."""
         price, guard = self.loop.price(problem), int(self.floor is not None)
         if isinstance(problem.lower_set, Free):
             return price._replace(dense_hessian=guard)

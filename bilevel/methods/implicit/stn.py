@@ -1,11 +1,11 @@
-"""STN: learn the lower solution as a function of x, and descend through it.
+"""STN: learns the lower solution as a function of x, and descends through this model.
 
 MacKay, Vicol, Lorraine, Duvenaud, Grosse. "Self-Tuning Networks: bilevel optimization of
 hyperparameters using structured best-response functions". ICLR 2019, arXiv:1903.03088.
-Differs from the paper: a loss takes one x, so each perturbation sees the whole batch, not one
-example of it; perturbations come in pairs ±e, which has the same mean and is exact on quadratics;
-the default model is affine (`responses.HyperDense` is the paper's); x is projected on `upper_set`
-when there is one.
+Differs from the paper: a loss takes one x, so each perturbation uses the whole batch, not one
+example of it; perturbations come in pairs ±e, with the same mean and exact on quadratics; the
+default model is affine (`responses.HyperDense` is that of the paper); x is projected on
+`upper_set` when there is one.
 """
 
 import math
@@ -30,7 +30,7 @@ from bilevel.updates import AbstractUpdate, FromOptax, Momentum, as_update
 
 
 class STNState(NamedTuple):
-    k: Scalar  # number of steps done, those of the warm-up among them
+    k: Scalar  # number of steps done, including the warm-up
     x: Upper
     y: Lower  # ŷ_φ(x), follows y*(x)
     phi: Any  # parameters of the response
@@ -40,23 +40,23 @@ class STNState(NamedTuple):
 
 
 class STN(AbstractMethod):
-    """Learns a best response around the current x; gradients only, and none of g in x.
+    """Learns the best response around the current x; first order, without ∇_x g.
 
     A step trains the model `ŷ_φ` by `train_steps` steps on `E_e g(x + e, ŷ_φ(x + e))`,
     `e ~ N(0, σ²)`, then moves x and σ by `valid_steps` steps on
     `E_e f(x + e, ŷ_φ(x + e)) − τ Σ log(σ √(2πe))`. The perturbed points may leave the `upper_set`.
-    For an x of few entries, with a lower loss that may be discontinuous in x. Exact for an
-    affine model on a lower loss quadratic in (x, y) and an upper loss quadratic likewise; elsewhere
-    the bias is of the order of `σ²`. The paper claims no rate.
+    Suited to an x of few entries; the lower loss may be discontinuous in x. Exact for an affine
+    model if both losses are quadratic in (x, y); otherwise the bias is of order `σ²`. The paper
+    gives no rate.
 
     Attributes:
-        y_update: moves φ. For the affine model a step of about half of 1/L is right.
+        y_update: moves φ. For the affine model use a step size of about half of 1/L.
         response: the model, from `bilevel.responses`.
-        sigma0: σ at the start, above zero, the same for every entry of x.
-        entropy: τ; a larger one keeps σ larger.
-        warm_up: in the first so many steps, which count in k, only φ moves.
-        perturbations: how many perturbed x a gradient averages over; even.
-        tune_sigma: move σ; otherwise it stays at sigma0.
+        sigma0: initial σ, positive, the same for every entry of x.
+        entropy: τ; a larger value keeps σ larger.
+        warm_up: number of first steps in which only φ moves; they count in k.
+        perturbations: number of perturbed x that a gradient averages over; even.
+        tune_sigma: whether to move σ; otherwise it stays at sigma0.
     """
 
     x_update: AbstractUpdate = eqx.field(
@@ -102,7 +102,7 @@ class STN(AbstractMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """The paper has none: steps of order `K^(−1/2)`, scaled for the affine model."""
+        """Not from the paper: steps of order `K^(−1/2)`, scaled for the affine model."""
         x_update = horizon(0.5 / constants.hyper_L, 1 / 2, steps)
         return cls(x_update, horizon(0.5 / constants.L, 1 / 2, steps))
 
@@ -188,7 +188,7 @@ def _entropy(raw: Upper) -> Scalar:
 
 
 def _pairs(key: RandomKey, x: Upper, n: int) -> PyTree[Array]:
-    """n standard normal trees like x on a leading axis, the second half the first turned round."""
+    """n standard normal trees like x on a leading axis; the second half is minus the first."""
     half = trees.map(lambda leaf: jnp.broadcast_to(leaf, (n // 2, *jnp.shape(leaf))), x)
     noise = trees.random_like(key, half)
     return trees.map(lambda leaf: jnp.concatenate([leaf, -leaf]), noise)

@@ -2,8 +2,8 @@
 
 Ji, Yang, Liang. "Bilevel optimization: convergence analysis and enhanced design". ICML 2021,
 arXiv:2010.07962.
-Differs from the released code: the series is `step_size` times the sum of all Q + 1 terms, each
-factor on a sample of its own.
+Differs from the released code: the series is `step_size` times the sum of all Q + 1 terms, and each
+factor has its own sample.
 """
 
 import math
@@ -42,7 +42,7 @@ class StocBiO(LoopMethod):
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
         """Constant steps of order 1/L; κ lower steps and `κ log(1000)` terms of the series.
 
-        What noise is left depends on the batch: it must grow like 1/ε.
+        The remaining noise depends on the batch size, which must grow like 1/ε.
         """
         L, terms = constants.L, series_terms(constants, 1e-3)
         lower_steps = math.ceil(L / constants.mu)

@@ -20,8 +20,8 @@ from bilevel.updates import AbstractUpdate, as_update
 class TTSA(LoopMethod):
     """Single loop on two timescales: x slow, y fast, a fresh adjoint every step.
 
-    One lower step, then x moves along the implicit hypergradient at the new y. Takes a
-    hypergradient in closed form or a lower step of the problem's own where it declares them.
+    One lower step, then x moves along the implicit hypergradient at the new y. Uses the
+    hypergradient in closed form and the lower step of the problem if it declares them.
     Assumes a lower loss strongly convex in y and any convex upper set. With x steps of order
     `k^(−3/5)` and y steps of order `k^(−2/5)` the Moreau-envelope measure is `O(K^(−2/5))`; with
     1/k and `k^(−2/3)` and a strongly convex hyper-objective `E‖x − x*‖² = O(K^(−2/3))`.
@@ -56,11 +56,11 @@ class TTSA(LoopMethod):
         convex: bool = False,
         strongly_convex: bool = False,
     ) -> Self:
-        """Steps by what is known of the hyper-objective's convexity.
+        """Steps for the known convexity of the hyper-objective.
 
-        x and y steps of order `K^(−3/5), K^(−2/5)` where nothing is known, `K^(−3/4), K^(−1/2)` if
-        it is convex, `1/k, k^(−2/3)` if strongly convex (decaying, also with a horizon). The
-        series is cut where its bias is a thousandth.
+        x and y steps of order `K^(−3/5), K^(−2/5)` in general, `K^(−3/4), K^(−1/2)` if it is
+        convex, `1/k, k^(−2/3)` if it is strongly convex (decaying even with a horizon). The series
+        has a relative bias of 1e-3.
         """
         L, hyper_L = constants.L, constants.hyper_L
         linear = RandomizedNeumann(series_terms(constants, 1e-3), 1 / L)

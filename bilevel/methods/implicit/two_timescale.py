@@ -1,4 +1,4 @@
-"""Two coupled equations, one followed slowly and one fast."""
+"""Two coupled equations, solved by stochastic approximation on two timescales."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ from bilevel.updates import AbstractUpdate, as_update
 def couple(fast: Callable, slow: Callable, x: Upper, y: Lower, *, alternating: bool):
     """One step of both: `fast(x, y)` moves y, `slow(x, y)` moves x.
 
-    Alternating, the slow move sees the new y; otherwise both see the old one. Each returns a
-    NamedTuple; the fast one has the new y as `.y`.
+    If `alternating`, the slow move uses the new y; otherwise both use the old one. Each returns a
+    NamedTuple; that of `fast` has the new y as `.y`.
     """
     moved = fast(x, y)
     return slow(x, moved.y if alternating else y), moved
@@ -35,18 +35,18 @@ class _Moved(NamedTuple):
 
 
 class TwoTimescale(eqx.Module):
-    """Find `F(x, y) = 0, G(x, y) = 0` from noisy evaluations: x slow, y fast.
+    """Solves `F(x, y) = 0, G(x, y) = 0` from noisy evaluations: x slow, y fast.
 
     `y ← y − b_k G(x, y; s)`, `x ← P_X(x − a_k F(x, y; s))` with `a_k/b_k` small or falling to zero.
-    With F the hypergradient and G the lower gradient this is TTSA; with an actor and a critic it is
-    two-timescale policy optimisation. Both timescales are needed: with one, a system whose reduced
-    equation `F(x, y*(x)) = 0` is stable may still diverge.
+    With F the hypergradient and G the lower gradient this is TTSA. With an actor and a critic it is
+    two-timescale policy optimisation. Two timescales are needed: with a single one, a system may
+    diverge even if its reduced equation `F(x, y*(x)) = 0` is stable.
 
     Args:
         slow, fast: F and G, `fn(x, y, sample) -> direction` shaped like x and like y.
         x_update, y_update: step sizes, schedules or updates.
         x_set: set of `bilevel.sets` that x is projected on.
-        alternating: F sees the new y; otherwise the old one.
+        alternating: evaluate F at the new y; otherwise at the old one.
 
     Example:
         ```python
@@ -73,7 +73,7 @@ class TwoTimescale(eqx.Module):
         return TwoTimescaleState(jnp.zeros((), jnp.int32), x, y, updates)
 
     def step(self, state: TwoTimescaleState, sample: Any = None) -> TwoTimescaleState:
-        """One step of both; `sample` is handed to both functions untouched."""
+        """One step of x and y; `sample` is passed to both functions unchanged."""
         k, x, y, (sx, sy) = state
 
         def fast(x, y):

@@ -1,4 +1,4 @@
-"""Methods for hyper-objectives with kinks or jumps: smoothing, perturbations, zeroth order."""
+"""Methods for hyper-objectives with kinks or jumps: smoothing, perturbation, zeroth order."""
 
 from bilevel.methods.nonsmooth.chenliso import ChenLiSo
 from bilevel.methods.nonsmooth.dsblo import DSBLO

@@ -2,8 +2,8 @@
 
 Chen, Li, So. "Set smoothness unlocks Clarke hyper-stationarity in bilevel optimization". 2025,
 arXiv:2506.04587.
-Differs from the paper: x is projected on `upper_set`, values come from a penalty, and the answer is
-the last x where the paper takes one of all iterates at random.
+Differs from the paper: x is projected on `upper_set`, values come from a penalty, and the result is
+the last x, not a random iterate.
 """
 
 from typing import ClassVar
@@ -37,8 +37,8 @@ class ChenLiSo(LoopMethod):
 
     Attributes:
         selection: the value oracle, `PenalisedSelection(penalty, pessimistic)`.
-        radius: r, in theory of order ε². Values wrong by a are amplified to `a n / r` in the
-            direction.
+        radius: r, in theory of order ε². An error a of the values gives an error of `a n / r` in
+            the direction.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)

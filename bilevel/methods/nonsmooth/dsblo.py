@@ -1,8 +1,8 @@
-"""DS-BLO: normalised momentum with a doubly stochastic perturbation, of the lower loss and of x.
+"""DS-BLO: normalised momentum with random perturbations of the lower loss and of x.
 
 Khanduri, Tsaknakis, Zhang, Liu, Hong. "A doubly stochastically perturbed algorithm for linearly
 constrained bilevel optimization". 2025, arXiv:2504.04545.
-Its options I and II, a deterministic and a stochastic upper loss, differ by the data.
+The paper's options I and II, a deterministic and a stochastic upper loss, differ only in the data.
 """
 
 from typing import ClassVar, NamedTuple
@@ -31,26 +31,26 @@ class DSBLOState(NamedTuple):
 
 
 class DSBLO(AbstractMethod):
-    """Steps of bounded length along averaged hypergradients, each taken at a random place.
+    """Steps of bounded length along averaged hypergradients, each taken at a random point.
 
-    With q drawn afresh, `x̄` uniform on the last step of x, and G_q the gradient through the active
-    set of the lower problem with loss `g + qᵀy`,
+    With a new q at each step, `x̄` uniform on the segment of the last x step, and G_q the gradient
+    through the active set of the lower problem with loss `g + qᵀy`,
 
         m ← β m + (1 − β) G_q(x̄),    x ← x − m / (γ₁ ‖m‖ + γ₂)
 
-    so that no step is longer than 1/γ₁ or ‖m‖/γ₂. For `y` in `A y + B x ≤ b` with an interior and
-    independent active rows, g strongly convex in y, f with bounded gradients; x is free. Finds a
-    (δ, ε)-Goldstein point of `E_q[l_q]` in `Õ(δ⁻¹ ε⁻⁴)` steps, with `1 − β` of order ε² and
-    `γ₁ δ` the number of steps that β forgets in. A step costs a lower solve, which the price leaves
-    out, and one hypergradient.
+    so that no step is longer than 1/γ₁ or ‖m‖/γ₂. Assumes `y` in `A y + B x ≤ b` with an interior
+    and independent active rows, g strongly convex in y, and f with bounded gradients; x is
+    unconstrained. Finds a (δ, ε)-Goldstein point of `E_q[l_q]` in `Õ(δ⁻¹ ε⁻⁴)` steps, with `1 − β`
+    of order ε² and `γ₁ δ` about the memory of the average in steps. A step costs a lower solve,
+    which is not part of `price`, and one hypergradient.
 
     Attributes:
-        decay: β; nearer to one where the upper loss is sampled.
+        decay: β; closer to one if the upper loss is sampled.
         cap: γ₁, one over the longest step.
-        damping: γ₂, one over the step size where m is small; in theory `4 γ₁ (σ + 2 L)`, σ² the
+        damping: γ₂, one over the step size for small m; in theory `4 γ₁ (σ + 2 L)`, with σ² the
             variance of G_q and L a bound on its norm.
-        deviation: of the entries of q, Gaussian.
-        oracle: of hypergradients; `hypergrad.ActiveSet` in the paper.
+        deviation: standard deviation of the Gaussian entries of q.
+        oracle: hypergradient oracle; `hypergrad.ActiveSet` in the paper.
     """
 
     decay: ScalarLike = fraction(0.9)

@@ -3,7 +3,7 @@
 Chen, Xu, Zhang. "On finding small hyper-gradients in bilevel optimization: hardness results and
 improved analysis". COLT 2024, arXiv:2301.00712 (first as "Bilevel optimization without lower-level
 strong convexity from the hyper-objective perspective").
-Differs from the paper: where the lower loss is too high, the value oracle steps with 1/L.
+Differs from the paper: if the lower loss is too high, the value oracle takes steps of size 1/L.
 """
 
 from typing import ClassVar
@@ -20,19 +20,19 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class IGFM(LoopMethod):
-    """Zeroth order in x: two values of the optimistic hyper-objective, a random direction apart.
+    """Zeroth order in x: differences of the optimistic hyper-objective in random directions.
 
     x moves along `n/(2r) (l(x + r u) − l(x − r u)) u`, u uniform on the unit sphere, where
-    `l(x) = min f(x, y)` over the lower minimisers y is found by switching gradients. Two value
-    oracles a step, each of `first_steps + steps` gradients. For f and g convex in y, and a g
-    that grows away from its minimisers (Polyak-Łojasiewicz or sharper), so that l is Lipschitz;
-    with a lower loss that is only convex the paper shows l to be intractable. A (δ, ε)-Goldstein
-    stationary point with δ = r after `O(n^{3/2} δ⁻¹ ε⁻⁴)` values; the paper's output is a random
-    iterate.
+    `l(x) = min f(x, y)` over the lower minimisers y is computed by the switching gradient method. A
+    step takes two values of l, each by `first_steps + steps` gradients. Assumes f and g convex in
+    y, and a g that grows away from its minimisers (Polyak-Łojasiewicz or sharper), so that l is
+    Lipschitz. The paper shows that l is intractable if the lower loss is only convex. A random
+    iterate, the output in the paper, is a (δ, ε)-Goldstein stationary point with δ = r after
+    `O(n^{3/2} δ⁻¹ ε⁻⁴)` values.
 
     Attributes:
-        selection: the value oracle; any of `bilevel.hypergrad`'s selections.
-        radius: r. Values wrong by a are amplified to `a n / r` in the direction.
+        selection: the value oracle; any selection of `bilevel.hypergrad`.
+        radius: r. An error a of the values gives an error of `a n / r` in the direction.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)

@@ -18,22 +18,22 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class O2NC(LoopMethod):
-    """First-order descent where the lower constraints give the hyper-objective kinks.
+    """First-order descent on hyper-objectives with kinks from lower constraints.
 
     `x ← x + Δ`, then `Δ ← clip(Δ − η oracle(z), D)` with z uniform on the step just taken. The
-    output of the theory is the mean of z over a block of `period` steps, drawn at random; the state
-    holds that of the last block as `mean`, and the norm of its mean hypergradient as
-    `certificate`: `mean` is a (period · D, certificate)-Goldstein point, up to the oracle's error.
-    For g strongly convex in y, inequalities linear or convex in y with independent active rows, f
+    output of the theory is the mean of z over a random block of `period` steps. The state holds the
+    mean of the last block as `mean`, and the norm of its mean hypergradient as `certificate`:
+    `mean` is a (period · D, certificate)-Goldstein point, up to the error of the oracle. Assumes g
+    strongly convex in y, inequalities linear or convex in y with independent active rows, and f
     and l Lipschitz. With an oracle of accuracy a, `D = Θ(δ ε²/L²)` and `η = Θ(δ ε³/L⁴)`, a
-    (δ, ε + a)-Goldstein point takes `O(δ⁻¹ ε⁻³)` calls, whatever the dimension. The price is that
-    of the oracle without its lower solves, whose length is not known beforehand.
+    (δ, ε + a)-Goldstein point takes `O(δ⁻¹ ε⁻³)` calls, independent of the dimension. `price` is
+    that of the oracle without its lower solves, whose length is not known beforehand.
 
     Attributes:
         x_update: moves Δ; a number is η.
         radius: D, the longest step.
-        period: M, about δ/D.
-        oracle: of hypergradients; `hypergrad.TwoPenalty` in the paper.
+        period: M, the number of steps of a block, about δ/D.
+        oracle: hypergradient oracle; `hypergrad.TwoPenalty` in the paper.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-3)

@@ -1,7 +1,7 @@
-"""Descent for hyper-objectives with kinks: an online learner chooses the next move of x.
+"""Descent on hyper-objectives with kinks: an online learner chooses the next move of x.
 
-The common loop of Kornowski and others' first-order and zeroth-order methods, which differ in the
-oracle for the hypergradient.
+The shared loop of the first-order and zeroth-order methods of Kornowski et al., which differ in
+the oracle for the hypergradient.
 """
 
 from typing import Any, NamedTuple
@@ -23,9 +23,9 @@ class OnlineState(NamedTuple):
     y: Lower  # where the next lower solve starts
     move: Upper  # Δ, the next move of x
     key: RandomKey
-    block: tuple[Upper, Upper]  # means of the points and of the hypergradients, this block so far
-    mean: Upper  # mean point of the last whole block: the output, one block at random
-    certificate: Scalar  # norm of the mean hypergradient of the last whole block
+    block: tuple[Upper, Upper]  # running means of the points and hypergradients of this block
+    mean: Upper  # mean point of the last complete block; the theory's output is a random one
+    certificate: Scalar  # norm of the mean hypergradient of the last complete block
     update: Any  # memory of the x update
 
 
@@ -48,7 +48,7 @@ class OnlineToNonconvex(NamedTuple):
         return Draws(upper=1, lower=1)
 
     def price(self, problem: Problem) -> Price:
-        """The calls of the oracle, without those of its lower solves."""
+        """The oracle calls of one hypergradient, without those of its lower solves."""
         return self.oracle.price
 
     def init(self, problem: Problem, x0: Upper, y0: Lower, key: RandomKey | None) -> OnlineState:

@@ -1,7 +1,7 @@
 """PIGD: gradient descent with inexact hypergradients at randomly perturbed points.
 
 Kornowski, Padmanabhan, Wang, Zhang, Sra. "First-order methods for linearly constrained bilevel
-optimization". NeurIPS 2024, arXiv:2406.12771. Its perturbed inexact gradient descent.
+optimization". NeurIPS 2024, arXiv:2406.12771: perturbed inexact gradient descent.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -30,17 +30,17 @@ class PIGDState(NamedTuple):
 
 
 class PIGD(AbstractMethod):
-    """`x ← x − η oracle(x + δ w)`, w uniform on the unit sphere: kinks are met by chance only.
+    """`x ← x − η oracle(x + δ w)`, w uniform on the unit sphere, which avoids kinks.
 
-    For g strongly convex in y, inequalities linear or convex in y with independent active rows, f
-    and l Lipschitz. With an oracle of accuracy a, an iterate drawn at random has a δ-Goldstein
-    subdifferential within `ε + √(aL)` of zero after `O(√n L³ δ⁻¹ ε⁻⁴)` calls. The authors ran
-    Adam on these hypergradients: give it as `x_update`. The price is that of the oracle without
-    its lower solves, whose length is not known beforehand.
+    Assumes g strongly convex in y, inequalities linear or convex in y with independent active rows,
+    and f and l Lipschitz. With an oracle of accuracy a, the δ-Goldstein subdifferential at a random
+    iterate is within `ε + √(aL)` of zero after `O(√n L³ δ⁻¹ ε⁻⁴)` calls. The authors use Adam with
+    these hypergradients; to do the same, pass it as `x_update`. `price` is that of the oracle
+    without its lower solves, whose length is not known beforehand.
 
     Attributes:
         radius: δ.
-        oracle: of hypergradients; `hypergrad.TwoPenalty` in the paper.
+        oracle: hypergradient oracle; `hypergrad.TwoPenalty` in the paper.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)

@@ -35,18 +35,18 @@ class SSIGD(AbstractMethod):
 
     l_q is the hyper-objective of the tilted lower loss `g + qᵀy`, with one small random q that
     makes it differentiable at any given x with probability one; `|l_q − l| ≤ L_f ‖q‖/μ`. The upper
-    loss may be sampled, the lower problem is solved on its batch. For g strongly convex in y over
-    linear constraints with an interior and independent active rows; stated for a fixed polytope,
-    while one that moves with x is differentiated as it moves.
+    loss may be sampled; the lower problem is solved on its batch. Assumes g strongly convex in y
+    over linear constraints with an interior and independent active rows. The theory is for a fixed
+    polytope; here the polytope may depend on x and is differentiated.
 
     With l_q weakly convex and β of order `K^(−1/2)` the mean squared gradient of its Moreau
-    envelope is `O(K^(−1/2))`; with l_q μ-strongly convex, `β = 1/(μ (k + 1))` gives an error of
-    `O(log K / K)`. The gradient itself does not vanish at a kink. The price is that of G, without
-    the lower solve.
+    envelope is `O(K^(−1/2))`. With l_q μ-strongly convex, `β = 1/(μ (k + 1))` gives an error of
+    `O(log K / K)`. The gradient itself does not vanish at a kink. `price` is that of G, without the
+    lower solve.
 
     Attributes:
-        deviation: of the entries of q, Gaussian.
-        oracle: of hypergradients; `hypergrad.ActiveSet` in the paper.
+        deviation: standard deviation of the Gaussian entries of q.
+        oracle: hypergradient oracle; `hypergrad.ActiveSet` in the paper.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)

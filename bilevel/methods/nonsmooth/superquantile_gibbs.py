@@ -1,4 +1,4 @@
-"""Descent of the worst (or best) lower minimiser, by Langevin chains and a superquantile.
+"""Descent for the worst (or best) lower minimiser, by Langevin chains and a superquantile.
 
 Masiha, Shen, Kiyavash, He. "Superquantile-Gibbs relaxation for minima-selection in bi-level
 optimization". 2025, arXiv:2505.05991.
@@ -25,28 +25,28 @@ from bilevel.updates import AbstractUpdate, as_update
 class SuperquantileGibbsState(NamedTuple):
     k: Scalar  # number of steps done
     x: Upper
-    y: Lower  # of the points in the tail, the one with the least lower loss
-    cloud: Any  # where the sampler goes on
+    y: Lower  # the point in the tail with the lowest lower loss
+    cloud: Any  # state of the sampler
     key: RandomKey
     update: Any  # memory of the x update
 
 
 class SuperquantileGibbs(AbstractMethod):
-    """Projected descent of a superquantile of f over the Gibbs measure of the lower loss.
+    """Projected descent on a superquantile of f over the Gibbs measure of the lower loss.
 
-    For `max f(x, y)` over the lower minimisers y (pessimistic), or the minimum, when these form a
-    manifold near which g satisfies the Polyak-Łojasiewicz inequality. That maximum is replaced by
-    the mean of the highest part d of f under `exp(−g/T)`, and x goes to a stationary point of this
-    smooth relaxation. (The (ε, ρ)-Goldstein points of the paper's fourth version belong to another
-    scheme, in which the relaxation gives values alone.) A draw of the sampler a step, and one
-    gradient of each level in x at every point. The gradient is a likelihood ratio, whose variance
-    grows like 1/T.
+    Minimises `max f(x, y)` over the lower minimisers y (pessimistic), or the minimum (optimistic).
+    The minimisers may form a manifold near which g satisfies the Polyak-Łojasiewicz inequality.
+    The maximum is replaced by the mean of the highest part d of f under `exp(−g/T)`, and x
+    converges to a stationary point of this smooth relaxation. (The (ε, ρ)-Goldstein points of the
+    paper's fourth version belong to another scheme, which uses only values of the relaxation.) A
+    step takes one draw of the sampler, and one gradient of each level in x at every point. The
+    gradient is a likelihood-ratio estimate, whose variance grows like 1/T.
 
     Attributes:
         sampler: `lower.MALA`, or `lower.Quadrature` for a y of few entries.
         temperature: T, a number or a schedule; 1e-2 to 1e-3 of the scale of g.
         level: d, a number or a schedule; 0.03 to 0.1.
-        pessimistic: otherwise the best of the minimisers is meant.
+        pessimistic: use the worst of the lower minimisers; if False, the best.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
@@ -66,8 +66,8 @@ class SuperquantileGibbs(AbstractMethod):
         return Draws(upper=1, lower=1)
 
     def price(self, problem: Problem) -> Price:
-        """The draw's calls, and at each point one gradient of each level in x; not the first
-        descent of the chains."""
+        """The calls of the draw, and one gradient of each level in x at each point; without the
+        initial descent of the chains."""
         draw, points = self.sampler.price(), self.sampler.points
         return draw._replace(
             lower_value=draw.lower_value + points,

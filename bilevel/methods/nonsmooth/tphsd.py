@@ -1,10 +1,10 @@
-"""TPHSD: subgradient steps tangent to the lower stationary points, and returns to them.
+"""TPHSD: subgradient steps tangent to the lower stationary points, with restoration steps.
 
 Xiao, Hu, Liu, Toh. "A Hybrid Subgradient Method for Nonsmooth Nonconvex Bilevel Optimization".
 2025, arXiv:2505.22040.
 A reconstruction: the problem, its two phases and the conditions on the steps are the paper's. The
-paper claims first-order information and adaptive constants; here products with second derivatives
-of g are taken, and the constants are fixed.
+paper claims first-order information and adaptive constants. This code uses products with second
+derivatives of g, and fixed constants.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -48,12 +48,13 @@ class TPHSD(AbstractMethod):
     second derivatives and fixed constants where the paper claims to need neither.
 
     Attributes:
-        x_update, y_update: give both the same: step `η_k`, `Σ η_k = ∞`, slower than the momentum.
+        x_update, y_update: use the same for both, with steps `η_k`, `Σ η_k = ∞`, slower than the
+            momentum.
         momentum: `θ_k → 0` with `η_k/θ_k → 0` and `θ_k²/η_k → 0`.
         multiplier_step: τ, at most `1/‖J‖²`.
         correction: β.
-        tol: the bound on `‖∇_y g‖` above which it is restored.
-        max_restore: descent steps of one restoration, at most.
+        tol: bound on `‖∇_y g‖`; above it a restoration starts.
+        max_restore: largest number of descent steps of one restoration.
     """
 
     x_update: AbstractUpdate = eqx.field(
@@ -82,7 +83,7 @@ class TPHSD(AbstractMethod):
         return Draws(upper=1, lower=1)
 
     def price(self, problem: Problem) -> Price:
-        """Of a tangent step; a restoration, of unknown length, is left out."""
+        """The oracle calls of a tangent step, without restorations, whose length is not known."""
         return Price(upper_grad=1, lower_grad=1, hvp=4, cross=3, cross_transposed=1)
 
     def init(self, problem: Problem, x0: Upper, y0: Lower, *, key=None) -> TPHSDState:
@@ -124,7 +125,7 @@ class TPHSD(AbstractMethod):
         return TPHSDState(k + 1, x, y, m, w, (sx, sy)), told
 
     def _restore(self, problem: Problem, state: TPHSDState, batch: Batch):
-        """Descent of `½ ‖c‖²` by Armijo's rule, until `‖c‖ ≤ tol/2`; the momentum starts afresh."""
+        """Armijo descent on `½ ‖c‖²` until `‖c‖ ≤ tol/2`; resets the momentum."""
 
         def square(z):
             x, y = z

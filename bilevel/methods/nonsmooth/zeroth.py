@@ -1,6 +1,6 @@
-"""Descent of x along differences of values of the hyper-objective: no derivative of it is taken.
+"""Descent of x along differences of values of the hyper-objective, without its derivatives.
 
-The common loop of IGFM and of Chen, Li and So's method, which differ in how a value is found.
+The shared loop of IGFM and of the method of Chen, Li and So, which differ in the value oracle.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from bilevel.updates import AbstractUpdate
 class ZerothState(NamedTuple):
     k: Scalar  # number of steps done
     x: Upper
-    y: Lower  # the lower minimiser last selected: where the next selections start
+    y: Lower  # last selected lower minimiser, where the next selections start
     key: RandomKey
     update: Any  # memory of the x update
 

@@ -1,7 +1,7 @@
-"""ZerothO2NC: clipped online-to-nonconvex conversion from values of the hyper-objective alone.
+"""ZerothO2NC: clipped online-to-nonconvex conversion, from values of the hyper-objective only.
 
 Kornowski, Padmanabhan, Wang, Zhang, Sra. "First-order methods for linearly constrained bilevel
-optimization". NeurIPS 2024, arXiv:2406.12771. Its zeroth-order algorithm, "Algorithm 3".
+optimization". NeurIPS 2024, arXiv:2406.12771: the zeroth-order algorithm, "Algorithm 3".
 """
 
 from typing import ClassVar
@@ -19,21 +19,22 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class ZerothO2NC(LoopMethod):
-    """Values of the hyper-objective, each by a lower solve; no multipliers, no hypergradient.
+    """Zeroth-order version of O2NC: values by lower solves, no multipliers, no hypergradient.
 
-    The loop of `O2NC` with the slope between two values, at z ± `smoothing` along a random
-    direction, for the hypergradient. For l Lipschitz and any lower problem that can be solved to a
-    tolerance: values wrong by a cost `a n / smoothing`. A (δ, ε)-Goldstein point takes
-    `O(n δ⁻¹ ε⁻³)` values, with `period · radius = δ − smoothing`. `mean` and `certificate` of the
-    state are as in `O2NC`; the certificate is that of noisy slopes. The price is that without the
-    lower solves, whose length is not known beforehand.
+    The loop of `O2NC`, with the difference quotient of two values, at z ± `smoothing` along a
+    random direction, as the hypergradient. Assumes l Lipschitz, and works for any lower problem
+    that can be solved to a tolerance: an error a of the values gives an error of
+    `a n / smoothing`. A (δ, ε)-Goldstein point takes `O(n δ⁻¹ ε⁻³)` values, with
+    `period · radius = δ − smoothing`. `mean` and `certificate` in the state are as in `O2NC`, but
+    the certificate is computed from noisy difference quotients. `price` does not include the lower
+    solves, whose length is not known beforehand.
 
     Attributes:
         x_update: moves Δ, the next move of x; a number is η.
         radius: D, the longest step.
-        period: M, the steps of a block.
-        smoothing: ρ, half the distance of the two points.
-        solver: of the lower problem; `lower.ToTolerance()` takes first derivatives only.
+        period: M, the number of steps of a block.
+        smoothing: ρ, half the distance between the two points.
+        solver: solver of the lower problem; `lower.ToTolerance()` uses only first derivatives.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-3)
