@@ -78,8 +78,8 @@ class NewtonCG(AbstractLowerSolver):
     and the gradient shorter, which a short enough step always is when the loss is strongly convex:
     so it comes home from afar, and converges superlinearly near the minimiser. Of a quadratic it is
     little more than one run of conjugate gradients. Ends, too, when no step shortens the gradient
-    any more, or ten in a row hardly do, which is rounding. `steps` counts the gradients at new points and the products with H,
-    and is at most about `max_steps`.
+    any more, or ten in a row hardly do, which is rounding. `steps` counts the gradients at new
+    points and the products with H, and is at most about `max_steps`.
     Constraints on y are not seen by it. Not differentiable in reverse mode.
 
     Attributes:

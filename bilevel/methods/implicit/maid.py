@@ -58,8 +58,9 @@ class MAID(AbstractMethod):
     A step costs what it needs; `info` counts. In single precision a change of l within rounding is
     accepted, too, where the certified gradient and the curvature of the last move foretell a
     decrease. It ends with `exhausted` = 1 where rounding leaves no step at all (in double precision
-    near `‖∇l‖ = 1e-7 √|l|`); x then stays, and `bl.solve` stops, "stalled" in single precision. Loops of unknown length inside: it jits, scans and maps, and cannot be
-    differentiated in reverse mode. Meant for full batches: accuracy is of no use on samples.
+    near `‖∇l‖ = 1e-7 √|l|`); x then stays, and `bl.solve` stops, "stalled" in single precision.
+    Loops of unknown length inside: it jits, scans and maps, and cannot be differentiated in reverse
+    mode. Meant for full batches: accuracy is of no use on samples.
 
     With an upper set steps are projected, `‖x⁺ − x‖/a` is in the place of `‖z‖`; this is sound (the
     projection only helps) and beyond the paper.
