@@ -81,7 +81,7 @@ def upper_ray(
 ) -> tuple[np.ndarray, float] | None:
     """A direction of x along which the upper loss falls for ever, y answering, and where it got.
 
-    The follower is asked at three distances along the axes and the downhill direction.
+    The follower is asked at three distances: along the axes, downhill, and on from the start.
     """
     f, n = functions, functions.n
     if n == 0:
@@ -93,12 +93,16 @@ def upper_ray(
     own = np.abs(J[:, n:]).max(1, initial=0) == 0
     straight = [[k for k in rows if f.linear[k] and own[k]] for rows in (f.G, f.H)]
     ways = recession(tries, J[straight[0]][:, :n], J[straight[1]][:, :n])
-    if not len(ways):
+    dz = np.concatenate([ways.reshape(-1, n), ways.reshape(-1, n) @ D.T], 1)
+    # Where rows tie x and y: the direction from the start to here, and downhill in both at once.
+    rows = [[k for k in part if f.linear[k]] for part in ([*f.G, *f.g], [*f.H, *f.h])]
+    both = recession(np.stack([z - f.z0, -J[UPPER]]), J[rows[0]], J[rows[1]])
+    dz = np.concatenate([dz, both[np.linalg.norm(both[:, :n], axis=1) > 1e-6]])
+    if not len(dz):
         return None
-    size = 1 + np.abs(z[:n]).max(initial=0)
-    t = size * AWAY
-    dz = np.concatenate([ways, ways @ D.T], 1)
-    # The answers that follow y's own branch must fall before the follower is asked.
+    dz /= np.linalg.norm(dz[:, :n], axis=1, keepdims=True)
+    ways = dz[:, :n]
+    t = (1 + np.abs(z[:n]).max(initial=0)) * AWAY
     guess = (z + dz[:, None] * t[:, None]).reshape(-1, f.size)
     answers = follower.respond(guess[:, :n], 2, guess[:, None, n:])
     upper, _ = f.violations(answers.c)
