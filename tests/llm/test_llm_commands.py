@@ -307,6 +307,7 @@ def test_a_mesh_writes_the_same_folder(folder, feedback, tmp_path, rank, on_devi
         (["--method", "dpo"], "dpo needs --prefs"),
         (["--demos", "missing.jsonl"], "missing.jsonl is not a file"),
         (["--length", "4"], "line 1: "),
+        (["--new", "31"], "together do not fit into 32. Lower --new to "),
         (["--length", "4000"], "the model reads 32 tokens; 4000"),
         (["--model", "nowhere"], "nowhere has no tokenizer.json"),
         (["--layers", "9"], "9 layers are to be adapted; the model has 2"),
@@ -327,6 +328,10 @@ def test_a_wrong_use_is_refused_in_a_sentence(folder, feedback, tmp_path, change
     ("changes", "told"),
     [
         (["--method", "ppp"], "--method is 'ppp'; one of irl, aihf"),
+        (["--beta", "0"], "--beta is 0.0; a number above 0 is needed."),
+        (["--rate", "inf"], "--rate is inf; a finite number is needed."),
+        (["--reward-rate", "inf"], "--reward-rate is inf; a finite number is needed."),
+        (["--divergence", "nan"], "--divergence is nan; a number above 0 is needed."),
         (["--steps", "0"], "--steps is 0; a whole number of at least 1 is needed."),
         (["--steps", "1.5"], "--steps is '1.5'; a whole number of at least 1 is needed."),
         (["--held-out", "0.95"], "--held-out is 0.95; a number from 0 to 0.9 is needed."),
@@ -358,7 +363,7 @@ def test_options_reach_the_method():
     assert aihf.rounds == Rounds(2, 7, stored=False, replay=False, fresh=True)
     assert isinstance(aihf.step, Adaptive)
     assert float(aihf.step.target) == 0.5
-    step = aihf.step.how
+    step = aihf.step.policy_step
     assert isinstance(step, PPO)
     assert (step.samples, step.epochs, float(step.clip)) == (3, 2, pytest.approx(0.1))
     plays = method_of(Settings(method=Method.AIHF_SELF_PLAY, rounds=3, replay=True))
@@ -366,6 +371,38 @@ def test_options_reach_the_method():
     assert (plays.rounds, plays.replay) == (3, True)
     assert isinstance(method_of(Settings(policy_step=PolicyStep.GRPO)).step, GRPO)
     assert method_of(Settings()).rounds is None
+
+
+def lines(path, *rows):
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+def test_bad_rows_are_left_out_where_asked_for(folder, tmp_path):
+    good = {"prompt": "hello", "completion": " world"}
+    file = lines(tmp_path / "d.jsonl", good | {"id": 1}, "{", good | {"prompt": "a" * 99}, good)
+    asked = {"method": Method.SFT, "batch": 2, "held_out": 0.0}
+    with pytest.raises(ValueError, match=r"line 2: not JSON.* 2 rows are bad \(lines 2, 3\)"):
+        session.load(folder, file, None, Settings(**asked))
+    found = session.load(folder, file, None, Settings(**asked, skip_bad=True))
+    keys, skipped = found.notes
+    assert keys.endswith('keys that are not read: "id" (1 row).')
+    assert "2 rows are bad (lines 2, 3); left out. The first: " in skipped
+    lines(file, "{", "}")
+    with pytest.raises(ValueError, match=r"no demonstrations that can be used.* 2 rows are bad"):
+        session.load(folder, file, None, Settings(**asked, skip_bad=True))
+
+
+def test_what_is_held_out_leaves_something_to_learn_from(folder, tmp_path):
+    file = lines(tmp_path / "d.jsonl", *[{"prompt": "hello", "completion": " world"}] * 2)
+    with pytest.raises(ValueError, match=r"held_out is 0\.9, which leaves none of the 2 demonstr"):
+        session.load(folder, file, None, Settings(method=Method.SFT, held_out=0.9))
+
+
+def test_pairs_that_are_all_equal_are_refused(folder, tmp_path):
+    row = {"prompt": "hello", "chosen": " world", "rejected": " world"}
+    with pytest.raises(ValueError, match=r"no preferences that can be used.* 1 pair has two equal"):
+        session.load(folder, None, lines(tmp_path / "p.jsonl", row), Settings(method=Method.DPO))
 
 
 def test_few_rows_are_not_split_over_many_devices():

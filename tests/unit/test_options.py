@@ -69,6 +69,7 @@ def test_a_field_tells_all_about_an_option():
         ({"coats": None}, "coats is None; a whole number of at least 1 is needed."),
         ({"area": 0.0}, "area is 0.0; a number above 0 is needed."),
         ({"area": float("nan")}, "area is nan; a number above 0 is needed."),
+        ({"area": float("inf")}, "area is inf; a finite number is needed."),
         ({"share": 1.1}, "share is 1.1; a number from 0 to 1 is needed."),
         ({"rooms": (3, 0)}, "rooms is '3,0'; two whole numbers of at least 1, such as 4,2, are"),
         ({"rooms": 3}, "rooms is 3; two whole numbers"),
