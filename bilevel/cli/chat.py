@@ -33,18 +33,24 @@ def run(options: Chat) -> None:
     drawing = Drawing(new=options.new, temperature=options.temperature, top_p=options.top_p)
     talk = open_talk(options.model, drawing, options.seed)
     if options.prompt is not None:
-        console.out(plain(talk.say(options.prompt)), highlight=False)
+        _tell(console, talk.say(options.prompt))
         return
     console.print("An empty line ends the talk.", style="dim")
     for line in sys.stdin:
         if not line.strip():
             break
-        console.out(plain(talk.say(line.rstrip("\n"))), highlight=False)
+        _tell(console, talk.say(line.rstrip("\n")))
 
 
 def plain(text: str) -> str:
     """What a model said without control characters, so that a terminal obeys none."""
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+
+
+def _tell(console: Console, said: str) -> None:
+    """To the letter: the console would read codes of emoji, and turn tabs into spaces."""
+    console.file.write(f"{plain(said)}\n")
+    console.file.flush()
 
 
 @dataclass

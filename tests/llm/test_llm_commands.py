@@ -309,7 +309,7 @@ def test_a_mesh_writes_the_same_folder(folder, feedback, tmp_path, rank, on_devi
         (["--length", "4"], "line 1: "),
         (["--new", "31"], "together do not fit into 32. Lower --new to "),
         (["--length", "4000"], "the model reads 32 tokens; 4000"),
-        (["--model", "nowhere"], "nowhere has no tokenizer.json"),
+        (["--model", "no/such/model"], "no/such/model is not a folder"),
         (["--layers", "9"], "9 layers are to be adapted; the model has 2"),
         (["--out", "no/such/place"], "there is no folder"),
         (["--mesh", "4,2"], "--batch is 2, which cannot be split over the 4 devices of --mesh 4,2"),

@@ -1,4 +1,4 @@
-"""What `--model` may be: a folder, a GGUF file, or a name on the hub; and what chat prints of it."""
+"""What `--model` may be: a folder, a GGUF file, a name on the hub; and what chat prints."""
 
 import http.server
 import io
@@ -74,20 +74,11 @@ def test_a_gguf_file_chats_and_is_aligned(gguf_file, tmp_path):
 
 
 def test_a_torn_gguf_file_is_refused(gguf_file, tmp_path):
-    """At any length, and with any byte of its head changed, it is read or refused in words."""
     content, torn = gguf_file.read_bytes(), tmp_path / "torn.gguf"
-    rng = np.random.default_rng(0)
-    spoilt = [content[:length] for length in (0, 3, 8, 24, 100, 500, 1500, len(content) - 9)]
-    for at in rng.integers(0, 1500, 120):
-        spoilt.append(content[:at] + bytes([rng.integers(256)]) + content[at + 1 :])
-    refused = 0
-    for one in spoilt:
-        torn.write_bytes(one)
-        try:
-            in_numpy(find.find(torn))
-        except (ValueError, OSError):
-            refused += 1
-    assert 20 < refused < len(spoilt)
+    for length in (0, 3, 8, 24, 100, 500, 1500, len(content) // 2, len(content) - 9):
+        torn.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="is not a GGUF file, or is cut off"):
+            find.find(torn)
 
 
 # --- the hub -----------------------------------------------------------------------------------
