@@ -104,6 +104,8 @@ def check_number(what: str, value: Any, allowed: Range) -> str | None:
     if isinstance(value, Tracer) or not hasattr(value, "dtype"):
         return None
     numbers = np.asarray(value).astype(float)
+    if not numbers.size:
+        return f"{what} holds no number; {allowed.words} is needed."
     fine = np.isfinite(numbers) | (allowed.infinite & ~np.isnan(numbers))
     if np.all(fine & allowed.holds(numbers)):
         return None

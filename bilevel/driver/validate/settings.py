@@ -39,8 +39,8 @@ def check_options(options: Any) -> None:
     tol = options.tol
     if isinstance(tol, bool) or not isinstance(tol, int | float | np.floating | np.integer):
         raise TypeError(f"tol is {shown(tol)}; a number of at least 0 is needed.")
-    if not (tol >= 0 and math.isfinite(tol)):
-        raise ValueError(f"tol is {tol}; a number of at least 0 is needed.")
+    if not 0 <= tol < math.inf or tol > 1e300:
+        raise ValueError(f"tol is {shown(tol)}; a number of at least 0 is needed.")
     for name, allowed in (("progress", (True, False, None)), ("certify", (True, False))):
         value = getattr(options, name)
         if not any(value is one for one in allowed):

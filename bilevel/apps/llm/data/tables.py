@@ -25,6 +25,8 @@ KINDS = {  # how other files begin
     b"\x80\x05": "a pickle",
 }
 NAMES = {".csv": "a CSV table", ".tsv": "a TSV table", ".xlsx": "an Excel table"}
+MOST_BYTES = 1 << 31  # of a file, unpacked
+MOST_OF_A_LINE = 1 << 26
 WANTED = "JSONL, one object a line, is needed (also compressed by gzip), or parquet"
 
 
@@ -48,7 +50,8 @@ def records(file: str | Path, findings: Findings) -> list[Record]:
         raise FileNotFoundError(f"{file} is not a file but a folder; {WANTED}.")
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not a file.")
-    content = file.read_bytes()
+    with file.open("rb") as opened:
+        content = opened.read(MOST_BYTES + 1)
     if content.startswith(PARQUET):
         rows = enumerate(_parquet(content, file), 1)
         found = [Record(row, LineRef(file, number)) for number, row in rows]
@@ -65,9 +68,14 @@ def _plain(content: bytes, file: Path) -> bytes:
     """JSONL as bytes."""
     if content.startswith(GZIP):
         try:
-            content = gzip.decompress(content)
+            with gzip.open(io.BytesIO(content)) as opened:
+                content = opened.read(MOST_BYTES + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{file} is compressed by gzip, but damaged: {error}.") from error
+    if len(content) > MOST_BYTES:
+        raise ValueError(
+            f"{file} holds more than {MOST_BYTES >> 20} MiB of text; split it into several files."
+        )
     for start, kind in KINDS.items():
         if content.startswith(start):
             raise ValueError(f"{file} is {kind}; {WANTED}.")
@@ -82,6 +90,10 @@ def _plain(content: bytes, file: Path) -> bytes:
 
 
 def _line(where: LineRef, line: bytes) -> Record | None:
+    if len(line) > MOST_OF_A_LINE:
+        raise where.wrong(
+            f"{len(line) >> 20} MiB long; a line of at most {MOST_OF_A_LINE >> 20} is needed."
+        )
     try:
         text = line.decode("utf-8-sig" if where.line == 1 else "utf-8")
     except UnicodeDecodeError as error:
