@@ -23,17 +23,17 @@ class ChenLiSo(LoopMethod):
     """Zeroth order in x, with values from a penalty: optimistic or pessimistic.
 
     x moves along `n/(2r) (l(x + r u) − l(x − r u)) u`, u uniform on the unit sphere, where
-    `l(x) ≈ min over y of f + λ (g − min g)`, or the pessimistic `max f − λ (g − min g)`. Two value
-    oracles a step, of two lower solves each. Assumes closed and convex sets of lower minimisers, a
-    uniform error bound (as under the Polyak-Łojasiewicz inequality) and Lipschitz second
-    derivatives of g: then the set moves smoothly, the pessimistic l is weakly convex and the
-    optimistic one weakly concave. With K steps of size `n^(−1/2) K^(−1/2)`, a radius of `K^(−1/2)`
-    and values exact to `n^(−3/4) K^(−3/4)`, a random iterate is near a stationary one after
-    `Õ(ε⁻⁴)` steps. For the pessimistic l that is measured by the Moreau envelope; for the
-    optimistic one by Clarke's subdifferentials, the distance of 0 from all those in a ball of
-    radius `K^(−1/4)`. On a finite λ the answer is that of the penalised problem, O(1/λ) off.
+    `l(x) ≈ min over y of f + λ (g − min g)`, or the pessimistic `max f − λ (g − min g)`. A step
+    takes two values of l, each by two lower solves. Assumes closed and convex sets of lower
+    minimisers, a uniform error bound (as under the Polyak-Łojasiewicz inequality) and Lipschitz
+    second derivatives of g. Then the set moves smoothly, the pessimistic l is weakly convex and the
+    optimistic l weakly concave. With K steps of size `n^(−1/2) K^(−1/2)`, a radius of `K^(−1/2)`
+    and values exact to `n^(−3/4) K^(−3/4)`, a random iterate is nearly stationary after `Õ(ε⁻⁴)`
+    steps. Stationarity is measured by the Moreau envelope for the pessimistic l. For the optimistic
+    l it is the distance of 0 from the Clarke subdifferentials in a ball of radius `K^(−1/4)`. For a
+    finite λ the result is that of the penalised problem, with an error of O(1/λ).
 
-    A `lower_set` is outside the paper: a box can destroy the weak convexity.
+    The paper does not cover a `lower_set`: a box can destroy the weak convexity.
 
     Attributes:
         selection: the value oracle, `PenalisedSelection(penalty, pessimistic)`.

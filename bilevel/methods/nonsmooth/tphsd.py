@@ -38,14 +38,14 @@ class TPHSDState(NamedTuple):
 class TPHSD(AbstractMethod):
     """Two phases for `min f(x, y)` over the points where `∇_y g = 0`: f nonsmooth, g nonconvex.
 
-    While `c = ∇_y g` is small, z = (x, y) moves along `m − J w + β J c`: m a running mean of
-    subgradients of f, `J = [∂²g/∂x∂y; ∂²g/∂y²]` the derivative of c, w its least-squares
-    multiplier; a tangent step and a normal correction. When `‖c‖` exceeds a bound, a phase of
-    line-searched descent of `½ ‖c‖²` restores it to half of that. One subgradient, two products
-    with J and one with its transpose a step. Needs J of full rank on the feasible set, which
-    allows folds, where ∂²g/∂y² alone is singular; limit points are stationary, without a rate.
-    Lower maxima and saddles are feasible, too, and are passed through. A reconstruction, with
-    second derivatives and fixed constants where the paper claims to need neither.
+    While `c = ∇_y g` is small, z = (x, y) moves along `m − J w + β J c`. Here m is a running mean
+    of subgradients of f, `J = [∂²g/∂x∂y; ∂²g/∂y²]` the derivative of c, and w its least-squares
+    multiplier: a tangent step and a normal correction. When `‖c‖` exceeds a bound, descent steps
+    on `½ ‖c‖²` with a line search reduce it to half of the bound. A step takes one subgradient,
+    two products with J and one with its transpose. Needs J of full rank on the feasible set. This
+    allows folds, where ∂²g/∂y² alone is singular. Limit points are stationary; there is no rate.
+    Lower maxima and saddle points are also feasible. A reconstruction, with second derivatives and
+    fixed constants, which the paper claims to avoid.
 
     Attributes:
         x_update, y_update: use the same for both, with steps `η_k`, `Σ η_k = ∞`, slower than the

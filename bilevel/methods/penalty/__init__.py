@@ -1,4 +1,4 @@
-"""Methods that penalise the lower value gap or the lower gradient: first order, but for G-PBGD."""
+"""Methods that penalise the lower value gap or gradient. All except G-PBGD are first order."""
 
 from bilevel.methods.penalty.bome import BOME
 from bilevel.methods.penalty.bvfsm import BVFSM

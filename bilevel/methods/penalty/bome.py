@@ -1,4 +1,4 @@
-"""BOME: x and y move together, under the constraint that the lower value gap shrinks.
+"""BOME: x and y move together, with the constraint that the lower value gap decreases.
 
 Liu, Ye, Wright, Stone, Liu. "BOME! Bilevel optimization made easy: a simple first-order
 approach". NeurIPS 2022, arXiv:2209.08709.
@@ -32,23 +32,24 @@ class BOMEState(NamedTuple):
 
 
 class BOME(AbstractMethod):
-    """Joint descent of the upper loss with the lower value gap as a barrier: first order.
+    """Joint descent on the upper loss that decreases the lower value gap: first order.
 
-    With z a few gradient steps from y on g(x, ·) and `q = g(x, y) − g(x, z)`, z held fixed, (x, y)
-    moves along `∇f + λ ∇q`, the direction nearest to ∇f along which q falls at the rate
-    `η ‖∇q‖²` or `η q`. Deterministic: a step uses one batch. The lower loss need only
-    satisfy the Polyak-Łojasiewicz inequality. With steps of order `K^(−1/2)` the KKT residual
-    `‖∇f + λ ∇q‖² + q` is `O(K^(−1/4))` but for a term `exp(−lower_steps)`: z short of the minimiser
-    makes the limit that of a Neumann series of `lower_steps` terms with the z step. Constant steps
-    end in an oscillation across `q = 0` of the order of the step. Free variables only: where x is
-    projected, the multiplier counts on moves that the set forbids, and y settles beside y*(x).
+    With z a few gradient steps from y on g(x, ·) and `q = g(x, y) − g(x, z)`, z fixed, (x, y)
+    moves along `∇f + λ ∇q`, the direction closest to ∇f along which q decreases at the rate
+    `η ‖∇q‖²` or `η q`. Deterministic: a step uses one batch. The lower loss only has to satisfy
+    the Polyak-Łojasiewicz inequality. With steps of order `K^(−1/2)` the KKT residual
+    `‖∇f + λ ∇q‖² + q` is `O(K^(−1/4))` up to a term `exp(−lower_steps)`. Because z is not exactly
+    the minimiser, the limit is that of a Neumann series of `lower_steps` terms with the z step.
+    Constant steps end in an oscillation across `q = 0` of the order of the step size. For free
+    variables only: with a projection of x the multiplier would rely on moves that the set does not
+    allow, and y would not converge to y*(x).
 
     Attributes:
-        x_update, y_update: give both the same step ξ, for (x, y) moves along one direction; the
-            multiplier is made for that.
-        z_update: the lower steps of z, which starts from y each time; at most 1/L.
+        x_update, y_update: use the same step size ξ for both. The multiplier assumes that (x, y)
+            moves along one direction.
+        z_update: update of z, which starts from y in each step; step size at most 1/L.
         decrease: η.
-        value_based: the rate of decrease is `η q`, otherwise `η ‖∇q‖²`.
+        value_based: whether the rate of decrease is `η q`; otherwise it is `η ‖∇q‖²`.
     """
 
     x_update: AbstractUpdate = eqx.field(
@@ -71,7 +72,7 @@ class BOME(AbstractMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """x and y steps of order `K^(−1/2)`; z 1/L, until its error has shrunk a thousandfold."""
+        """x and y steps of order `K^(−1/2)`; z steps 1/L, enough to reduce its error to 1e-3."""
         together = horizon(min(1 / constants.L, 1 / constants.hyper_L), 1 / 2, steps)
         return cls(together, together, 1 / constants.L, series_terms(constants, 1e-3))
 
@@ -79,7 +80,7 @@ class BOME(AbstractMethod):
         return Draws(upper=1, lower=1)
 
     def price(self, problem: Problem) -> Price:
-        """The two values are what the KKT residual is made of; the gradients pass through them."""
+        """The oracle calls of one step. The two values are for the KKT residual."""
         steps = self.lower_steps
         return Price(upper_grad=1, lower_value=2, lower_grad=steps + 1, lower_grad_x=2)
 

@@ -3,9 +3,9 @@
 Liu, Liu, Zeng, Zhang, Zhang. "Value-function-based sequential minimization for bi-level
 optimization". IEEE TPAMI 2023, arXiv:2110.04974. Recalled, not checked against the text.
 Differs from the released code: there x moves along `∇_x f + w (∇_x g(x, y) − ∇_x g(x, z))` with
-`w = s/(v + n)`, n a constant, whatever g(x, y) is, and the regularisers of z and of y have weights
-of their own. Here `w = s/(v − g(x, y))`, kept finite by a line search on y, and one θ serves for
-both regularisers and for the slack of v.
+`w = s/(v + n)`, n a constant, for any g(x, y), and the regularisers of z and y have separate
+weights. Here `w = s/(v − g(x, y))`, kept finite by a line search on y, and one θ is used for both
+regularisers and for the slack of v.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -46,21 +46,22 @@ class Regularised(eqx.Module):
 
 
 class BVFSM(AbstractMethod):
-    """Interior descent on the upper loss among the nearly optimal lower points: first order.
+    """Interior-point descent on the upper loss over nearly optimal lower points: first order.
 
-    With θ, σ, s that go to zero: z takes `lower_steps` steps down `g + ½ θ ‖z‖²`, which gives the
-    relaxed value `v = g(x, z) + ½ θ ‖z‖² + θ`; y takes `y_steps` steps down
-    `f + ½ θ ‖y‖² − s log(v − g(x, y))`, each halved until y stays inside and the sum falls enough;
-    x moves along `∇_x f + (s/(v − g(x, y))) (∇_x g(x, y) − ∇_x g(x, z))`. Deterministic: one batch
-    serves a whole step. The lower loss may be nonconvex, with many minimisers, as long as z finds a
-    least one; the optimistic answer is found, slowly: the error is of the order of θ, so it is
-    a first search, to be polished by a penalty method. Asymptotic convergence only.
+    θ and s go to zero. z takes `lower_steps` descent steps on `g + ½ θ ‖z‖²`, which gives the
+    relaxed value `v = g(x, z) + ½ θ ‖z‖² + θ`. y takes `y_steps` descent steps on
+    `f + ½ θ ‖y‖² − s log(v − g(x, y))`; each is halved until y is in the interior and the value
+    decreases enough. x moves along `∇_x f + (s/(v − g(x, y))) (∇_x g(x, y) − ∇_x g(x, z))`.
+    Deterministic: a step uses one batch. The lower loss may be nonconvex with many minimisers, as
+    long as z finds a global one. The method converges to the optimistic solution, but slowly: the
+    error is of order θ. Use it for a first search and refine the result with a penalty method.
+    Only asymptotic convergence is known.
 
     Attributes:
-        z_update: the steps of z, at most `1/(L + θ)`.
-        y_step: the first y step tried.
-        slack: θ of step k.
-        barrier: s of step k.
+        z_update: update of z, with step size at most `1/(L + θ)`.
+        y_step: the first trial step of y.
+        slack: θ, as a function of the step number k.
+        barrier: s, as a function of the step number k.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=2e-2)
@@ -86,7 +87,7 @@ class BVFSM(AbstractMethod):
         return Draws(upper=1, lower=1)
 
     def price(self, problem: Problem) -> Price:
-        """Without the line searches: each trial takes a value of both losses."""
+        """The oracle calls without the line searches, whose trials take a value of both losses."""
         steps = self.y_steps
         return Price(
             upper_value=steps,
@@ -123,7 +124,7 @@ class BVFSM(AbstractMethod):
             return trees.axpy(theta, y, trees.axpy(s / left, g_y, f_y))
 
         def inner(y) -> tuple[Scalar, Scalar]:
-            """The inner objective, infinite outside, and the room."""
+            """The inner objective, infinite outside, and `room(y)`."""
             left = room(y)
             f = oracles.upper_value(problem, x, y, batch.upper).astype(dtype)
             barred = -s * jnp.log(jnp.where(left > 0, left, 1))
@@ -136,7 +137,7 @@ class BVFSM(AbstractMethod):
             y, left, now = _armijo(inner, y, left, now, d, self.y_step(k).astype(dtype))
             return (y, left, now), None
 
-        y = trees.where(room(y) > 0, y, z)  # inside, for a larger θ than the last is not given
+        y = trees.where(room(y) > 0, y, z)  # θ does not increase, so z is in the interior
         now, left = inner(y)
         (y, left, _), _ = jax.lax.scan(search, (y, left, now), length=self.y_steps)
         upper, f_x = oracles.upper_grad_x(problem, x, y, batch.upper)
@@ -162,7 +163,7 @@ class _Trial(NamedTuple):
 
 
 def _armijo(inner, y: Lower, left: Scalar, now: Scalar, d: Lower, step: ScalarLike):
-    """Along −d, the step halved until the value falls by a ten-thousandth of what d promises."""
+    """Backtracking along −d, until the value decreases by 1e-4 times the predicted decrease."""
     square = trees.dot(d, d).astype(now.dtype)
 
     def attempt(step, halvings) -> _Trial:

@@ -1,9 +1,9 @@
-"""F2BA: the penalty method with a large constant penalty and differences of any order up to 4.
+"""F2BA: the penalty method with a large constant penalty and differences of order 1 to 4.
 
 Chen, Ma, Zhang. "Near-optimal nonconvex-strongly-convex bilevel optimization with fully
 first-order oracles". JMLR 2025, arXiv:2306.14853. Higher orders (F2SA-p): arXiv:2509.02937.
-Differs from the released code: the lower gradient of the y step is taken at y, not at z, and z is
-kept between steps. The y step is stated for `∇_y g + ∇_y f/λ`: the paper's step times λ.
+Differs from the released code: the lower gradient of the y step is evaluated at y, not at z, and z
+is kept between steps. The y step size is that for `∇_y g + ∇_y f/λ`: the paper's step size times λ.
 """
 
 from typing import ClassVar, Self
@@ -20,16 +20,17 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class F2BA(LoopMethod):
-    """Penalty method whose x step does not shrink with the penalty: no Hessian products.
+    """Penalty method with an x step size independent of the penalty: no Hessian products.
 
-    With `y_s` the minimiser of `g + s f` and `λ = penalty`, x moves along a difference in s of
-    `∇_x (g + s f)(x, y_s)`; order 1 is `∇_x f(x, y) + λ (∇_x g(x, y) − ∇_x g(x, z))` with y at
-    `s = 1/λ`, z at `s = 0`. Each y_s takes `lower_steps` steps from where it was. The bias of the
-    hypergradient is `O(1/λ^order)`; the penalised objective is smooth whatever λ, so the x step
-    stays that of gradient descent. Assumes a lower loss strongly convex in y, `λ > 2 L_f/μ` (4 for
-    orders 3 and 4), y steps of at most 1/L and lower steps of order `κ log λ`. Without noise the
-    squared hypergradient is `O(1/K)`. With noise, samples of g common to all y_s keep the noise of
-    the difference bounded; sample losses with Lipschitz gradients improve the rate to `ε⁻²`.
+    With `y_s` the minimiser of `g + s f` and `λ = penalty`, x moves along a finite difference in s
+    of `∇_x (g + s f)(x, y_s)`. Order 1 is `∇_x f(x, y) + λ (∇_x g(x, y) − ∇_x g(x, z))` with y at
+    `s = 1/λ` and z at `s = 0`. Each y_s takes `lower_steps` warm-started steps. The bias of the
+    hypergradient is `O(1/λ^order)`. The smoothness of the penalised objective does not depend on λ,
+    so the x step size is that of gradient descent. Assumes a lower loss strongly convex in y,
+    `λ > 2 L_f/μ` (4 for orders 3 and 4), y steps of at most 1/L and lower steps of order
+    `κ log λ`. Without noise the squared hypergradient is `O(1/K)`. With noise, common samples of g
+    for all y_s keep the noise of the difference bounded; sample losses with Lipschitz gradients
+    improve the rate to `ε⁻²`.
 
     Attributes:
         y_update: moves each y_s along `∇_y g + s ∇_y f`.
@@ -52,8 +53,8 @@ class F2BA(LoopMethod):
     def theory(cls, constants: Constants, *, steps: int | None = None, order: int = 1) -> Self:
         """Constant x and y steps, a penalty of order `K^(1/(2p))`: a bias of order `K^(−1/2)`.
 
-        The penalty starts above `2 L_f/μ` times the largest node; lower errors shrink a
-        thousandfold a step.
+        The penalty starts above `2 L_f/μ` times the largest node. The lower steps reduce the lower
+        error to 1e-3 in each step.
         """
         widest = max(map(abs, hypergrad.differences(order)[0]))
         return cls(

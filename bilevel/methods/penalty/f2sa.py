@@ -1,9 +1,9 @@
-"""F2SA: the lower problem as a penalty; first derivatives only.
+"""F2SA: the lower problem as a penalty, with first derivatives only.
 
 Kwon, Kwon, Wright, Nowak. "A fully first-order method for stochastic bilevel optimization".
 ICML 2023, arXiv:2301.10945.
-Differs from the paper: the y step is stated for `∇_y g + ∇_y f/λ`, that is, the paper's step
-times λ, so that it does not depend on the penalty; common samples are the default; y and z are
+Differs from the paper: the y step size is that for `∇_y g + ∇_y f/λ`, that is, the paper's step
+size times λ, so that it does not depend on the penalty; common samples are the default; y and z are
 projected on `lower_set` when there is one, which the paper's analysis does not cover.
 """
 
@@ -30,9 +30,9 @@ class F2SA(LoopMethod):
     `k^(1/7)` the mean squared hypergradient is `O(K^(−2/7))`.
 
     Attributes:
-        y_update: moves y along `∇_y g + ∇_y f/λ_k`; a step like that of z is right.
-        penalty: λ as a function of the step number; it must not outgrow what y can follow.
-        common_samples: evaluate g at y and at z on the same samples. Without, the noise of the
+        y_update: moves y along `∇_y g + ∇_y f/λ_k`; use a step size like that of z.
+        penalty: λ as a function of the step number; it must grow slowly enough for y to follow.
+        common_samples: evaluate g at y and at z on the same samples. If False, the noise of the
             x direction is multiplied by λ.
     """
 
@@ -61,16 +61,16 @@ class F2SA(LoopMethod):
         upper_noise: bool = True,
         lower_noise: bool = True,
     ) -> Self:
-        """Exponents by where the noise is; the penalty starts at `2 L_f/μ` and outgrows the bias.
+        """Exponents for the given noise; the penalty starts at `2 L_f/μ` and grows with K.
 
-        x steps `K^(−a)`, y and z steps `K^(−c)`, penalty `K^(a−c)` with (a, c) of (5/7, 4/7) for
-        noise at both levels, (3/5, 2/5) above only, (1/3, 0) without; κ lower steps.
+        x steps `K^(−a)`, y and z steps `K^(−c)`, penalty `K^(a−c)`, with (a, c) = (5/7, 4/7) for
+        noise at both levels, (3/5, 2/5) at the upper level only, (1/3, 0) without; κ lower steps.
         """
         if lower_noise:
             a, c = 5 / 7, 4 / 7
         else:
             a, c = (3 / 5, 2 / 5) if upper_noise else (1 / 3, 0.0)
-        # Alike for y and z: where one lags, the penalty makes a direction of the difference.
+        # The same for y and z: if one lags, the penalty turns the difference into a direction.
         fast = horizon(1 / (constants.L + constants.mu / 2), c, steps)
         return cls(
             horizon(1 / constants.hyper_L, a, steps),

@@ -2,8 +2,8 @@
 
 Kwon, Kwon, Wright, Nowak. "A fully first-order method for stochastic bilevel optimization".
 ICML 2023, arXiv:2301.10945.
-Differs from the paper: as in F2SA the y step is stated for `∇_y g + ∇_y f/λ`, that is, the
-paper's step times λ; y and z are projected on `lower_set` when there is one.
+Differs from the paper: as in F2SA the y step size is that for `∇_y g + ∇_y f/λ`, that is, the
+paper's step size times λ; y and z are projected on `lower_set` when there is one.
 """
 
 from typing import ClassVar, Self
@@ -24,17 +24,17 @@ class F3SA(LoopMethod):
     """Single-loop penalty method with STORM on every gradient: no Hessian products.
 
     Moves z along `∇_y g(x, z)`, y along `∇_y g(x, y) + ∇_y f(x, y)/λ_k`, then x along
-    `∇_x f(x, y) + λ_k (∇_x g(x, y) − ∇_x g(x, z))`. The six gradients are estimated apart, because
-    λ_k moves; each is evaluated twice a step, on one sample. Without noise it is F2SA with one
-    lower step, whatever the weights. Assumes a lower loss strongly convex in y and sample losses
-    with Lipschitz gradients. With noise at both levels, x steps `k^(−3/5)`, y and z steps
+    `∇_x f(x, y) + λ_k (∇_x g(x, y) − ∇_x g(x, z))`. The six gradients are estimated separately,
+    because λ_k changes. Each is evaluated twice per step, on one sample. Without noise this is F2SA
+    with one lower step, for any weights. Assumes a lower loss strongly convex in y and sample
+    losses with Lipschitz gradients. With noise at both levels, x steps `k^(−3/5)`, y and z steps
     `k^(−2/5)`, a penalty `k^(1/5)` and weights `k^(−4/5)` the mean squared hypergradient is
     `O(K^(−2/5))`.
 
     Attributes:
-        y_update: moves y along `∇_y g + ∇_y f/λ_k`; a step like that of z is right.
+        y_update: moves y along `∇_y g + ∇_y f/λ_k`; use a step size like that of z.
         penalty: λ as a function of the step number.
-        weight: η of STORM; one for all, or a pair, for the gradients of f and for those of g.
+        weight: η of STORM; one for all gradients, or a pair for those of f and those of g.
     """
 
     x_update: AbstractUpdate = eqx.field(
@@ -67,16 +67,16 @@ class F3SA(LoopMethod):
         upper_noise: bool = True,
         lower_noise: bool = True,
     ) -> Self:
-        """Exponents by where the noise is; the penalty starts at `2 L_f/μ` and outgrows the bias.
+        """Exponents for the given noise; the penalty starts at `2 L_f/μ` and grows with K.
 
-        x steps `K^(−a)`, y and z steps `K^(−c)`, penalty `K^(a−c)`, weights `K^(−2c)` with (a, c)
-        of (3/5, 2/5) for noise at both levels, (1/2, 1/4) above only, (1/3, 0) without.
+        x steps `K^(−a)`, y and z steps `K^(−c)`, penalty `K^(a−c)`, weights `K^(−2c)`, with (a, c)
+        = (3/5, 2/5) for noise at both levels, (1/2, 1/4) at the upper level only, (1/3, 0) without.
         """
         if lower_noise:
             a, c = 3 / 5, 2 / 5
         else:
             a, c = (1 / 2, 1 / 4) if upper_noise else (1 / 3, 0.0)
-        # Alike for y and z: where one lags, the penalty makes a direction of the difference.
+        # The same for y and z: if one lags, the penalty turns the difference into a direction.
         fast = horizon(1 / (constants.L + constants.mu / 2), c, steps)
         return cls(
             horizon(0.5 / constants.hyper_L, a, steps),

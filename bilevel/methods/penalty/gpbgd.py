@@ -1,7 +1,7 @@
 """G-PBGD: gradient descent on the upper loss plus a penalty on the squared lower gradient.
 
 Shen, Chen. "On penalty-based bilevel gradient descent method". ICML 2023, arXiv:2302.05185.
-The penalty is `½ γ ‖∇_y g‖²`, as in the authors' code; the paper writes it without the half.
+The penalty is `½ γ ‖∇_y g‖²`, as in the authors' code; the paper has no factor ½.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -29,10 +29,10 @@ class GPBGDState(NamedTuple):
 class GPBGD(AbstractMethod):
     """Joint descent of (x, y) on `f + ½ γ ‖∇_y g(x, y)‖²`: no lower loop, one Hessian product.
 
-    Both penalty slopes, `γ (∂²g/∂x∂y) ∇_y g` and `γ (∂²g/∂y²) ∇_y g`, come from one fused pass.
-    Deterministic: both lower derivatives are taken on one batch. Assumes a lower loss that
-    satisfies the Polyak-Łojasiewicz inequality; stationary points of another that are no minima
-    satisfy the penalty just as well. The solution is off by `O(1/γ)`; the squared gradient of the
+    Both gradients of the penalty, `γ (∂²g/∂x∂y) ∇_y g` and `γ (∂²g/∂y²) ∇_y g`, come from one fused
+    pass. Deterministic: both lower derivatives use one batch. Assumes a lower loss that satisfies
+    the Polyak-Łojasiewicz inequality. Without it, the penalty also vanishes at stationary points
+    of g that are not minima. The error of the solution is `O(1/γ)`; the squared gradient of the
     penalised loss is `O(γ/K)`.
 
     Attributes:

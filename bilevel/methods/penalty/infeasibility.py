@@ -1,4 +1,4 @@
-"""Lower constraints as a penalty in the lower loss, where projecting on them is not simple."""
+"""Lower constraints without a simple projection, as a penalty in the lower loss."""
 
 import equinox as eqx
 import jax
@@ -23,9 +23,9 @@ class Infeasibility(eqx.Module):
 
 
 def penalised(problem: Problem, weight: ScalarLike) -> Problem:
-    """The problem whose lower set keeps its simple part, the rest a penalty of that weight.
+    """The problem with only the simple part of its lower set, and the rest as a penalty.
 
-    Without a rest it is the problem itself.
+    If the lower set is simple, the problem is returned unchanged.
     """
     simple, rest = sets.split(problem.lower_set)
     if isinstance(rest, sets.Free):
@@ -35,10 +35,10 @@ def penalised(problem: Problem, weight: ScalarLike) -> Problem:
 
 
 def infeasibility(problem: Problem, x: PyTree, y: PyTree) -> Scalar:
-    """`‖[h(x, y)]_+‖` over the part of the lower set that is penalised.
+    """`‖[h(x, y)]_+‖` over the penalised part of the lower set.
 
-    At the minimiser of the penalised lower loss `2 weight` times it is the norm of its
-    multipliers.
+    At the minimiser of the penalised lower loss, the norm of the multipliers is `2 weight` times
+    this value.
     """
     return trees.norm(_excess(sets.split(problem.lower_set).rest, x, y))
 

@@ -2,8 +2,9 @@
 
 Kwon, Kwon, Wright, Nowak. "On penalty methods for nonconvex bilevel optimization and first-order
 stochastic approximation". ICLR 2024, arXiv:2309.01753. Recalled, not checked against the text.
-Stated with the penalty λ = 1/s; the y step is along `∇_y g + ∇_y f/λ`, as in the paper. Open: x's
-gradient is taken at the inner iterates y and z here; the paper may take it at the relaxed anchors.
+Written with the penalty λ = 1/s; the y step is along `∇_y g + ∇_y f/λ`, as in the paper. Open: here
+the gradient in x is evaluated at the inner iterates y and z; the paper may evaluate it at the
+relaxed anchors.
 """
 
 from typing import ClassVar
@@ -22,18 +23,18 @@ from bilevel.updates import AbstractUpdate, as_update
 class KwonDL(LoopMethod):
     """Penalty method on proximally smoothed lower problems, with lower loops: first order.
 
-    y and z take `lower_steps` steps on `g + f/λ` and on g, each with `‖y − w‖²/(2ρ)` from its
-    anchor w; then `w ← (1 − β) w + β y`, and x moves along
-    `∇_x f(x, y) + λ (∇_x g(x, y) − ∇_x g(x, z))`. Assumes lower losses that need not be convex but
-    satisfy a proximal error bound, the same for all `g + s f` with small s, on a compact set that
-    is easy to project on; then the bias is `O(1/λ)`. Stationarity ε of the penalised problem takes
-    `O(ε⁻³)` steps without noise and `O(ε⁻⁷)` samples with it, λ of order 1/ε.
+    y and z take `lower_steps` steps on `g + f/λ` and on g, each with the proximal term
+    `‖y − w‖²/(2ρ)` of its anchor w. Then `w ← (1 − β) w + β y`, and x moves along
+    `∇_x f(x, y) + λ (∇_x g(x, y) − ∇_x g(x, z))`. The lower loss need not be convex. It must
+    satisfy a proximal error bound, the same for all `g + s f` with small s, on a compact set with a
+    simple projection; then the bias is `O(1/λ)`. Stationarity ε of the penalised problem takes
+    `O(ε⁻³)` steps without noise and `O(ε⁻⁷)` samples with noise, with λ of order 1/ε.
 
     Attributes:
-        x_update: constant without noise; steps of order 1/λ with it.
-        y_update: the steps of y and of z, at most `1/(L + L_f/λ + 1/ρ)`.
+        x_update: constant step size without noise; of order 1/λ with noise.
+        y_update: update of y and z, with step size at most `1/(L + L_f/λ + 1/ρ)`.
         penalty: λ, one over the paper's s.
-        radius: ρ, below 1/L where g is not convex.
+        radius: ρ, below 1/L if g is not convex.
         relaxation: β, in (0, 1].
     """
 

@@ -2,8 +2,9 @@
 
 Kwon, Kwon, Wright, Nowak. "On penalty methods for nonconvex bilevel optimization and first-order
 stochastic approximation". ICLR 2024, arXiv:2309.01753. Recalled, not checked against the text.
-Stated with the penalty λ = 1/s; the y step is along `∇_y g + ∇_y f/λ`, as in the paper. Open: x's
-gradient is taken at the inner iterates y and z here; the paper may take it at the relaxed anchors.
+Written with the penalty λ = 1/s; the y step is along `∇_y g + ∇_y f/λ`, as in the paper. Open: here
+the gradient in x is evaluated at the inner iterates y and z; the paper may evaluate it at the
+relaxed anchors.
 """
 
 from typing import ClassVar
@@ -24,16 +25,16 @@ class KwonSL(LoopMethod):
     """Single-loop penalty method on proximally smoothed lower problems, with STORM: first order.
 
     KwonDL with one lower step, where each of the gradients is replaced by a recursive-momentum
-    estimate `e ← G_new + (1 − η)(e − G_old)`, both on one sample. Without noise η says nothing.
-    Assumptions as for KwonDL, and sample losses with Lipschitz gradients; then `O(ε⁻⁵)` samples
-    reach stationarity ε of the penalised problem, λ of order 1/ε.
+    estimate `e ← G_new + (1 − η)(e − G_old)`, both on one sample. Without noise η has no effect.
+    Makes the assumptions of KwonDL and assumes sample losses with Lipschitz gradients. Then
+    `O(ε⁻⁵)` samples reach stationarity ε of the penalised problem, with λ of order 1/ε.
 
     Attributes:
-        x_update: steps of order 1/λ².
-        y_update: the steps of y and of z, at most `1/(L + L_f/λ + 1/ρ)`.
-        penalty: λ, one over the paper's s; constant, for the estimates are of gradients alone.
+        x_update: step size of order 1/λ².
+        y_update: update of y and z, with step size at most `1/(L + L_f/λ + 1/ρ)`.
+        penalty: λ, one over the paper's s; constant. STORM estimates only the gradients.
         weight: η of STORM, at most 1.
-        radius: ρ, below 1/L where g is not convex.
+        radius: ρ, below 1/L if g is not convex.
         relaxation: β, in (0, 1].
     """
 

@@ -2,8 +2,8 @@
 
 Lu, Mei. "First-order penalty methods for bilevel optimization". SIAM J. Optim. 34(2), 2024,
 arXiv:2301.01716.
-Differs from the paper: nonsmooth parts of the losses are indicators of sets; the nested solver,
-and a step of the method being one step of its outer loop, are ours.
+Differs from the paper: the nonsmooth parts of the losses are indicators of sets. The nested solver
+is ours, and a step of the method is one step of its outer loop.
 """
 
 import abc
@@ -32,7 +32,7 @@ class LuMeiState(NamedTuple):
     x: Upper
     y: Lower  # (x, y) minimises f + ρ (P(x, y) − min P(x, ·))
     z: Lower  # follows a minimiser of P(x, ·)
-    anchor: Lower | None  # the first z, of the theory's solver
+    anchor: Lower | None  # the first z, for `TheorySolver`
     updates: Any  # memories of the x and y updates, of the nested solver
 
 
@@ -47,17 +47,18 @@ class MinimaxSolver(eqx.Module):
     def step(
         self, relaxed: Problem, state: LuMeiState, batch: Batch, eps: Scalar, constrained: bool
     ) -> tuple[LuMeiState, dict[str, Scalar]]:
-        """A step on the problem with the lower loss P; `constrained` where P holds constraints."""
+        """A step on the problem with lower loss P; `constrained` if P includes constraints."""
 
 
 class NestedSolver(MinimaxSolver):
-    """z by `solver`, then (x, y) one (projected) step down `f + ρ (P(x, y) − P(x, z))`.
+    """Solves for z by `solver`; (x, y) takes one projected step on `f + ρ (P(x, y) − P(x, z))`.
 
-    RepeatedBatch stationary points as the theory's, at a small part of its price.
+    It has the same stationary points as `TheorySolver`, at a small fraction of the cost.
 
     Attributes:
-        x_update, y_update: steps of at most about `1/(L_f + 2 ρ L_P)`, `L_P = L_g + 2 μ L_h²`.
-        solver: of `min P(x, ·)`, from where z was.
+        x_update, y_update: step sizes of at most about `1/(L_f + 2 ρ L_P)`, with
+            `L_P = L_g + 2 μ L_h²`.
+        solver: solver of `min P(x, ·)`, warm-started at the last z.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
@@ -77,15 +78,15 @@ class NestedSolver(MinimaxSolver):
 
 
 class TheorySolver(MinimaxSolver):
-    """The paper's: proximal-point steps, each an accelerated strongly-convex-concave saddle.
+    """The solver of the paper: proximal-point steps, each a strongly convex-concave saddle problem.
 
-    Slow: of the order of 1e6 gradients where the nested solver takes 1e3.
+    It is slow: about 1e6 gradients where the nested solver takes 1e3.
 
     Attributes:
-        upper_L, lower_L: Lipschitz constants of ∇f and ∇g, in x and y together.
-        diameter: of the simple part of the lower set, which must be bounded.
-        constraint_L: `h_hi L(∇h) + L(h)²`, with h_hi the largest |h|; of Algorithm 4.
-        max_steps: of each loop inside.
+        upper_L, lower_L: Lipschitz constants of ∇f and ∇g, jointly in x and y.
+        diameter: diameter of the simple part of the lower set, which must be bounded.
+        constraint_L: `h_hi L(∇h) + L(h)²`, with h_hi the largest |h|; for Algorithm 4.
+        max_steps: largest number of steps of each inner loop.
     """
 
     upper_L: ScalarLike = nonnegative()
@@ -147,21 +148,22 @@ class TheorySolver(MinimaxSolver):
 class LuMei(AbstractMethod):
     """Minimax penalty method for convex lower levels with constraints: first derivatives only.
 
-    With `ρ = 1/ε` it goes to a stationary point of `min_{x,y} max_z f + ρ (P(x, y) − P(x, z))`.
-    Where the lower set is simple to project on, P is the lower loss g (Algorithm 2); the
-    constraints `h(x, y) ≤ 0` of any other set join it, `P = g + μ ‖[h]_+‖²` with `μ = 1/ε²`
-    (Algorithm 4). A tuple of sets is parted: a box, say, is projected on, the rest penalised. g
-    and h are convex in y, with no strong convexity, and Slater's condition holds (equations are
-    taken as two inequalities, outside of the theory); of many lower minimisers the optimistic one
-    is found. The paper's `O(ε⁻⁴ log 1/ε)` gradients (Algorithm 2) and `O(ε⁻⁷ log 1/ε)` (Algorithm
-    4) to an ε-KKT point are those of `TheorySolver`, which wants bounded sets. Start y within ε
-    of the least P(x0, ·). Deterministic: a step uses one batch.
+    With `ρ = 1/ε` it finds a stationary point of `min_{x,y} max_z f + ρ (P(x, y) − P(x, z))`. If
+    the lower set has a simple projection, P is the lower loss g (Algorithm 2). The constraints
+    `h(x, y) ≤ 0` of any other set are added as a penalty, `P = g + μ ‖[h]_+‖²` with `μ = 1/ε²`
+    (Algorithm 4). A tuple of sets is split: for example, a box is projected on and the rest is
+    penalised. Assumes g and h convex in y (not strongly) and Slater's condition; equations are
+    treated as two inequalities, which the theory does not cover. If the lower minimiser is not
+    unique, the method finds the optimistic one. The paper's bounds to an ε-KKT point,
+    `O(ε⁻⁴ log 1/ε)` gradients (Algorithm 2) and `O(ε⁻⁷ log 1/ε)` (Algorithm 4), are for
+    `TheorySolver`, which needs bounded sets. Start with `P(x0, y0)` within ε of its minimum.
+    Deterministic: a step uses one batch.
 
     Attributes:
         accuracy: ε, in (0, 1/4].
         solver: `NestedSolver` or `TheorySolver`; a step of the method is one step of its outer
-            loop. The theory stops when the info `"move"`, `4 L_h` times how far (x, y) moved, is
-            at most ε.
+            loop. The theory stops when `info["move"]`, `4 L_h` times the length of the last move
+            of (x, y), is at most ε.
     """
 
     accuracy: ScalarLike = nonnegative(0.1)
@@ -181,9 +183,9 @@ class LuMei(AbstractMethod):
         return Draws(upper=1, lower=1)
 
     def price(self, problem: Problem) -> Price:
-        """What a step ends with. Its solves are of unknown length.
+        """The oracle calls after the solves, whose length is not known.
 
-        A pass inside the theory's takes an upper and four lower gradients.
+        A pass of `TheorySolver` takes one upper and four lower gradients.
         """
         return Price(upper_grad=1, lower_value=2, lower_grad=1, lower_grad_x=2)
 

@@ -2,7 +2,7 @@
 
 Liu, Liu, Yao, Zeng, Zhang. "Moreau envelope for nonconvex bi-level optimization: a single-loop
 and Hessian-free solution strategy". ICML 2024, arXiv:2405.09927.
-Differs from the paper: the lower loss has no nonsmooth part but the indicator of `lower_set`.
+Differs from the paper: the only nonsmooth part of the lower loss is the indicator of `lower_set`.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -34,18 +34,19 @@ class MEHA(AbstractMethod):
 
     `e(x, y) = min_z g(x, z) + ‖z − y‖²/(2c)`. z takes a step towards that minimiser, x one along
     `∇_x f/C + ∇_x g(x, y) − ∇_x g(x, z)`, and y, at the new x, along
-    `∇_y f/C + ∇_y g − (y − z)/c`. Three lower gradients in y or x each way and an upper gradient
-    at two points a step. For a lower loss that may be weakly convex (modulus r, `c < 1/(2r)`), with
-    an upper and a lower set that are easy to project on. With `C = C_0 (k + 1)^p` the residual
-    of the penalised problem is `O(K^(−(1−2p)/2))` and the gap `g − e` is `O(K^(−p))`.
+    `∇_y f/C + ∇_y g − (y − z)/c`. A step takes two lower gradients in y, two in x,
+    and one upper gradient in each of x and y. The lower loss may be weakly convex (modulus r,
+    `c < 1/(2r)`); the upper and the lower set need a simple projection.
+    With `C = C_0 (k + 1)^p` the residual of the penalised problem is `O(K^(−(1−2p)/2))` and the gap
+    `g − e` is `O(K^(−p))`.
 
-    Where g(x, ·) is not convex the reformulation has stationary points that are none of g: look
-    at `lower_grad_norm`, which must go to zero.
+    If g(x, ·) is not convex, the reformulation has stationary points that are not stationary for g.
+    Check that `lower_grad_norm` goes to zero.
 
     Attributes:
-        z_update: the steps towards the proximal point, at most `1/(L + 1/c)`.
+        z_update: update towards the proximal point, with step size at most `1/(L + 1/c)`.
         penalty: C; grows like `(k + 1)^p` with p in (0, 1/2).
-        proximity: c; 1 for a convex g, a tenth of 1/r otherwise.
+        proximity: c; use 1 for a convex g, otherwise a tenth of 1/r.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=2e-2)

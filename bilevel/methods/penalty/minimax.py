@@ -1,4 +1,4 @@
-"""First-order solvers for `min over a, max over b`, with sets that are easy to project on.
+"""First-order solvers for `min over a, max over b`, over sets with a simple projection.
 
 Lu, Mei. "First-order penalty methods for bilevel optimization". SIAM J. Optim. 34(2), 2024,
 arXiv:2301.01716.
@@ -19,7 +19,7 @@ Field = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]  # (a, b) → (∇_a h
 
 
 class Saddle(NamedTuple):
-    """A saddle point, and how good it is."""
+    """A saddle point and its accuracy."""
 
     a: PyTree
     b: PyTree
@@ -63,16 +63,16 @@ def saddle(
     """`min_{a in A} max_{b in B} h(a, b)`, h strongly convex in a and strongly concave in b.
 
     Accelerated proximal-point steps in the dual of a, each solved by extra-gradient steps to a
-    relative error: of the order of `L/√(s_a s_b) log(1/tol)` gradients altogether.
+    relative error. Takes about `L/√(s_a s_b) log(1/tol)` gradients in total.
 
     Args:
         field: both gradients of h.
-        a0, b0: where to start, trees of any shapes.
-        project_a, project_b: onto the sets.
+        a0, b0: starting point, trees of any shapes.
+        project_a, project_b: projections on the sets.
         convexity, concavity: s_a, s_b.
-        smoothness: L, a Lipschitz constant of the two gradients together.
-        tol: bound on the distance of zero from the subgradients, at the point returned.
-        max_steps: of the outer loop; an inner one takes at most as many.
+        smoothness: L, a joint Lipschitz constant of the two gradients.
+        tol: bound on the distance of zero from the subdifferential at the returned point.
+        max_steps: largest number of steps of the outer loop, and of each inner loop.
 
     Reference: Algorithm 5 of Lu, Mei; Kovalev, Gasnikov. NeurIPS 2022, arXiv:2205.05653.
     """
@@ -106,7 +106,7 @@ def saddle(
             return to_a, to_b
 
         def resolvent(u: Point) -> tuple[Point, Point]:
-            """The projection of u, and the normal there."""
+            """The projection of u, and the normal vector there."""
             there = project(u)
             return there, trees.scale(1 / step, trees.sub(u, there))
 
@@ -171,17 +171,17 @@ def proximal_saddle(
     tol: ScalarLike,
     max_steps: int = 10_000,
 ) -> Saddle:
-    """One proximal-point step on `min_a max_b h(a, b)`, h smooth, not convex in a, concave in b.
+    """One proximal-point step on `min_a max_b h(a, b)`, h smooth, nonconvex in a, concave in b.
 
-    `saddle` on `h − (ε/(4D)) ‖b − anchor‖² + L ‖a − a0‖²`, which is strongly convex and concave.
+    Calls `saddle` on `h − (ε/(4D)) ‖b − anchor‖² + L ‖a − a0‖²`, which is strongly convex-concave.
     Repeated until a moves by at most `ε/(4L)`, with the first b as the anchor and the tolerance of
-    step k divided by k + 1, it finds an ε-stationary point (Algorithm 6 of Lu, Mei).
+    step k divided by k + 1, this finds an ε-stationary point (Algorithm 6 of Lu, Mei).
 
     Args:
-        smoothness: L, a Lipschitz constant of the two gradients together.
-        diameter: D, of the set of b.
+        smoothness: L, a joint Lipschitz constant of the two gradients.
+        diameter: D, the diameter of the set of b.
         accuracy: ε.
-        tol: of this step.
+        tol: tolerance of this step.
     """
     dtype = trees.widest((a0, b0))
     L, pull = jnp.asarray(smoothness, dtype), jnp.asarray(accuracy, dtype) / (2 * diameter)

@@ -1,8 +1,8 @@
-"""The lower problem as a penalty: minimisers of `g + s f` side by side, differenced in s.
+"""The lower problem as a penalty: minimisers of `g + s f` for several s, and differences in s.
 
-The common loop of F2SA, F2BA, F3SA, KwonDL and KwonSL, which differ in how the penalty moves, in
-the order of the difference, in the estimator of the directions and in whether anchors hold the
-minimisers. First derivatives only.
+The shared loop of F2SA, F2BA, F3SA, KwonDL and KwonSL. They differ in the schedule of the penalty,
+the order of the difference, the estimator of the directions and the use of proximal anchors. First
+derivatives only.
 """
 
 from typing import Any, NamedTuple
@@ -22,21 +22,21 @@ from bilevel.updates import AbstractUpdate
 class PenaltyState(NamedTuple):
     k: Scalar  # number of steps done
     x: Upper
-    ys: tuple[Lower, ...]  # one a node j: follows the minimiser of g + (j/penalty) f
-    estimates: tuple[Any, Any]  # what the estimator remembers of the slopes in y and in x
+    ys: tuple[Lower, ...]  # one per node j: follows the minimiser of g + (j/penalty) f
+    estimates: tuple[Any, Any]  # memory of the estimator, for the gradients in y and in x
     updates: tuple[Any, tuple[Any, ...]]  # what the updates of x and of ys remember
-    anchors: tuple[Lower, ...] | None = None  # one a node, where anchors hold the ys
+    anchors: tuple[Lower, ...] | None = None  # one per node, if there are anchors
 
     @property
     def y(self) -> Lower:
-        """The one at node 1: follows the minimiser of `g + f/penalty`."""
+        """The lower iterate at node 1, which follows the minimiser of `g + f/penalty`."""
         return self.ys[len(self.ys) // 2]
 
 
 class Anchors(NamedTuple):
-    """Proximal smoothing: `‖y_j − w_j‖²/(2 radius)` joins each loss, and w_j follows y_j."""
+    """Proximal smoothing: adds `‖y_j − w_j‖²/(2 radius)` to each loss; w_j follows y_j."""
 
-    radius: ScalarLike  # under 1/L, the losses become strongly convex
+    radius: ScalarLike  # below 1/L, the losses become strongly convex
     relaxation: ScalarLike = 1.0  # w ← (1 − relaxation) w + relaxation y, after the lower steps
 
 
@@ -51,7 +51,7 @@ class Penalty(NamedTuple):
     order: int = 1  # of the difference
     common_samples: bool = True  # of g, at all nodes; those of f always are
     estimator: AbstractEstimator = SGD()  # of the pairs (∇f's, ∇g's), in y and in x
-    evaluations: int = 1  # of each gradient, that the estimator takes
+    evaluations: int = 1  # of each gradient, by the estimator
     anchors: Anchors | None = None
 
     @property
@@ -63,12 +63,12 @@ class Penalty(NamedTuple):
         return [self.y_update if node else self.z_update for node in self.nodes]
 
     def draws(self, problem: Problem) -> Draws:
-        """One batch of each level a lower step and one for x; of g one a node if not common."""
+        """One batch of each level per lower step and one for x; of g one per node if not common."""
         once = self.lower_steps + 1
         return Draws(upper=once, lower=once if self.common_samples else len(self.nodes) * once)
 
     def price(self, problem: Problem) -> Price:
-        """The oracle calls of one step: ∇f at every node but 0, ∇g at all."""
+        """The oracle calls of one step: ∇f at every node except 0, ∇g at all nodes."""
         nodes = self.evaluations * len(self.nodes)
         moved, steps = self.evaluations * sum(map(bool, self.nodes)), self.lower_steps
         return Price(

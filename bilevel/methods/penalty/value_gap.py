@@ -1,6 +1,6 @@
 """The lower problem as a penalty on its value gap, `g(x, y) − min g(x, ·)`: first derivatives only.
 
-The common loop of V-PBGD and of the nested form of Lu and Mei's methods.
+The shared loop of V-PBGD and of the nested form of the methods of Lu and Mei.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from bilevel.updates import AbstractUpdate
 
 
 class Gap(NamedTuple):
-    """`q(x, y) = g(x, y) − g(x, z)` and its gradient in (x, y), z held fixed."""
+    """`q(x, y) = g(x, y) − g(x, z)` and its gradient in (x, y), with z fixed."""
 
     value: Scalar
     grad: list  # [∇_x q, ∇_y q]
@@ -26,7 +26,8 @@ class Gap(NamedTuple):
 def value_gap(problem: Problem, x: Upper, y: Lower, z: Lower, batch: Any) -> Gap:
     """The lower value gap of y over z, with its gradient.
 
-    At the minimiser z this is the gap of y, and the gradient is right although z moves with x.
+    If z is the lower minimiser, this is the gap of y, and the gradient is exact although z depends
+    on x (envelope theorem).
     """
     at_y = oracles.lower_grad_x(problem, x, y, batch)
     at_z = oracles.lower_grad_x(problem, x, z, batch)
@@ -38,7 +39,7 @@ def value_gap(problem: Problem, x: Upper, y: Lower, z: Lower, batch: Any) -> Gap
 class ValueGapState(NamedTuple):
     k: Scalar  # number of steps done
     x: Upper
-    y: Lower  # x and y go to the minimiser of f + penalty (g − min g)
+    y: Lower  # (x, y) converges to the minimiser of f + penalty (g − min g)
     z: Lower  # follows a minimiser of g(x, ·)
     updates: tuple[Any, Any]  # memories of the x and y updates
 
@@ -48,11 +49,11 @@ class ValueGap(NamedTuple):
 
     x_update: AbstractUpdate
     y_update: AbstractUpdate
-    solver: AbstractLowerSolver  # of z, from where it was
+    solver: AbstractLowerSolver  # for z, warm-started
     penalty: AbstractSchedule
 
     def price(self, problem: Problem) -> Price:
-        """What follows the solve for z."""
+        """The oracle calls after the solve for z."""
         return Price(upper_grad=1, lower_value=2, lower_grad=1, lower_grad_x=2)
 
     def init(self, problem: Problem, x0: Upper, y0: Lower, key=None) -> ValueGapState:
@@ -64,7 +65,7 @@ class ValueGap(NamedTuple):
     def step(
         self, problem: Problem, state: ValueGapState, batch: Batch
     ) -> tuple[ValueGapState, dict[str, Scalar]]:
-        """One step of x and y, both at the old (x, y)."""
+        """One step of x and y, with both gradients at the old (x, y)."""
         k, x, y, z, (sx, sy) = state
         z = self.solver.solve(problem, x, z, batch.lower).y
         penalty = self.penalty(k)

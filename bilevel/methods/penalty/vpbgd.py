@@ -20,18 +20,18 @@ from bilevel.updates import AbstractUpdate, as_update
 class VPBGD(LoopMethod):
     """Joint descent of (x, y) on `f + γ (g − v(x))`, `v(x) = min g(x, ·)`: first order.
 
-    z takes `lower_steps` steps down g(x, ·) from where it was and stands for its minimiser in
-    `∇_x v(x) = ∇_x g(x, z)`; then x moves along `∇_x f + γ (∇_x g(x, y) − ∇_x g(x, z))` and y
-    along `∇_y f + γ ∇_y g`. Deterministic: a step uses one batch. The lower loss need only
-    satisfy the Polyak-Łojasiewicz inequality, and may have many minimisers, of which the
-    optimistic one is found; in several valleys of different depth z may stick in a wrong one and
-    the penalty turn negative. The solution is off by `O(1/γ)`, its gap `O(1/γ²)`; the squared
-    gradient mapping of the penalised loss is `O(γ/K)`.
+    z takes `lower_steps` warm-started descent steps on g(x, ·) and approximates its minimiser in
+    `∇_x v(x) = ∇_x g(x, z)`. Then x moves along `∇_x f + γ (∇_x g(x, y) − ∇_x g(x, z))` and y
+    along `∇_y f + γ ∇_y g`. Deterministic: a step uses one batch. The lower loss only has to
+    satisfy the Polyak-Łojasiewicz inequality. It may have many minimisers, of which the method
+    finds the optimistic one. With several local minima z may converge to the wrong one, and the
+    penalty may become negative. The error of the solution is `O(1/γ)` and its gap `O(1/γ²)`; the
+    squared gradient mapping of the penalised loss is `O(γ/K)`.
 
     Attributes:
-        x_update, y_update: steps of at most about `1/(L_f + γ L_g)`, so of order 1/γ.
-        z_update: the steps of z, at most 1/L; its schedules see the number of the lower step.
-        penalty: γ; a schedule that grows from zero helps from afar.
+        x_update, y_update: step sizes of at most about `1/(L_f + γ L_g)`, so of order 1/γ.
+        z_update: update of z, with step size at most 1/L; its schedules count the lower steps.
+        penalty: γ; a schedule that grows from zero helps if the start is far from the solution.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
@@ -55,6 +55,6 @@ class VPBGD(LoopMethod):
         return Draws(upper=1, lower=1)
 
     def price(self, problem: Problem) -> Price:
-        """z takes a lower gradient a step, and one to tell its residual."""
+        """The oracle calls of one step. z takes one lower gradient per step, and one more."""
         price = self.loop.price(problem)
         return price._replace(lower_grad=price.lower_grad + self.lower_steps + 1)

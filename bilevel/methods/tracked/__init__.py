@@ -1,4 +1,4 @@
-"""Single-loop methods that carry an adjoint beside x and y."""
+"""Single-loop methods that track the adjoint together with x and y."""
 
 from bilevel.methods.tracked.borep import BOREP
 from bilevel.methods.tracked.fsla import FSLA

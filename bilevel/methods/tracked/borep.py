@@ -1,4 +1,4 @@
-"""BO-REP: normalised upper steps, and a lower level refined every few of them.
+"""BO-REP: normalised upper steps, and periodic refinement of the lower level.
 
 Hao, Gong, Liu. "Bilevel optimization under unbounded smoothness: a new algorithm and convergence
 analysis". ICLR 2024, arXiv:2401.09587.
@@ -27,23 +27,23 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class BOREP(AbstractMethod):
-    """Normalised momentum above, a periodic refinement below: for upper losses of any curvature.
+    """Normalised momentum for x and periodic refinement of y, for unbounded upper smoothness.
 
-    `h ← (1 − θ_k) h + θ_k (∇_x f − (∂²g/∂x∂y) v)`, `x ← x − a_k h/‖h‖`, both h and v from zero.
-    Between refinements y rests, for x moves by a known length. Assumes an upper loss whose
-    smoothness may grow with its gradient, as in recurrent networks, and a lower loss strongly
-    convex in y. Scaling the upper loss changes nothing. With constant x steps x ends in a ball of
-    their order about the solution: let them decay.
+    `h ← (1 − θ_k) h + θ_k (∇_x f − (∂²g/∂x∂y) v)`, `x ← x − a_k h/‖h‖`; h and v start at zero.
+    Between refinements y is constant, because x moves by a known length. The smoothness of the
+    upper loss may grow with its gradient, as in recurrent networks. Assumes a lower loss strongly
+    convex in y. The method is invariant to scaling of the upper loss. With constant x steps, x
+    ends in a ball around the solution with a radius of their order, so let them decay.
 
     Attributes:
         x_update: moves x along a direction of norm one.
         y_update: steps of the refinements.
         weight: θ_k, the weight of the new direction.
-        refine: how y is refined, every `period` steps.
-        first: how y is refined before the first step. With a stream of batches every step pulls as
-            many of them as the longest refinement takes.
-        use_updated_v: move v before the x direction is taken, as released code does; costs a
-            gradient and a cross product more.
+        refine: the lower solver that refines y every `period` steps.
+        first: the lower solver that refines y before the first step. With a stream of data, every
+            step reads as many batches as the longest refinement needs.
+        use_updated_v: move v before the x direction is evaluated, as the released code does; this
+            costs one more gradient and cross product.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
@@ -62,10 +62,11 @@ class BOREP(AbstractMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None, length: float = 1.0) -> Self:
-        """x steps of order `K^(−3/4)`, of v, y and the weight `K^(−1/2)`, period of `K^(1/2)`.
+        """x steps of order `K^(−3/4)`; v, y steps and weight `K^(−1/2)`; period `K^(1/2)`.
 
-        The fast ones are 1/L and 1 for a hundred steps, since y and v must keep up with an x whose
-        steps do not shrink with its gradient. `length` is about how far x has to go.
+        The y and v steps are 1/L and the weight is 1 for a hundred steps, because y and v must
+        follow an x whose steps do not shrink with its gradient. `length` is the approximate
+        distance from x0 to the solution.
         """
         fast = horizon(10 / constants.L, 1 / 2, steps and max(steps, 100), start=100)
         weight = horizon(10.0, 1 / 2, steps and max(steps, 100), start=100)
@@ -82,7 +83,7 @@ class BOREP(AbstractMethod):
         return Draws(upper=1, lower=1 + max(self.refine.steps, self.first.steps))
 
     def price(self, problem: Problem) -> Price:
-        """The mean over a period; the first refinement comes on top."""
+        """The mean over a period, without the first refinement."""
         again = int(self.use_updated_v)
         return Price(
             upper_grad=1,
@@ -112,7 +113,7 @@ class BOREP(AbstractMethod):
         return TrackedState(k + 1, x, y, v, (sx, sy, sv), h), tracked.report(d.value, h, d.y)
 
     def _refined(self, problem, state, samples):
-        """y and what its update remembers: refined at k = 0 and every `period` steps."""
+        """y and the memory of its update, refined at k = 0 and every `period` steps."""
         k, x, y, _, (_, sy, _), _ = state
 
         def by(refinement):

@@ -1,4 +1,4 @@
-"""FSLA: one step of y, one of the adjoint, one of x along a STORM estimate, in turn.
+"""FSLA: alternates one step of y, one of the adjoint, and one of x along a STORM estimate.
 
 Li, Gu, Huang. "A fully single loop algorithm for bilevel optimization without Hessian inverse".
 AAAI 2022, arXiv:2112.04660.
@@ -24,12 +24,12 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class FSLA(AbstractMethod):
-    """Single loop that alternates: y, then v at the new y, then x at both, momentum-corrected.
+    """Single loop that alternates: y, then v at the new y, then x at both by STORM.
 
-    Samples of its own for each of the three moves; the x direction is evaluated at two points on
-    the same samples. Assumes a smooth upper loss and a lower loss strongly convex in y. With
-    steps of order `K^(−1/2)` the mean squared hypergradient is `O(K^(−1/2))`. As in SOBA the x step
-    must be small against the others (a twentieth, on a quadratic with κ = 5).
+    Each of the three moves uses its own samples; the x direction is evaluated at two points on the
+    same samples. Assumes a smooth upper loss and a lower loss strongly convex in y. With steps of
+    order `K^(−1/2)` the mean squared hypergradient is `O(K^(−1/2))`. As in SOBA the x step must be
+    small compared to the others (a twentieth on a quadratic with κ = 5).
 
     Attributes:
         weight: η_k of STORM; 1 is plain SGD on the x direction.
@@ -47,7 +47,7 @@ class FSLA(AbstractMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """All steps and the weight of order `K^(−1/2)`; x a tenth, which keeps it stable."""
+        """All steps and the weight of order `K^(−1/2)`; x a tenth of that for stability."""
         fast = horizon(1 / constants.L, 1 / 2, steps)
         slow = horizon(0.1 / constants.hyper_L, 1 / 2, steps)
         return cls(slow, fast, fast, horizon(1.0, 1 / 2, steps))

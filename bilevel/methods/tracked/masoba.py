@@ -21,20 +21,20 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class MASOBA(AbstractMethod):
-    """SOBA with momentum on the hypergradient: the same rate from weaker smoothness, and any set.
+    """SOBA with momentum on the hypergradient: same rate, weaker smoothness, any convex set.
 
-    `x ← x + a_k (P_X(x − τ h) − x)`, `h ← (1 − θ_k) h + θ_k (∇_x f − (∂²g/∂x∂y) v)`, h from zero;
-    y and v move as in SOBA. Assumes a smooth upper loss, a lower loss strongly convex in y, and a
-    convex upper set. With all of a, θ and the steps of y and v of order `K^(−1/2)` the mean of
-    `‖x − P_X(x − τ ∇l)‖²` is `O(K^(−1/2))` with batches of any size. The average lags: with a
-    tracked v it allows smaller x steps than SOBA does.
+    `x ← x + a_k (P_X(x − τ h) − x)`, `h ← (1 − θ_k) h + θ_k (∇_x f − (∂²g/∂x∂y) v)`, with h from
+    zero; y and v move as in SOBA. Assumes a smooth upper loss, a lower loss strongly convex in y,
+    and a convex upper set. With a, θ and the steps of y and v of order `K^(−1/2)` the mean of
+    `‖x − P_X(x − τ ∇l)‖²` is `O(K^(−1/2))` with batches of any size. Because the average lags and
+    v is tracked, the x steps have to be smaller than in SOBA.
 
     Attributes:
         x_update: moves x along `x − P_X(x − τ h)`; steps of at most 1 stay in the set.
         weight: θ_k, the weight of the new direction.
-        tau: step of the projected point; without a set it multiplies the x step.
-        use_updated_h: move x along the new average, as released code does; otherwise the old one,
-            as in the paper.
+        tau: τ, step of the projected point; without a set it multiplies the x step.
+        use_updated_h: move x along the new average, as the released code does; otherwise along the
+            old one, as in the paper.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
@@ -51,7 +51,7 @@ class MASOBA(AbstractMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """All steps and the weight of order `K^(−1/2)`; x a twentieth, which keeps it stable."""
+        """All steps and the weight of order `K^(−1/2)`; x a twentieth of that for stability."""
         fast = horizon(1 / constants.L, 1 / 2, steps)
         slow, weight = horizon(0.05, 1 / 2, steps), horizon(1.0, 1 / 2, steps)
         return cls(slow, fast, fast, weight, tau=1 / constants.hyper_L)

@@ -1,4 +1,4 @@
-"""SABA: SOBA for finite sums, with a table of the last directions of every mini-batch.
+"""SABA: SOBA for finite sums, with a table of the last derivatives of every mini-batch.
 
 Dagréou, Ablin, Vaiter, Moreau. "A framework for bilevel optimization that enables stochastic and
 global variance reduction algorithms". NeurIPS 2022, arXiv:2201.13409.
@@ -25,16 +25,17 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class SABA(AbstractMethod):
-    """Single loop on finite sums: constant steps, and no noise left at the solution.
+    """Single loop on finite sums: constant steps, and no noise at the solution.
 
-    SOBA's step along SAGA estimates of its five pieces: ∇_x f and ∇_y f remember one value for each
-    part of the upper data, ∇_y g, Hessian and cross product one for each part of the lower data,
-    taken at whatever (x, y, v) the part was last drawn. The price of a step is SOBA's; the tables
-    start empty and are updated in place. For finite sums with a lower loss strongly convex in
-    y. With steps of order `(n+m)^(−2/3)` the mean squared hypergradient is `O((n+m)^(2/3)/K)`, and
-    it falls linearly where the hyper-objective satisfies the Polyak-Łojasiewicz condition.
+    The step of SOBA, with SAGA estimates of its five derivatives. Tables store ∇_x f and ∇_y f for
+    each mini-batch of the upper data, and ∇_y g, the Hessian and the cross product for each
+    mini-batch of the lower data, at the (x, y, v) where it was last drawn. A step costs as much as
+    in SOBA; the tables start empty and are updated in place. For finite sums with a lower loss
+    strongly convex in y. With steps of order `(n+m)^(−2/3)` the mean squared hypergradient is
+    `O((n+m)^(2/3)/K)`. It decreases linearly if the hyper-objective satisfies the
+    Polyak-Łojasiewicz condition.
 
-    The parts must be fixed: single rows (`batch_size=1`, any order), or mini-batches in
+    The mini-batches must be fixed: single rows (`batch_size=1`, any order), or those of
     `bl.Data(..., order="partition")`.
 
     Attributes:
@@ -82,7 +83,7 @@ class SABA(AbstractMethod):
             found, slots = getattr(parts, level), getattr(self, f"{level}_slots")
             if found is None:
                 raise ValueError(
-                    f"SABA remembers every mini-batch, but those of Data.{level} are new at each "
+                    f"SABA stores every mini-batch, but those of Data.{level} are new at each "
                     "draw (shuffled rows, a sampler or a stream). Give arrays with batch_size=1, "
                     'or with order="partition".'
                 )
@@ -135,7 +136,7 @@ class SABA(AbstractMethod):
 
 
 def slot_of(index: Batch | None, level: str, slots: int) -> Int[Array, ""]:
-    """Which part of the data a batch is, from the numbers of its rows."""
+    """The slot of a batch, from its row numbers."""
     rows = None if index is None else getattr(index, level)
     if slots == 1:
         return jnp.int32(0)

@@ -1,4 +1,4 @@
-"""SOBA: lower variable, adjoint and upper variable move together, on one sample each.
+"""SOBA: the lower variable, the adjoint and the upper variable move together on one sample.
 
 Dagréou, Ablin, Vaiter, Moreau. "A framework for bilevel optimization that enables stochastic and
 global variance reduction algorithms". NeurIPS 2022, arXiv:2201.13409.
@@ -26,11 +26,12 @@ class SOBA(AbstractMethod):
     One upper gradient and one fused lower product (gradient, Hessian and cross product) a step.
     Assumes a smooth upper loss and a lower loss strongly convex in y. With steps of order
     `K^(−1/2)` the mean squared hypergradient after K steps is `O(K^(−1/2))`. The x step must be
-    small against the y and v steps (on a quadratic with κ = 5, a tenth): too large a ratio
+    small compared to the y and v steps (a tenth on a quadratic with κ = 5); otherwise the method
     oscillates or diverges.
 
     Attributes:
-        radius: keeps v in the ball `‖v‖ ≤ radius`; at least `‖∇_y f‖/μ`, it moves no solution.
+        radius: keeps v in the ball `‖v‖ ≤ radius`. A value of at least `‖∇_y f‖/μ` does not change
+            the solution.
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
@@ -45,7 +46,7 @@ class SOBA(AbstractMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """All steps of order `K^(−1/2)`; x a tenth of the others, which keeps it stable."""
+        """All steps of order `K^(−1/2)`; x a tenth of the others for stability."""
         fast = horizon(1 / constants.L, 1 / 2, steps)
         return cls(horizon(0.1 / constants.hyper_L, 1 / 2, steps), fast, fast)
 

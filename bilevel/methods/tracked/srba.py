@@ -1,4 +1,4 @@
-"""SRBA: SOBA along recursive estimates, refreshed every few steps.
+"""SRBA: SOBA with recursive estimates of its directions, refreshed every few steps.
 
 Dagréou, Moreau, Vaiter, Ablin. "A lower bound and a near-optimal algorithm for bilevel empirical
 risk minimization". AISTATS 2024, arXiv:2302.08766.
@@ -32,7 +32,7 @@ class First(NamedTuple):
 
 
 class SRBA(AbstractMethod):
-    """Single loop on finite sums: constant steps, no noise left at the solution, and no tables.
+    """Single loop on finite sums: constant steps, no noise at the solution, and no tables.
 
     Every `period` steps the three directions of SOBA are those of all the data, taken at once; in
     between they are corrected by their change from the last point to this one on one mini-batch,

@@ -1,7 +1,7 @@
-"""A single loop with a tracked adjoint: x, y and v move together, each once a step.
+"""A single loop with a tracked adjoint: x, y and v move together, once per step.
 
 `v` follows the solution of `H v = ∇_y f` as y follows y*(x). All three directions are linear in
-the losses, so samples leave them unbiased; they vanish together exactly at `y = y*(x)`,
+the losses, so sampled directions are unbiased. All of them are zero exactly at `y = y*(x)`,
 `v = H⁻¹ ∇_y f`, `∇l(x) = 0`.
 """
 
@@ -26,7 +26,7 @@ class Point(NamedTuple):
 
 
 class Directions(NamedTuple):
-    """What x, y and v move against, and the upper loss."""
+    """The directions of x, y and v (each moves along the negative), and the upper loss."""
 
     value: Scalar  # f
     x: Upper  # ∇_x f − (∂²g/∂x∂y) v
@@ -35,7 +35,7 @@ class Directions(NamedTuple):
 
 
 class UpperPieces(NamedTuple):
-    """What a sample of the upper level gives."""
+    """The derivatives from one sample of the upper level."""
 
     value: Scalar  # f
     f_x: Upper
@@ -43,7 +43,7 @@ class UpperPieces(NamedTuple):
 
 
 class LowerPieces(NamedTuple):
-    """What a sample of the lower level gives."""
+    """The derivatives from one sample of the lower level."""
 
     g_y: Lower
     hvp: Lower  # (∂²g/∂y²) v
@@ -60,7 +60,7 @@ def lower_pieces(problem: Problem, point: Point, batch: Any) -> LowerPieces:
 
 
 def joined(upper: UpperPieces, lower: LowerPieces) -> Directions:
-    """The three directions from the pieces of both levels."""
+    """The three directions from the derivatives of both levels."""
     return Directions(
         value=upper.value,
         x=trees.sub(upper.f_x, lower.cross),
@@ -70,7 +70,7 @@ def joined(upper: UpperPieces, lower: LowerPieces) -> Directions:
 
 
 def directions(problem: Problem, point: Point, batch: Batch) -> Directions:
-    """All three at one point: one upper gradient and one fused lower product."""
+    """All three directions at one point: one upper gradient and one fused lower product."""
     return joined(
         upper_pieces(problem, point, batch.upper), lower_pieces(problem, point, batch.lower)
     )
@@ -94,7 +94,7 @@ def v_direction(problem: Problem, point: Point, batch: Batch) -> Lower:
     return trees.sub(hvp, oracles.upper_grad_y(problem, x, y, batch.upper))
 
 
-# The shapes of the estimands at a point, by which an estimator makes its memory without data.
+# Zeros with the shapes of the estimands, so that an estimator can set up its memory without data.
 
 
 def like_upper(point: Point, sample: Any) -> UpperPieces:
@@ -126,7 +126,7 @@ class TrackedState(NamedTuple):
     y: Lower  # follows y*(x)
     v: Lower  # adjoint, follows the solution of H v = ∇_y f
     updates: tuple[Any, Any, Any]  # memories of the x, y and v updates
-    memory: Any = None  # what the estimates of the directions remember
+    memory: Any = None  # memory of the estimators of the directions
 
     @property
     def point(self) -> Point:
@@ -134,16 +134,16 @@ class TrackedState(NamedTuple):
 
 
 def as_radius(value: ScalarLike | None) -> Any:
-    """An array, so that a new radius compiles nothing; `None` stays `None`."""
+    """An array, so that a new radius does not recompile; `None` stays `None`."""
     return None if value is None else jnp.asarray(value)
 
 
 class Tracked(eqx.Module):
-    """How x, y and v move: each along its direction, x back into its set.
+    """The move of x, y and v: each along its direction, then a projection of x.
 
     Attributes:
-        radius: v stays in the ball `‖v‖ ≤ radius` where one is given; `‖∇_y f‖/μ` bounds the
-            adjoint that v follows.
+        radius: if not `None`, v is kept in the ball `‖v‖ ≤ radius`; `‖∇_y f‖/μ` is a bound on the
+            exact adjoint.
     """
 
     x_update: AbstractUpdate
@@ -160,7 +160,7 @@ class Tracked(eqx.Module):
     def move(
         self, problem: Problem, state: TrackedState, d: Directions, memory: Any = None
     ) -> tuple[TrackedState, dict[str, Scalar]]:
-        """All three against `d`, and what a person would look at."""
+        """Move all three variables against `d`; returns the state and scalars to log."""
         k, x, y, v, (sx, sy, sv), _ = state
         x, sx = self.x_update.step(d.x, sx, x, k)
         y, sy = self.y_update.step(d.y, sy, y, k)
@@ -174,15 +174,15 @@ class Tracked(eqx.Module):
 
 
 def report(value: Scalar, h: Upper, g_y: Lower) -> dict[str, Scalar]:
-    """What a step tells: the upper loss, and the norms of the x and y directions."""
+    """The scalars to log: the upper loss, and the norms of the x and y directions."""
     return {"upper": value, "hypergrad_norm": trees.norm(h), "lower_grad_norm": trees.norm(g_y)}
 
 
 def averaged_prox(a_set: AbstractSet, x: Upper, h: Upper, tau: ScalarLike) -> Upper:
     """`x − P_X(x − τ h)`; exactly `τ h` without a set.
 
-    Vanishes at stationary points on the border too. A step against it of size at most one stays
-    in X.
+    It is also zero at stationary points on the boundary. A step against it of size at most one
+    stays in X.
     """
     if isinstance(a_set, Free):
         return trees.scale(tau, h)
@@ -190,6 +190,6 @@ def averaged_prox(a_set: AbstractSet, x: Upper, h: Upper, tau: ScalarLike) -> Up
 
 
 def normalised(h: Upper) -> Upper:
-    """`h/‖h‖`, the norm over the whole tree; zero where h is."""
+    """`h/‖h‖`, with the norm over the whole tree; zero if h is zero."""
     size = trees.norm(h)
     return trees.scale(1 / jnp.where(size == 0, jnp.ones_like(size), size), h)

@@ -1,4 +1,4 @@
-"""Methods that reduce the variance of their directions, by Neumann series or dense matrices."""
+"""Methods with variance-reduced directions, by Neumann series or dense matrices."""
 
 from bilevel.methods.variance_reduced.mrbo import MRBO
 from bilevel.methods.variance_reduced.stable import STABLE

@@ -1,4 +1,4 @@
-"""MRBO: recursive momentum on both levels, with a Neumann series and one scale for all steps.
+"""MRBO: recursive momentum at both levels, with a Neumann series and one scale for all steps.
 
 Yang, Ji, Liang. "Provably faster algorithms for bilevel optimization". NeurIPS 2021,
 arXiv:2106.04692.
@@ -22,13 +22,13 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class MRBO(LoopMethod):
-    """SUSTAIN with the whole Neumann series: more products a step, less noise.
+    """SUSTAIN with the full Neumann series: more products per step, less noise.
 
-    `d ← D_new + (1 − a_k)(d − D_old)` for the hypergradient and for the lower gradient, both points
-    on the same samples; then x and y move at once, by `γ s_k` and `λ s_k`. With `s_k` of order
+    `d ← D_new + (1 − a_k)(d − D_old)` for the hypergradient and the lower gradient, both points
+    on the same samples. Then x and y move together, by `γ s_k` and `λ s_k`. With `s_k` of order
     `k^(−1/3)` and weights `a_{k+1} = c s_k²` the mean squared hypergradient is `O(K^(−2/3))` up to
     logarithms, on batches of constant size. Assumes a lower loss strongly convex in y and sample
-    losses that are smooth, not only their means. Without noise all weights give the same.
+    losses that are smooth, not only their means. Without noise the weights have no effect.
 
     Attributes:
         linear: solver of the adjoint system; its step size must be at most 1/L.
@@ -58,7 +58,7 @@ class MRBO(LoopMethod):
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
         """One scale `s_k = (k + 2)^(−1/3)` for both steps; weights `a_{k+1} = s_k²`.
 
-        x a fifth of its stable step; the series is cut where its bias is a thousandth.
+        x a fifth of its stable step; the series has a relative bias of 1e-3.
         """
         L, weight = constants.L, horizon(1.0, 2 / 3, steps)
         return cls(

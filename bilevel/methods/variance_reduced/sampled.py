@@ -1,7 +1,7 @@
 """Both directions at a point (x, y) as one estimand, for estimators that compare two points.
 
-All that is random lies in the sample: the old and the new point see the same batches and the same
-number of factors of a randomised series, or the difference would not cancel their noise.
+All randomness is in the sample. The old and the new point use the same batches and the same number
+of factors of a randomised series; otherwise the noise would not cancel in the difference.
 """
 
 from collections.abc import Callable
@@ -27,15 +27,15 @@ class Point(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One draw of everything random in a pair of directions."""
+    """One draw of all the randomness in a pair of directions."""
 
     upper: Any
     lower: Samples  # 0 for ∇_y g, the rest for the hypergradient
-    key: RandomKey | None  # of the linear solver, when it draws at random
+    key: RandomKey | None  # for the linear solver, if it draws at random
 
 
 class Directions(NamedTuple):
-    """What x and y move against."""
+    """The directions of x and y, and the upper loss."""
 
     value: Any  # upper loss, a scalar
     x: Upper  # hypergradient
@@ -45,7 +45,7 @@ class Directions(NamedTuple):
 class Sampled(NamedTuple):
     """The estimand `(x, y) ↦ (f, hypergradient, ∇_y g)` of a problem, on a `Sample`.
 
-    Takes a hypergradient in closed form where the problem declares it, else the implicit one.
+    Uses the hypergradient in closed form if the problem declares one, else the implicit one.
     """
 
     problem: Problem
@@ -66,11 +66,11 @@ class Sampled(NamedTuple):
         return Directions(value, trees.zeros_like(point.x), trees.zeros_like(point.y))
 
     def draws(self, n: int) -> Draws:
-        """How many batches n samples hold."""
+        """The number of batches in n samples."""
         return Draws(upper=n, lower=n * self._lower)
 
     def samples(self, batch: Batch, n: int, key: RandomKey | None) -> Samples:
-        """The n samples in the batches of one step; one `RepeatedBatch` without randomness."""
+        """The n samples in the batches of one step; a `RepeatedBatch` without randomness."""
         draws = self.draws(n)
         upper, lower = as_samples(batch.upper, draws.upper), as_samples(batch.lower, draws.lower)
         found = Bundles(upper, lower, key, self._lower)
@@ -84,8 +84,9 @@ class Sampled(NamedTuple):
     ) -> tuple["Sampled", Sample]:
         """The estimand of losses averaged over r batches, and its sample.
 
-        The sample is made of the batches of r samples after the first `skip`. Each of its roles
-        takes r batches in a row: with r batches of "epochs" in the data, all rows.
+        The sample consists of the batches of r samples after the first `skip`. Each of its parts
+        takes r consecutive batches. With the order "epochs" and r batches per epoch these are all
+        rows.
         """
         draws = self.draws(skip + r)
         upper = as_samples(batch.upper, draws.upper).skip(skip)
@@ -104,7 +105,7 @@ class Sampled(NamedTuple):
         return Sampled(at_once, self.linear), Sample(whole.upper, RepeatedBatch(whole.lower), key)
 
     def price(self, times: float) -> Price:
-        """The oracle calls of as many evaluations."""
+        """The oracle calls of `times` evaluations."""
         if self.problem.hypergradient is not None:
             return Price(upper_value=times, lower_grad=times)
         hvp = times * self.linear.products
@@ -123,7 +124,7 @@ def _at_once(known: Callable | None) -> Callable | None:
 
 
 class Bundles(Samples):
-    """`Sample` i: the i-th upper batch, the i-th run of `size` lower batches, a key of its own."""
+    """`Sample` i: the i-th upper batch, the i-th run of `size` lower batches, and the i-th key."""
 
     upper: Samples
     lower: Samples
@@ -146,7 +147,7 @@ class Groups(Samples):
 
 
 def averaged(problem: Problem, r: int) -> Problem:
-    """The problem with each loss a mean over r batches, which it takes as a `Samples` handle."""
+    """The problem whose losses are means over r batches, passed as a `Samples` handle."""
 
     def mean(fn):
         return lambda x, y, samples: mean_over(lambda s: fn(x, y, s), samples, r)

@@ -1,4 +1,4 @@
-"""Both directions at the old (x, y) through one estimator, then both variables move."""
+"""The loop that estimates both directions at the old (x, y) and then moves both variables."""
 
 from typing import Any, NamedTuple
 
@@ -19,15 +19,15 @@ class SimultaneousState(NamedTuple):
     k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
-    estimate: Any  # the estimator's memory: the last directions, and where they were taken
-    key: RandomKey | None  # of the linear solver, when it draws at random
+    estimate: Any  # memory of the estimator: the last directions, and their point
+    key: RandomKey | None  # for the linear solver, if it draws at random
     updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class Simultaneous(NamedTuple):
     """The loop with its blocks chosen: SUSTAIN and MRBO are settings of it.
 
-    `estimator` reduces the noise of `Directions` at a `Point`; `evaluations` of them a step.
+    `estimator` reduces the noise of `Directions` at a `Point`, with `evaluations` of them per step.
     """
 
     x_update: AbstractUpdate
@@ -37,7 +37,7 @@ class Simultaneous(NamedTuple):
     evaluations: int = 2
 
     def draws(self, problem: Problem) -> Draws:
-        """What one sample of both directions holds."""
+        """The batches of one sample of both directions."""
         return Sampled(problem, self.linear).draws(1)
 
     def price(self, problem: Problem) -> Price:

@@ -1,4 +1,4 @@
-"""STABLE: tracked dense second derivatives, and a lower step that anticipates the move of x.
+"""STABLE: tracked dense second derivatives, and a lower step that corrects for the move of x.
 
 Chen, Sun, Xiao, Yin. "A single-timescale method for stochastic bilevel optimization". AISTATS 2022,
 arXiv:2102.04671.
@@ -28,24 +28,24 @@ class STABLEState(NamedTuple):
     k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
-    curvature: Path  # last `Curvature`, and the `Point` it was estimated at
+    curvature: Path  # last `Curvature`, and its `Point`
     updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class STABLE(AbstractMethod):
     """Single loop and single timescale, with dense second derivatives: for a small lower level.
 
-    Recursive momentum (STORM) on `∂²g/∂y²` and `∂²g/∂x∂y`, each projected on what is known of it;
-    x moves along `∇_x f − J H⁻¹ ∇_y f`, and y along `∇_y g` plus `−H⁻¹ Jᵀ (x₊ − x)`, the move of
-    `y*(x)` that the move of x implies. With all steps and weights of order `K^(−1/2)` the mean
-    squared hypergradient is `O(K^(−1/2))`. Assumes a lower loss strongly convex in y, in up to a
-    few hundred unknowns: a step takes order m³ operations for m entries of y.
+    Recursive momentum (STORM) on H = `∂²g/∂y²` and J = `∂²g/∂x∂y`, each projected on its known
+    bounds. x moves along `∇_x f − J H⁻¹ ∇_y f`. y moves along `∇_y g` plus `−H⁻¹ Jᵀ (x₊ − x)`, the
+    change of `y*(x)` caused by the move of x. With all steps and weights of order `K^(−1/2)` the
+    mean squared hypergradient is `O(K^(−1/2))`. Assumes a lower loss strongly convex in y, with up
+    to a few hundred unknowns: a step takes order m³ operations for m entries of y.
 
     Attributes:
-        weight: τ, share of a new sample in the tracked matrices; the first is always 1.
-        convexity: μ, floor of the eigenvalues of H. Give that of the lower loss; the default only
-            keeps H invertible.
-        cross_bound: C, cap of the singular values of J.
+        weight: τ, weight of a new sample in the tracked matrices; the first is always 1.
+        convexity: μ, lower bound of the eigenvalues of H. Use the strong convexity of the lower
+            loss; the default only keeps H invertible.
+        cross_bound: C, upper bound of the singular values of J.
     """
 
     x_update: AbstractUpdate = eqx.field(
@@ -67,9 +67,10 @@ class STABLE(AbstractMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """Steps and weight of order `K^(−1/2)`; the matrices' bounds as measured, with room.
+        """Steps and weight of order `K^(−1/2)`; bounds of the matrices from `constants`.
 
-        Room of two: single samples curve less, and couple more, than their mean.
+        The bounds have a safety factor of two, because those of single samples are looser than
+        those of the mean.
         """
         return cls(
             horizon(0.5 / constants.hyper_L, 1 / 2, steps),

@@ -1,9 +1,9 @@
-"""SUSTAIN: recursive momentum on the directions of both levels, one loop, one sample each.
+"""SUSTAIN: recursive momentum on the directions of both levels, in one loop, on one sample.
 
 Khanduri, Zeng, Hong, Wai, Wang, Yang. "A near-optimal algorithm for stochastic bilevel
 optimization via double-momentum". NeurIPS 2021, arXiv:2102.07367.
-Differs from the paper: x is projected on `upper_set` when there is one; any linear solver may take
-the place of the randomised series.
+Differs from the paper: x is projected on `upper_set` when there is one; any linear solver may
+replace the randomised series.
 """
 
 from typing import ClassVar, Self
@@ -25,11 +25,11 @@ class SUSTAIN(LoopMethod):
     """Single loop with recursive momentum (STORM) on the hypergradient and on the lower gradient.
 
     Each direction is evaluated at the new and at the old (x, y) on the same samples, and
-    `d ← D_new + (1 − η_k)(d − D_old)`; then x and y move at once. With x and y steps of order
+    `d ← D_new + (1 − η_k)(d − D_old)`. Then x and y move together. With x and y steps of order
     `k^(−1/3)` and weights η of order `k^(−2/3)` the mean squared hypergradient is `O(K^(−2/3))` up
     to logarithms, on one sample a step. Assumes a lower loss strongly convex in y and sample
-    losses that are smooth, not only their means. With `y_weight=1` it is MSTSA; without noise all
-    weights give the same.
+    losses that are smooth, not only their means. With `y_weight=1` it is MSTSA. Without noise the
+    weights have no effect.
 
     Attributes:
         linear: solver of the adjoint system; its step size must be at most 1/L.
@@ -57,10 +57,10 @@ class SUSTAIN(LoopMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """x and y steps of order `K^(−1/3)`, weights of order their square.
+        """x and y steps of order `K^(−1/3)`, weights of the order of their squares.
 
-        x a fifth of its stable step, since y follows without delay only when it is faster; the
-        series is cut where its bias is a thousandth.
+        x a fifth of its stable step, so that y is fast enough to follow without delay; the series
+        has a relative bias of 1e-3.
         """
         L, weight = constants.L, horizon(1.0, 2 / 3, steps)
         return cls(

@@ -26,7 +26,7 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class Factors(NamedTuple):
-    """What the directions of x and y are made of."""
+    """The factors of the directions of x and y."""
 
     value: Scalar  # f
     f_x: Upper
@@ -40,15 +40,15 @@ class SVRBState(NamedTuple):
     k: Scalar  # number of steps done
     x: Upper
     y: Lower  # follows y*(x)
-    factors: Path  # last `Factors`, and the `Point` they were estimated at
+    factors: Path  # last `Factors`, and their `Point`
     updates: tuple[Any, Any]  # memories of the x and y updates
 
 
 class SVRB(AbstractMethod):
     """Single loop with recursive momentum (STORM) on all five factors: for a small lower level.
 
-    `∇_x f`, `∇_y f`, `∂²g/∂x∂y`, `∂²g/∂y²` (kept above μ) and `∇_y g` are each tracked; x moves
-    along `∇_x f − J H⁻¹ ∇_y f`, y along `∇_y g`. No series is cut, so without noise the direction
+    `∇_x f`, `∇_y f`, J = `∂²g/∂x∂y`, H = `∂²g/∂y²` (kept above μ) and `∇_y g` are each tracked. x
+    moves along `∇_x f − J H⁻¹ ∇_y f`, y along `∇_y g`. No series is truncated, so without noise the direction
     is exact. With x and y steps of order `k^(−1/3)` and a weight of order `k^(−2/3)` the mean
     squared hypergradient is `O(K^(−2/3))` up to logarithms, on one sample a step. For a lower
     loss strongly convex in y, in up to a few hundred unknowns: a step takes order m³ operations
@@ -78,9 +78,9 @@ class SVRB(AbstractMethod):
 
     @classmethod
     def theory(cls, constants: Constants, *, steps: int | None = None) -> Self:
-        """x and y steps of order `K^(−1/3)`, the weight of order their square; half of μ as floor.
+        """x and y steps of order `K^(−1/3)`, weight of the order of their square, half of μ.
 
-        x a fifth of its stable step, since y follows without delay only when it is faster.
+        x a fifth of its stable step, so that y is fast enough to follow without delay.
         """
         return cls(
             horizon(0.2 / constants.hyper_L, 1 / 3, steps),

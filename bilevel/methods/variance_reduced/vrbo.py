@@ -1,4 +1,4 @@
-"""VRBO: lower steps along directions that follow every move by a difference, restarted at times.
+"""VRBO: directions that are updated by a difference after every move, with periodic restarts.
 
 Yang, Ji, Liang. "Provably faster algorithms for bilevel optimization". NeurIPS 2021,
 arXiv:2106.04692.
@@ -29,7 +29,7 @@ class VRBOState(NamedTuple):
     x: Upper
     y: Lower  # follows y*(x)
     directions: Directions  # estimates at (x, y)
-    key: RandomKey | None  # of the linear solver, when it draws at random
+    key: RandomKey | None  # for the linear solver, if it draws at random
     updates: tuple[Any, Any]  # memories of the x and y updates
 
 
