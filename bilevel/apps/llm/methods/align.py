@@ -107,7 +107,7 @@ def align(
         method: `AIHF(...)`, `IRL(...)`, or one of `baselines`.
         steps: updates of the upper variable: of the reward, or of the policy in a baseline.
         reward, policy: parameters to start from; a policy absent starts as the reference.
-        batch_size, prompts: rows of feedback, and prompts to answer, a step; all when absent.
+        batch_size, prompts: rows of feedback, and prompts to answer, a step; all if `None`.
         metrics: names to functions of the reward's and the policy's parameters (the first `None`
             in a baseline without a reward), evaluated every `log_every` steps.
         keep: the "last" iterate, or the best by a metric.

@@ -28,9 +28,9 @@ class DPO(AbstractAlignment):
     """Direct preference optimisation with the task's β: at best the policy that RLHF aims at.
 
     Attributes:
-        smoothing: share of labels taken to be the wrong way round (conservative DPO).
+        smoothing: assumed fraction of flipped labels (conservative DPO).
         reference_free: leave the reference out of the ratio.
-        rows: at a time, for the reference's log-probabilities; all when absent.
+        rows: at a time, for the reference's log-probabilities; all if `None`.
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
@@ -99,7 +99,7 @@ class AIHFDPO(AbstractAlignment):
     """AIHF with the reward `β log(π/π_ref)`: SFT on demonstrations plus DPO on preferences.
 
     Attributes:
-        weights: of the two parts; by counts when absent.
+        weights: of the two parts; by counts if `None`.
         smoothing, rows: as in `DPO`.
     """
 

@@ -217,10 +217,10 @@ def problem(
 
     Args:
         step: how the policy moves, or `Hold()`.
-        contrast: `losses.Linear()` when absent.
-        negatives: `Enumerate()` when absent and the policy can, else `Draw()`.
-        anchor: the reference of the policy's step: `Fixed()` when absent, or `Moving(every)`.
-        weights: by counts when absent.
+        contrast: `losses.Linear()` if `None`.
+        negatives: `Enumerate()` if `None` and the policy can, else `Draw()`.
+        anchor: the reference of the policy's step: `Fixed()` if `None`, or `Moving(every)`.
+        weights: by counts if `None`.
         decay: of the reward's parameters, `(decay/2) ‖x‖²`.
         per_token: judge preferences after every token from where two responses part; the reward
             needs a method `tokens`, as `reward.Head` has.

@@ -30,7 +30,7 @@ class RewardModel(AbstractAlignment):
 
     Attributes:
         decay: `(decay/2) ‖x‖²`.
-        smoothing: share of labels taken to be the wrong way round.
+        smoothing: assumed fraction of flipped labels.
         per_token: a likelihood after every token from where two responses part, in place of one of
             whole responses; the reward needs a method `tokens`, as `reward.Head` has.
     """

@@ -54,8 +54,8 @@ class SelfPlayAIHF(AbstractAlignment):
     """Self-play on demonstrations plus DPO on preferences, relative to the last round's policy.
 
     Attributes:
-        weights: of the two parts; by counts when absent.
-        strength: λ of both parts; the task's β when absent.
+        weights: of the two parts; by counts if `None`.
+        strength: λ of both parts; the task's β if `None`.
         rounds, replay, rows: as in `SPIN`.
     """
 

@@ -88,8 +88,8 @@ def data(
     """Feedback for the upper level, prompts and randomness for the lower one.
 
     Args:
-        batch_size: rows of each kind of feedback in a batch; all when absent.
-        prompts: prompts in a lower batch; all when absent.
+        batch_size: rows of each kind of feedback in a batch; all if `None`.
+        prompts: prompts in a lower batch; all if `None`.
         pairs: demonstrations with what was said instead, in place of the task's demonstrations.
     """
     prompts_to_answer = _rows("prompts", task.prompts_to_answer(), prompts)

@@ -1,1 +1,1 @@
-"""The decoder and what is trained of it: pure functions over dictionaries of arrays."""
+"""The decoder and its trainable parameters: pure functions of dictionaries of arrays."""

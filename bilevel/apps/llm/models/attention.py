@@ -3,8 +3,9 @@
 Every function here has the signature `attention(q, k, v, mask, window) -> mixed values`:
 
 q: `(batch, queries, heads, head_dim)`; k and v: `(batch, keys, kv_heads, head_dim)`.
-mask: `(batch or 1, queries, keys)`, true where a query sees a key. None stands for causal
-attention without padding, as many queries as keys; then `window` may bound how far back it sees.
+mask: `(batch or 1, queries, keys)`, true where a query attends to a key. `None` means causal
+attention without padding and with as many queries as keys. Then `window` may limit the number of
+keys before a query.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# Not infinite: a row that sees nothing (padding) stays finite, and so do its derivatives.
+# Finite, so that a row that attends to nothing (padding) and its derivatives stay finite.
 HIDDEN = -1e30
 
 Mask = Bool[Array, "batch queries keys"]
@@ -26,7 +27,7 @@ def plain(
     mask: Mask | None = None,
     window: int | None = None,
 ) -> Float[Array, "batch queries heads dim"]:
-    """Softmax of scores, written out: has every derivative. Scores are float32 or better."""
+    """Softmax attention in plain JAX, with all derivatives. Scores have at least float32."""
     batch, queries, heads, dim = q.shape
     groups = q.reshape(batch, queries, k.shape[2], heads // k.shape[2], dim)
     scores = jnp.einsum("bqhgd,bkhd->bhgqk", groups, k, preferred_element_type=accurate(q))
@@ -38,27 +39,27 @@ def plain(
 
 
 def fused(q, k, v, mask=None, window=None):
-    """XLA's own form of `plain`: every derivative, less of our code in the way of the compiler."""
+    """`jax.nn.dot_product_attention` in its XLA implementation, with all derivatives."""
     return _dot_product(q, k, v, mask, window, "xla")
 
 
 def flash(q, k, v, mask=None, window=None):
     """cuDNN's flash attention: NVIDIA GPUs, float16 or bfloat16, first derivatives only.
 
-    Made for sampling and for first-order methods; a Hessian product through it fails.
+    For sampling and first-order methods; a Hessian product through it fails.
     """
     return _dot_product(q, k, v, mask, window, "cudnn")
 
 
 def causal(length: int, window: int | None = None) -> Bool[Array, "1 length length"]:
-    """Who sees whom in a row without padding."""
+    """The causal mask of a row without padding: true where a query attends to a key."""
     back = jnp.arange(length)[:, None] - jnp.arange(length)[None]
     visible = back >= 0
     return (visible if window is None else visible & (back < window))[None]
 
 
 def accurate(x: Array) -> jnp.dtype:
-    """The type in which norms, softmaxes and scores are computed: float32 or better."""
+    """The dtype in which norms, softmaxes and scores are computed: at least float32."""
     return jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 

@@ -1,11 +1,11 @@
-"""What a decoder is: sizes, RoPE, norms, activations, windows. Numbers only, no arrays."""
+"""Configuration of a decoder: sizes, RoPE, norms, activations, windows. No arrays."""
 
 import enum
 from dataclasses import dataclass
 
 
 class Family(enum.Enum):
-    """The architectures that are known, by the `model_type` of their config.json."""
+    """The supported architectures, by the `model_type` of their config.json."""
 
     LLAMA = "llama"
     MISTRAL = "mistral"
@@ -22,11 +22,11 @@ class Activation(enum.Enum):
 
 
 class Layers(enum.Enum):
-    """How the layers of a parameter tree lie, and so how they are run.
+    """Layout of the layers in a parameter tree, which determines how they are run.
 
-    LIST: one tree a layer. Fastest up to a few dozen layers.
-    SCAN: one tree, each leaf with a leading axis of layers. Compile time and memory of the program
-    do not grow with depth.
+    LIST: one tree per layer. Fastest up to a few dozen layers.
+    SCAN: one tree, each leaf with a leading axis of layers. Compile time and program size do not
+    grow with depth.
     """
 
     LIST = "list"
@@ -42,7 +42,7 @@ class LinearScaling:
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """Low frequencies divided by a factor, high ones kept, those between interpolated."""
+    """Low frequencies are divided by a factor, high ones kept, those in between interpolated."""
 
     factor: float
     low_freq_factor: float
@@ -64,19 +64,19 @@ class Config:
     """A decoder-only transformer.
 
     Args:
-        width: entries of the residual stream; `inner`: of the hidden layer of a MLP.
-        kv_heads: heads of keys and values, each shared by `heads // kv_heads` queries.
-        max_length: positions the model was made for, tokens.
-        windows: for each layer, how many positions back a token sees (itself included), or None
-            for all.
+        width: size of the residual stream; `inner`: size of the hidden layer of an MLP.
+        kv_heads: number of key-value heads, each shared by `heads // kv_heads` query heads.
+        max_length: maximal context length of the model, in tokens.
+        windows: for each layer, the number of positions a token attends to (including itself), or
+            None for all.
         layer_norm: LayerNorm with a bias, otherwise RMSNorm.
         gated: `down(act(gate(x)) * up(x))`, otherwise `down(act(up(x)))`.
-        parallel: attention and MLP both read the layer's input, otherwise one after the other.
+        parallel: attention and MLP both read the input of the layer; otherwise sequential.
         qk_norm: RMSNorm of each query and key head.
         tied: the head is the embedding transposed.
 
     Raises:
-        ValueError: sizes that do not fit each other.
+        ValueError: the sizes are inconsistent.
     """
 
     family: Family
@@ -138,7 +138,7 @@ def llama(
     max_length: int = 2048,
     rope: Rope | None = None,
 ) -> Config:
-    """A Llama of any size, for models made from scratch."""
+    """The configuration of a Llama model of any size, for training from scratch."""
     return Config(
         family=Family.LLAMA,
         vocab_size=vocab_size,

@@ -1,4 +1,4 @@
-"""A decoder as a pure function of a dict of arrays: any derivative, any mesh, any layout.
+"""A decoder as a pure function of a dict of arrays, with all derivatives, on any mesh.
 
 Parameters, with kernels `(in, out)`:
 
@@ -9,12 +9,12 @@ Parameters, with kernels `(in, out)`:
      "norm": {"scale": (width,)},
      "head": {"kernel": (width, vocab)}}                  # absent when tied
 
-"layers" is a list, run one after the other, or a single dict whose leaves have a leading axis of
-layers, run by a scan. The tree decides; `stack` and `unstack` turn one into the other.
+"layers" is a list, run in a Python loop, or a single dict whose leaves have a leading axis of
+layers, run by a scan. The parameter tree decides; `stack` and `unstack` convert between the two.
 
-Rows of tokens may be padded and packed: `segments` is 0 at padding and otherwise the number of the
-sequence that the token belongs to, which never decreases along a row. A Boolean mask is the case of
-one sequence per row. Padding does not change other tokens, and its id is ignored.
+Rows of tokens may be padded and packed. `segments` is 0 at padding and otherwise the number of the
+sequence that the token belongs to, nondecreasing along a row. A Boolean mask is the case of one
+sequence per row. Padding does not affect other tokens, and its token id is ignored.
 """
 
 from collections.abc import Callable
@@ -55,11 +55,11 @@ def hidden(
     query_start: int = 0,
     compute: ComputeOptions = ComputeOptions(),
 ) -> Float[Array, "batch time-query_start width"]:
-    """The residual stream after the last norm: what heads read. Padding holds finite noise.
+    """The residual stream after the last norm. Values at padding are finite but meaningless.
 
     Args:
-        query_start: the first position whose state is wanted. For those before it the last
-            layer computes keys and values alone, where layers are a list.
+        query_start: the first position whose state is returned. For earlier positions the last
+            layer computes only keys and values, if the layers are a list.
     """
     if segments is None:
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
@@ -89,10 +89,10 @@ def hidden_at(
     query_start: int = 0,
     compute: ComputeOptions = ComputeOptions(),
 ) -> Float[Array, "batch time-query_start width"]:
-    """`hidden` with positions and mask given, for rows that are not packed sequences.
+    """`hidden` with explicit positions and mask, for rows that are not packed sequences.
 
     Args:
-        positions: of each token in its sequence.
+        positions: position of each token in its sequence.
         mask: true where a query (first axis of time) attends to a key; None for causal attention.
     """
     x, time = embed(config, params, tokens, compute=compute), tokens.shape[1]
@@ -124,7 +124,7 @@ def logits(
     *,
     compute: ComputeOptions = ComputeOptions(),
 ) -> Float[Array, "batch time vocab"]:
-    """Scores of the next token at every position; float32 or better."""
+    """Logits of the next token at every position; at least float32."""
     return read_out(params, hidden(config, params, tokens, segments, compute=compute))
 
 
@@ -137,14 +137,14 @@ def token_logprobs(
     compute: ComputeOptions = ComputeOptions(),
     chunk: int | None = 256,
 ) -> Float[Array, "batch time"]:
-    """log π(token | those before it), in the place of the token.
+    """log π(token | earlier tokens), at the position of the token.
 
-    Zero at padding and at the first token of a sequence, which nothing predicts. So
+    Zero at padding and at the first token of a sequence, which has no prediction. So
     `(token_logprobs(...) * response_mask).sum(-1)` is the log-probability of a response.
 
     Args:
-        chunk: positions whose scores are held at once, so that no array of batch × time ×
-            vocabulary is; None takes all.
+        chunk: number of positions whose logits are in memory at once, to avoid an array of batch ×
+            time × vocabulary; None takes all.
     """
     x = hidden(config, params, tokens, segments, compute=compute)
     x, known = predecessors(x, segments)
@@ -163,17 +163,18 @@ def over_vocabulary(
     *others: Array,
     chunk: int | None = 256,
 ) -> PyTree[Float[Array, "batch time ..."]]:
-    """`fn(scores, *others)` at every position, with the scores of a chunk of positions at a time.
+    """`fn(scores, *others)` at every position, computed for one chunk of positions at a time.
 
-    For what is small for each token but reads the whole vocabulary: log-probabilities, entropies,
-    divergences. With several chunks the scores are computed again for derivatives.
+    For results that are small per token but need the logits of the whole vocabulary:
+    log-probabilities, entropies, divergences. With several chunks the logits are recomputed for
+    derivatives.
 
     Args:
-        x: from `hidden`.
-        others: arrays `(batch, time, ...)` handed to `fn` beside the scores.
+        x: hidden states, from `hidden`.
+        others: arrays `(batch, time, ...)` passed to `fn` after the scores.
     """
     batch, time = x.shape[:2]
-    if chunk is None or time <= chunk:  # to keep the scores takes no more than to make them again
+    if chunk is None or time <= chunk:  # one chunk: keeping the scores needs no more memory than recomputing them
         return fn(read_out(params, x), *others)
     apply = jax.checkpoint(lambda x, *others: fn(read_out(params, x), *others))
     count = -(-time // chunk)
@@ -194,7 +195,7 @@ def over_vocabulary(
 def predecessors(
     x: Float[Array, "batch time width"], segments: Segments | None
 ) -> tuple[Array, Bool[Array, "batch time"]]:
-    """At every token the state that predicts it, and whether there is one."""
+    """For every token the state that predicts it, and whether there is one."""
     if segments is None:
         known = jnp.broadcast_to((jnp.arange(x.shape[1]) > 0)[None], x.shape[:2])
         return jnp.roll(x, 1, axis=1), known
@@ -209,6 +210,6 @@ def predecessors(
 
 
 def chosen(scores: Float[Array, "... vocab"], tokens: Int[Array, "..."]) -> Float[Array, "..."]:
-    """The score of one token at each position; a sum, so that a split vocabulary stays split."""
+    """The score of one token per position, as a sum, so that a sharded vocabulary stays sharded."""
     ids = jax.lax.broadcasted_iota(tokens.dtype, scores.shape, scores.ndim - 1)
     return jnp.where(ids == tokens[..., None], scores, 0).sum(-1)

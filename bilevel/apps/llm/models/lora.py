@@ -1,12 +1,12 @@
-"""Low-rank adapters: a small pytree beside frozen parameters, `W + scale * A B`.
+"""Low-rank adapters (LoRA): a small pytree next to frozen parameters, `W + scale * A B`.
 
     adapters = lora.init(config, key, rank=8)
     loss = lambda adapters: task(lora.attach(params, adapters, scale=2.0))   # trains adapters alone
     params = lora.merge(params, adapters, scale=2.0)
 
-An adapter tree has, for every adapted kernel `(in, out)`, `{"a": (in, rank), "b": (rank, out)}` in
-the place of the kernel: `{"layers": [{"query": {"a": ..., "b": ...}, ...}, ...]}`, or stacked on a
-leading axis for `Layers.SCAN`. A tree of fewer layers than the model's adapts the last ones.
+An adapter tree has `{"a": (in, rank), "b": (rank, out)}` in place of every adapted kernel
+`(in, out)`: `{"layers": [{"query": {"a": ..., "b": ...}, ...}, ...]}`, or stacked on a leading axis
+for `Layers.SCAN`. A tree of fewer layers than the model's adapts the last ones.
 
 Reference: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen. "LoRA: Low-rank adaptation of large
 language models". ICLR 2022, arXiv:2106.09685.
@@ -39,15 +39,15 @@ def init(
     layers: Layers = Layers.LIST,
     dtype: DTypeLike = jnp.float32,
 ) -> Adapters:
-    """Adapters that change nothing yet: `a` is random, `b` zero.
+    """Initial adapters, which do not change the model: `a` is random, `b` is zero.
 
     Args:
-        targets: which kernels of each layer, of "query", "key", "value", "output", "gate", "up",
-            "down".
-        layers: as those of the parameters that they are for.
+        targets: the adapted kernels of each layer, from "query", "key", "value", "output", "gate",
+            "up", "down".
+        layers: layout, the same as that of the parameters.
 
     Raises:
-        ValueError: a rank below 1, or a target that the model has not.
+        ValueError: the rank is below 1, or the model does not have a target.
     """
     if type(rank) is not int or rank < 1:
         raise ValueError(f"rank is {rank!r}; a whole number of at least 1 is needed.")
@@ -72,9 +72,9 @@ def init(
 def attach(
     params: parameters.Params, adapters: Adapters, *, scale: ScalarLike = 1.0
 ) -> parameters.Params:
-    """Parameters that the decoder reads as `x W + scale (x A) B`; nothing is merged.
+    """Parameters that the decoder evaluates as `x W + scale (x A) B`, without merging.
 
-    Differentiate through it for derivatives of the adapters alone.
+    Differentiate through it to get derivatives of the adapters only.
     """
 
     def join(p, adapter):
@@ -84,7 +84,7 @@ def attach(
 
 
 def merge(params: Params, adapters: Adapters, *, scale: ScalarLike = 1.0) -> Params:
-    """Parameters with `W + scale * A B` for W, in the type of W."""
+    """Parameters with W replaced by `W + scale * A B`, in the dtype of W."""
 
     def join(p, adapter):
         a, b = (adapter[name].astype(accurate(p["kernel"])) for name in ("a", "b"))

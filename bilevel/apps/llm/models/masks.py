@@ -1,4 +1,4 @@
-"""Which keys a query attends to: its own sequence up to itself, within a window."""
+"""Attention masks: causal, within the sequence, and optionally within a window."""
 
 from jaxtyping import Array, Bool, Int
 
@@ -11,7 +11,7 @@ EVERYWHERE = 2**30  # a window longer than any row
 
 
 def segment_mask(segments: Int[Array, "batch time"]) -> Bool[Array, "batch time time"]:
-    """Tokens see those of their sequence up to themselves."""
+    """The causal mask within each sequence of a row."""
     same = (segments[:, :, None] == segments[:, None]) & (segments > 0)[:, None]
     return same & attentions.causal(segments.shape[1])
 
@@ -19,12 +19,12 @@ def segment_mask(segments: Int[Array, "batch time"]) -> Bool[Array, "batch time 
 def window_mask(
     queries: Array, keys: Array, window: int | Array
 ) -> Bool[Array, "batch queries keys"]:
-    """Keys fewer than `window` positions before a query."""
+    """True for keys less than `window` positions before a query."""
     return queries[:, :, None] - keys[:, None] < window
 
 
 def attention_mask(mask, positions, window: int | None):
-    """The mask and window that attention is to be given."""
+    """The mask and window arguments of an attention function."""
     if mask is None or window is None:
         return mask, window
     return mask & window_mask(positions, positions, window), None

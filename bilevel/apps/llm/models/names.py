@@ -1,8 +1,8 @@
-"""Which tensor of a Hugging Face file is which leaf of a parameter tree.
+"""The map between the tensors of a Hugging Face file and the leaves of a parameter tree.
 
-The names in the files are the contract, not those of modules: GPT-NeoX has `embed_out`, tied heads
-have no tensor at all. Files hold kernels `(out, in)`, and GPT-NeoX one tensor for query, key and
-value, head by head; trees hold kernels `(in, out)`, apart.
+It uses the names in the files, not those of modules: GPT-NeoX has `embed_out`, and tied heads have
+no tensor. Files have kernels `(out, in)`, and GPT-NeoX one tensor for query, key and value,
+interleaved by head. Trees have separate kernels `(in, out)`.
 """
 
 import re
@@ -19,7 +19,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file, and the leaves it holds."""
+    """One tensor of a file, and the leaves it contains."""
 
     name: str
     shape: tuple[int, ...]  # in the file
@@ -27,7 +27,7 @@ class Tensor:
     heads: int = 0  # of a fused query, key and value
 
     def split(self, array: np.ndarray) -> list[np.ndarray]:
-        """From the file to the leaves."""
+        """Convert the tensor of the file to the leaves."""
         if not self.heads:
             return [array.T if _is_kernel(self.leaves[0]) else array]
         parts = array.reshape(self.heads, 3, -1, *array.shape[1:])
@@ -35,7 +35,7 @@ class Tensor:
         return [np.ascontiguousarray(parts[:, i]).reshape(-1, *rest).T for i in range(3)]
 
     def join(self, leaves: list[np.ndarray]) -> np.ndarray:
-        """From the leaves to the file."""
+        """Convert the leaves to the tensor of the file."""
         if not self.heads:
             return leaves[0].T if _is_kernel(self.leaves[0]) else leaves[0]
         parts = [leaf.T.reshape(self.heads, -1, *self.shape[1:]) for leaf in leaves]
@@ -66,7 +66,7 @@ def tensors(config: Config) -> list[Tensor]:
 
 
 def known_extra(name: str) -> bool:
-    """Buffers that older files carry, which the configuration tells as well."""
+    """Whether a tensor is a buffer of older files that the configuration makes redundant."""
     return re.search(r"(rotary_emb\.inv_freq|attention\.(masked_)?bias)$", name) is not None
 
 

@@ -1,4 +1,4 @@
-"""Parameters of a decoder: their shapes, a start, and the two layouts of the layers."""
+"""Parameters of a decoder: shapes, initialisation, and the two layouts of the layers."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def init(
     dtype: DTypeLike = jnp.float32,
     deviation: float = 0.02,
 ) -> Params:
-    """Random parameters: normal kernels, zero biases, scales of one."""
+    """Random parameters: normal kernels, zero biases, unit scales."""
     shapes, leaf_of = jax.tree.flatten(shapes_of(config, layers), is_leaf=_is_shape)
     lasts = [path[-1] for path, _ in paths(shapes_of(config, layers))]
     keys, leaves = jax.random.split(key, len(shapes)), []
@@ -38,7 +38,7 @@ def init(
 def abstract(
     config: Config, *, layers: Layers = Layers.LIST, dtype: DTypeLike = jnp.float32
 ) -> PyTree[jax.ShapeDtypeStruct]:
-    """The parameter tree with shapes for arrays: to place, lower and compile without memory."""
+    """The parameter tree of `jax.ShapeDtypeStruct`, to shard and compile without allocation."""
     return jax.tree.map(
         lambda shape: jax.ShapeDtypeStruct(shape, dtype),
         shapes_of(config, layers),
@@ -47,7 +47,7 @@ def abstract(
 
 
 def size(config: Config) -> int:
-    """How many parameters there are."""
+    """The number of parameters."""
     return sum(int(np.prod(shape)) for _, shape in paths(shapes_of(config)))
 
 
@@ -73,7 +73,7 @@ def unstack(params: Params) -> Params:
 
 
 def shapes_of(config: Config, layers: Layers = Layers.LIST) -> dict[str, Any]:
-    """The parameter tree with a tuple for each array."""
+    """The parameter tree with the shape of each array as a tuple."""
     c, queries, values = config, config.heads * config.head_dim, config.kv_heads * config.head_dim
 
     def normed(n):

@@ -10,7 +10,7 @@ from bilevel.apps.llm.models.config import Config, LinearScaling, Llama3Scaling
 
 
 def frequencies(config: Config) -> np.ndarray:
-    """Radians a position, for each rotated pair of a head."""
+    """Radians per position, for each rotated pair of a head."""
     rope, dim = config.rope, config.rotary_dim
     per_token = rope.theta ** (-np.arange(0, dim, 2) / dim)
     match rope.scaling:
@@ -44,7 +44,7 @@ def rotate(x: Float[Array, "batch time heads dim"], rotation: tuple[Array, Array
 
 
 def positions_of(segments: Int[Array, "batch time"]) -> Int[Array, "batch time"]:
-    """How many tokens of the same sequence come before; at padding, that of the last token."""
+    """The number of earlier tokens of the same sequence; at padding, that of the last token."""
     valid, last = segments > 0, jax.lax.cummax(segments, axis=1)
     order = jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
     before = jnp.pad(last[:, :-1], ((0, 0), (1, 0)))

@@ -1,4 +1,4 @@
-"""Draw responses: a batch at a time, with a cache of keys and values, in one compiled loop."""
+"""Batched sampling of responses with a key-value cache, in one compiled loop."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,17 +17,18 @@ from bilevel.apps.llm.models.transformer import ComputeOptions, Remat, Tokens
 
 @dataclass(frozen=True)
 class Drawing:
-    """How tokens are drawn.
+    """Sampling options.
 
     Args:
-        new: tokens of the longest response.
-        temperature: divides the scores; 0 takes the likeliest token.
-        top_k: draw among so many of the likeliest tokens; None among all.
-        top_p: draw among the likeliest tokens that together have this probability; None among all.
-        stop: ids that end a response, and belong to it.
+        new: maximal number of new tokens.
+        temperature: divides the logits; 0 is greedy decoding.
+        top_k: top-k sampling: keep the k most likely tokens; None keeps all.
+        top_p: nucleus sampling: keep the most likely tokens with this total probability; None keeps
+            all.
+        stop: token ids that end a response; they are part of it.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: a number is outside its range.
     """
 
     new: int = 64
@@ -48,10 +49,10 @@ class Drawing:
 
 
 class Samples(NamedTuple):
-    """Prompts with their responses; `time` is that of prompt and longest response together.
+    """Prompts with their responses; `time` is the prompt length plus `new`.
 
-    The response follows the prompt's last place, so behind the padding of a prompt that is padded
-    on the right; the decoder sees through padding anywhere.
+    The response starts after the last position of the prompt, so after the padding of a prompt
+    that is padded on the right. The decoder ignores padding at any position.
     """
 
     tokens: Int[Array, "batch time"]
@@ -80,15 +81,15 @@ def generate(
     drawing: Drawing = Drawing(),
     compute: ComputeOptions = ComputeOptions(),
 ) -> Samples:
-    """Draw a response to every prompt.
+    """Sample a response to every prompt.
 
-    `logprobs` are those of `decoder.token_logprobs(config, params, samples.tokens, samples.mask)`,
-    whatever the temperature; `drawn` are equal to them at temperature 1 without top-k and top-p.
-    A pure function to be called under `jax.jit` (`config`, `drawing` and `compute` static); the
-    loop ends when all responses have.
+    `logprobs` equals `decoder.token_logprobs(config, params, samples.tokens, samples.mask)` at any
+    temperature. `drawn` is the same at temperature 1 without top-k and top-p. This is a pure
+    function to be called under `jax.jit` (with `config`, `drawing` and `compute` static). The loop
+    ends when all responses have ended.
 
     Args:
-        segments: 0 at the padding of prompts, which may be anywhere; one sequence a row.
+        segments: 0 at the padding of prompts, which may be anywhere; one sequence per row.
     """
     return generate_at(
         config,
@@ -113,7 +114,7 @@ def generate_at(
     drawing: Drawing = Drawing(),
     compute: ComputeOptions = ComputeOptions(),
 ) -> Samples:
-    """As `generate`, with a temperature that may be traced; that of `drawing` is not looked at."""
+    """Like `generate`, with a temperature that may be traced; that of `drawing` is ignored."""
     prompt = tokens.shape[1]
     compute = dataclasses.replace(compute, remat=Remat.NONE)  # nothing is differentiated
     whole = segments is None
@@ -169,7 +170,10 @@ def draw(
     drawing: Drawing,
     temperature: ScalarLike,
 ) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
-    """A token for each row, and the log-probability it was drawn with (0 at temperature 0)."""
+    """A token for each row, and its log-probability under the sampling distribution.
+
+    The log-probability is 0 at temperature 0.
+    """
     temperature = jnp.asarray(temperature, scores.dtype)
     greedy = temperature == 0
     tempered = scores / jnp.where(greedy, 1, temperature)
@@ -185,16 +189,16 @@ def draw(
 
 
 def _nucleus(scores: Float[Array, "batch vocab"], share: float) -> Bool[Array, "batch vocab"]:
-    """The fewest likeliest tokens that together have a probability of at least `share`."""
+    """The nucleus: the smallest set of most likely tokens with probability at least `share`."""
     ranked = -jnp.sort(-scores, axis=-1)
     probability = jax.nn.softmax(ranked, axis=-1)
-    before = jnp.cumsum(probability, axis=-1) - probability  # of all that are likelier
+    before = jnp.cumsum(probability, axis=-1) - probability  # of all more likely tokens
     last = jnp.sum(before < share, axis=-1, keepdims=True) - 1
     return scores >= jnp.take_along_axis(ranked, last, axis=-1)
 
 
 def _prefill(config, params, tokens, valid, new: int, compute: ComputeOptions):
-    """Scores after the prompt, and its keys and values with room for the response."""
+    """Logits after the prompt, and the key-value cache with room for the response."""
     segments = valid.astype(jnp.int32)
     positions, mask = rope.positions_of(segments), masks.segment_mask(segments)
     x = transformer.embed(config, params, jnp.where(valid, tokens, 0), compute=compute)
@@ -216,11 +220,11 @@ def _prefill(config, params, tokens, valid, new: int, compute: ComputeOptions):
 
 
 def _extend(config, params, samples: Samples, cache, at, compute: ComputeOptions):
-    """Scores after one more token, and the cache with its keys and values."""
+    """Logits after one more token, and the updated cache."""
     token = jax.lax.dynamic_slice_in_dim(samples.tokens, at, 1, axis=1)
     positions = rope.positions_of(samples.mask.astype(jnp.int32))
     here = jax.lax.dynamic_slice_in_dim(positions, at, 1, axis=1)
-    mask = samples.mask[:, None]  # what lies ahead is not filled yet, and so not valid
+    mask = samples.mask[:, None]  # later positions are not filled yet, so masked
     x = transformer.embed(config, params, token, compute=compute)
     rotation = rope.rotations(config, here, x)
     caches = iter(cache)

@@ -1,10 +1,9 @@
-"""Where the parameters of a decoder lie on a mesh, by name.
+"""Shardings of the parameters of a decoder on a mesh, by name.
 
-A mesh has two axes: `data` splits batches, and every kernel once more (ZeRO-3: each device holds
-its part of parameters, gradients and optimiser state, and gathers a layer when it is computed);
+A mesh has two axes. `data` splits batches, and also every kernel (ZeRO-3: each device stores its
+part of parameters, gradients and optimiser state, and gathers a layer when it is computed).
 `model` splits heads, the hidden layer of MLPs and the vocabulary. The compiler derives the rest, so
-axes are of the kind Auto: `jax.make_mesh` makes Explicit ones, over which an unmodified model
-fails.
+the axes have type Auto: `jax.make_mesh` creates Explicit axes, on which an unmodified model fails.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from bilevel.apps.llm.models.config import Config
 
 DATA, MODEL = "data", "model"
 
-# How the axes of a leaf are split; a kernel `(in, out)` by what follows it.
+# The mesh axes of each leaf, by its name; for kernels of shape `(in, out)`.
 SPLITS: dict[tuple[str, str], tuple[str | None, ...]] = {
     **{(name, "kernel"): (DATA, MODEL) for name in ("query", "key", "value", "gate", "up", "head")},
     **{(name, "bias"): (MODEL,) for name in ("query", "key", "value", "gate", "up")},
@@ -35,7 +34,7 @@ EMBED = (MODEL, DATA)
 
 
 def make_mesh(data: int, model: int = 1, devices: Any = None) -> Mesh:
-    """`data * model` devices, those of the process group when absent.
+    """`data * model` devices, those of the process group if `None`.
 
     Raises:
         ValueError: there are fewer devices than that.
@@ -48,11 +47,12 @@ def make_mesh(data: int, model: int = 1, devices: Any = None) -> Mesh:
 
 
 def specs(config: Config, tree: PyTree, mesh: Mesh) -> PyTree[PartitionSpec]:
-    """How the leaves of parameters, adapters, or anything with their names are split.
+    """Partition specs of parameters, adapters, or any tree with the same names.
 
-    A leaf is split by the last two names of its path, so optimiser states and gradients fall beside
-    the parameters. An axis that a mesh axis does not divide evenly stays whole, and so do norms.
-    Heads are not cut: with fewer key-value heads than `model`, each device holds all of them.
+    The spec depends on the last two names of the path, so optimiser states and gradients are
+    sharded like the parameters. An axis that a mesh axis does not divide evenly is not split, and
+    neither are norms. Heads are not split: with fewer key-value heads than `model`, each device
+    holds all of them.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: spec_of(config, _names(path), leaf.shape, mesh), tree
@@ -60,7 +60,7 @@ def specs(config: Config, tree: PyTree, mesh: Mesh) -> PyTree[PartitionSpec]:
 
 
 def spec_of(config: Config, path: names.Path, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """How one leaf is split."""
+    """The partition spec of one leaf."""
     named = [str(key) for key in path if not isinstance(key, int)]
     if named[-1:] == ["embed"]:
         split = EMBED
@@ -85,7 +85,7 @@ def spec_of(config: Config, path: names.Path, shape: tuple[int, ...], mesh: Mesh
 
 
 def shardings(config: Config, tree: PyTree, mesh: Mesh) -> PyTree[NamedSharding]:
-    """`specs` on the mesh, as `jax.jit` and `jax.device_put` take them."""
+    """`specs` as shardings on the mesh, for `jax.jit` and `jax.device_put`."""
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
         specs(config, tree, mesh),
@@ -94,23 +94,23 @@ def shardings(config: Config, tree: PyTree, mesh: Mesh) -> PyTree[NamedSharding]
 
 
 def put(config: Config, tree: PyTree, mesh: Mesh) -> PyTree[Array]:
-    """Parameters on the mesh."""
+    """Put parameters on the mesh."""
     return jax.device_put(tree, shardings(config, tree, mesh))
 
 
 def constrain(config: Config, tree: PyTree, mesh: Mesh) -> PyTree[Array]:
-    """In compiled code: parameters, and what is derived from them, in their places.
+    """Constrain parameters, and trees derived from them, to their shardings, inside `jax.jit`.
 
-    A loss of `pin(config, params, mesh)` has gradients and Hessian products that are split like the
-    parameters; otherwise the compiler may give every device the whole sum over `data`.
+    A loss of `constrain(config, params, mesh)` has gradients and Hessian products that are sharded
+    like the parameters. Without it, the compiler may replicate the whole sum over `data`.
     """
     return jax.lax.with_sharding_constraint(tree, shardings(config, tree, mesh))
 
 
 def placer(config: Config, mesh: Mesh) -> Callable[[names.Path, np.ndarray], Array]:
-    """The `place` of `checkpoint.load`: each device is given its part of a leaf as it is read.
+    """The `place` argument of `checkpoint.load`: puts each leaf on the mesh when it is read.
 
-    On several hosts each gives its own devices their parts.
+    With several hosts, each host fills its own devices.
     """
 
     def place(path: names.Path, array: np.ndarray) -> Array:
@@ -121,7 +121,7 @@ def placer(config: Config, mesh: Mesh) -> Callable[[names.Path, np.ndarray], Arr
 
 
 def rows(mesh: Mesh) -> NamedSharding:
-    """Where batches lie: `(batch, ...)`, for tokens, masks and what is one a row."""
+    """The sharding of batches `(batch, ...)`: tokens, masks and per-row values."""
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
@@ -131,10 +131,10 @@ def activations(mesh: Mesh) -> NamedSharding:
 
 
 def put_rows(tree: PyTree, mesh: Mesh) -> PyTree[Array]:
-    """Batches on the mesh, the same rows on every process.
+    """Put batches on the mesh; every process must hold the same rows.
 
     Raises:
-        ValueError: the rows do not divide over the axis `data`.
+        ValueError: the number of rows is not a multiple of the size of the axis `data`.
     """
     parts = mesh.shape[DATA]
     for leaf in jax.tree.leaves(tree):

@@ -1,4 +1,4 @@
-"""Which parameters of a decoder are trained: a LoRA adapter of the last layers, or all of them."""
+"""The trainable parameters of a decoder: a LoRA adapter of the last layers, or all of them."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from bilevel.typing import RandomKey
 
 
 class Adapter(NamedTuple):
-    """A LoRA adapter of the last layers; the parameters below them and beside them rest.
+    """A LoRA adapter of the last layers; all other parameters are frozen.
 
     Attributes:
-        rank: of every adapted kernel.
-        layers: how many of the last layers; all when absent.
-        targets: kernels of a layer.
-        scale: of the product; usually 2.
+        rank: rank of every adapted kernel.
+        layers: number of adapted last layers; all if `None`.
+        targets: adapted kernels of a layer.
+        scale: factor of the product A B; usually 2.
     """
 
     rank: int = 8
@@ -26,7 +26,7 @@ class Adapter(NamedTuple):
     scale: float = 2.0
 
     def below(self, config: Config) -> int:
-        """How many layers rest."""
+        """The number of frozen layers below the first adapted one."""
         return lora.below(config.layers, config.layers if self.layers is None else self.layers)
 
     def _top(self, config: Config) -> Config:
@@ -34,7 +34,7 @@ class Adapter(NamedTuple):
         return replace(config, layers=config.layers - below, windows=config.windows[below:])
 
     def init(self, config: Config, key: RandomKey) -> PyTree:
-        """Parameters that change nothing yet."""
+        """Initial adapters, which do not change the model."""
         targets = tuple(t for t in self.targets if t != "gate" or config.gated)
         return lora.init(self._top(config), key, rank=self.rank, targets=targets)
 
@@ -46,7 +46,7 @@ class Adapter(NamedTuple):
 
 
 class FullFineTune(NamedTuple):
-    """All parameters are trained; y is their tree, and nothing rests."""
+    """All parameters are trained; y is their tree."""
 
     def below(self, config: Config) -> int:
         return 0

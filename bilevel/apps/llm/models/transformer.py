@@ -1,4 +1,4 @@
-"""The pieces of a decoder: embedding, layers one after the other, read-out."""
+"""The parts of a decoder: embedding, layers, output head."""
 
 import enum
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Tokens = Int[Array, "batch time"]
 
 
 class Remat(enum.Enum):
-    """What a layer keeps for its derivative; the rest is computed again."""
+    """What a layer stores for its derivative; the rest is recomputed."""
 
     NONE = "everything"
     PRODUCTS = "results of matrix products with weights"
@@ -31,13 +31,13 @@ class Remat(enum.Enum):
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """How a decoder is computed; nothing here changes what it computes, rounding aside.
+    """Options of the computation, which change the result only by rounding.
 
     Args:
         attention: a function of `bilevel.apps.llm.models.attention`.
-        dtype: of activations; that of the embedding when absent.
-        pin: where activations `(batch, time, width)` lie, on a mesh; those whose rows do not divide
-            over it are left to the compiler.
+        dtype: dtype of activations; that of the embedding if `None`.
+        pin: sharding of the activations `(batch, time, width)`; if the rows cannot be split evenly
+            over the mesh, the compiler chooses.
     """
 
     attention: Callable = attentions.plain
@@ -52,7 +52,7 @@ def embed(config: Config, params: Params, tokens: Tokens, *, compute: ComputeOpt
 
 
 def read_out(params: Params, x: Float[Array, "batch time width"]) -> Array:
-    """Scores of every token of the vocabulary."""
+    """Logits of every token of the vocabulary."""
     if "head" in params:
         kernel, into = params["head"]["kernel"].astype(x.dtype), "wv"
     else:
@@ -70,10 +70,10 @@ def through(
     *,
     compute: ComputeOptions,
 ) -> tuple[Array, Any]:
-    """All layers: `layer(p, x, window) -> (x, kept)`; what was kept, a list or stacked.
+    """Apply all layers, `layer(p, x, window) -> (x, kept)`; returns x and the list or stack of kept.
 
     Args:
-        last: takes the place of `layer` for the last one of a list.
+        last: used instead of `layer` for the last layer of a list.
     """
     if not isinstance(layers, dict):
         kept, every = [], [layer] * (len(layers) - 1) + [last or layer]
@@ -100,10 +100,10 @@ def block(
     query_start: int = 0,
     compute: ComputeOptions,
 ) -> tuple[Array, Any]:
-    """One layer; `attend(q, k, v)` returns the mixed values and what is to be kept of them.
+    """One layer; `attend(q, k, v)` returns the attention output and what to keep (a cache).
 
     Args:
-        query_start: the first place that is asked for; those before it only answer.
+        query_start: the first query position; earlier positions are only keys and values.
     """
     a = norm(config, p["attention_norm"], x)
     x = x[:, query_start:]
@@ -148,7 +148,7 @@ ACTIVATIONS = {
 
 
 def project(p: Params, x: Array) -> Array:
-    """`x W + b`, and `+ (x A) B` where an adapter is attached (`lora.attach`)."""
+    """`x W + b`, plus `(x A) B` if an adapter is attached (`lora.attach`)."""
     rows = _rows(x)
     y = rows @ p["kernel"].astype(x.dtype)
     if "a" in p:
@@ -158,8 +158,8 @@ def project(p: Params, x: Array) -> Array:
 
 
 def _rows(x: Array) -> Array:
-    """Batch and time as one axis: a kernel's gradient is then a plain product, which XLA computes
-    up to a fifth faster on a CPU than a sum over two."""
+    """Merge batch and time into one axis. The gradient of a kernel is then a plain matrix product,
+    which XLA computes up to a fifth faster on a CPU than a contraction over two axes."""
     return x.reshape(-1, x.shape[-1])
 
 

@@ -102,7 +102,7 @@ def referred(
 
     Args:
         reference: parameters of the policy.
-        rows: how many at a time; all at once when absent.
+        rows: how many at a time; all at once if `None`.
     """
     responses = responses._replace(reference=None)
     return responses._replace(reference=_logprobs(policy, reference, responses, rows))
@@ -149,7 +149,7 @@ def log_ratios(
 def generate(
     policy: AbstractPolicy, y: PyTree, prompts: PyTree, key: RandomKey, *, temperature: float = 1.0
 ) -> Responses:
-    """One response to each prompt, compiled, and out of the reach of derivatives."""
+    """One response to each prompt, compiled, and with gradients stopped."""
     return _generate(policy, y, prompts, key, temperature)
 
 
@@ -159,5 +159,5 @@ def _generate(policy, y, prompts, key, temperature):
 
 
 def stopped(tree: PyTree) -> PyTree:
-    """The same numbers, out of the reach of derivatives; masks and tokens as they are."""
+    """The same numbers, with gradients stopped; masks and tokens as they are."""
     return trees.map(jax.lax.stop_gradient, tree)

@@ -69,7 +69,7 @@ def preference(chosen: PerRow, rejected: PerRow, smoothing: ScalarLike = 0.0) ->
     """Bradley and Terry's `−E log σ(r_chosen − r_rejected)`.
 
     Args:
-        smoothing: share of labels taken to be the wrong way round.
+        smoothing: assumed fraction of flipped labels.
     """
     return -_labels(chosen - rejected, smoothing).mean()
 

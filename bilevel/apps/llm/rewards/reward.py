@@ -103,7 +103,7 @@ class Moments(NamedTuple):
 
 
 def moments(reward: Reward, x: PyTree, responses: Responses) -> Moments:
-    """Mean and standard deviation of a reward over responses, out of the reach of derivatives."""
+    """Mean and standard deviation of a reward over responses, with gradients stopped."""
     values = jax.lax.stop_gradient(reward(x, responses))
     return Moments(values.mean(), jnp.maximum(values.std(), jnp.finfo(values.dtype).eps))
 
