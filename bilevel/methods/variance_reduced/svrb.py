@@ -48,16 +48,17 @@ class SVRB(AbstractMethod):
     """Single loop with recursive momentum (STORM) on all five factors: for a small lower level.
 
     `∇_x f`, `∇_y f`, J = `∂²g/∂x∂y`, H = `∂²g/∂y²` (kept above μ) and `∇_y g` are each tracked. x
-    moves along `∇_x f − J H⁻¹ ∇_y f`, y along `∇_y g`. No series is truncated, so without noise the direction
-    is exact. With x and y steps of order `k^(−1/3)` and a weight of order `k^(−2/3)` the mean
-    squared hypergradient is `O(K^(−2/3))` up to logarithms, on one sample a step. For a lower
-    loss strongly convex in y, in up to a few hundred unknowns: a step takes order m³ operations
-    for m entries of y; and for sample losses that are smooth, not only their means.
+    moves along `∇_x f − J H⁻¹ ∇_y f`, y along `∇_y g`. No series is truncated, so without
+    noise the direction is exact. With x and y steps of order `k^(−1/3)` and a weight of order
+    `k^(−2/3)` the mean squared hypergradient is `O(K^(−2/3))` up to logarithms, on one sample per
+    step. Assumes a lower loss strongly convex in y, with up to a few hundred unknowns (a step takes
+    order m³ operations for m entries of y), and sample losses that are smooth, not only their
+    means.
 
     Attributes:
-        weight: b, share of a new sample in every factor; the first is always 1.
-        convexity: μ, floor of the eigenvalues of H. Give that of the lower loss; the default only
-            keeps H invertible.
+        weight: b, weight of a new sample in every factor; the first is always 1.
+        convexity: μ, lower bound of the eigenvalues of H. Use the strong convexity of the lower
+            loss; the default only keeps H invertible.
     """
 
     x_update: AbstractUpdate = eqx.field(

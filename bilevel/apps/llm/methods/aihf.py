@@ -1,6 +1,6 @@
-"""AIHF and IRL: learn a reward and its policy together.
+"""AIHF and IRL: learn a reward and its policy jointly.
 
-`reward_learning` states the problem; here is the loop that solves it, single or in rounds.
+`reward_learning` defines the problem. This module solves it, in a single loop or in rounds.
 """
 
 from typing import Any, NamedTuple
@@ -31,16 +31,18 @@ from bilevel.updates import AbstractUpdate, FromOptax, as_update
 
 
 class Rounds(NamedTuple):
-    """Whole phases in place of the single loop: first the reward, then the policy, and again.
+    """Alternating phases instead of the single loop: first the reward, then the policy, and again.
 
     Attributes:
-        rounds: how many.
-        policy_steps: calls of the policy step in each; the reward takes the run's `steps`.
+        rounds: number of rounds.
+        policy_steps: calls of the policy step per round; the reward takes `steps` of the run.
         stored: generate one response to every demonstration at the start of a round, and learn the
-            reward on these pairs; otherwise responses are made afresh in every reward step.
-        replay: from the third round on, learn on the pairs of earlier rounds too, but the first.
-        fresh: begin every round with the reward's start.
-        temperature: of the stored responses; 1 keeps the hypergradient unbiased.
+            reward on these pairs; otherwise every reward step samples new responses.
+        replay: from the third round on, also learn on the pairs of earlier rounds, except the
+            first.
+        fresh: reset the reward to its initial parameters at the start of every round.
+        temperature: sampling temperature of the stored responses; 1 keeps the hypergradient
+            unbiased.
     """
 
     rounds: int
@@ -52,20 +54,20 @@ class Rounds(NamedTuple):
 
 
 class AIHF(AbstractAlignment):
-    """Learn a reward and its policy together, from demonstrations and preferences.
+    """Learn a reward and its policy jointly, from demonstrations and preferences.
 
-    By default a single loop: each step takes one step of the policy on the current reward (`step`
-    says how many gradient steps that is) and one of the reward. With small β neither level may be
-    solved to the end before the other moves: whole phases with a fixed reference contract only for
-    β > 1, partial steps always do.
+    By default this is a single loop: each step takes one policy step on the current reward (`step`
+    sets its number of gradient steps) and one reward step. For small β, do not solve one level to
+    the end before the other moves: full phases with a fixed reference contract only for β > 1,
+    partial steps always contract.
 
     Attributes:
-        step: how the policy moves.
-        x_update: how the reward moves.
+        step: the policy step.
+        x_update: the update of the reward parameters.
         contrast, negatives, anchor, weights, decay, per_token: as in `problem`.
-        normalise: how many responses of the reference give the mean and deviation by which the
-            policy's step sees the reward; 0 for the reward as it is.
-        rounds: whole phases in place of the single loop.
+        normalise: number of reference responses whose reward mean and deviation normalise the
+            reward for the policy step; 0 for no normalisation.
+        rounds: alternating phases instead of the single loop.
     """
 
     step: AbstractPolicyStep
@@ -100,7 +102,7 @@ class AIHF(AbstractAlignment):
         return Aligned(result.y, result.x, [result])
 
     def _data(self, task, options, pairs=None):
-        """Without the kind of feedback that counts nothing."""
+        """The data, without a kind of feedback whose weight is zero."""
         if self.weights is not None:
             gone = [bool(jnp.asarray(weight) == 0) for weight in self.weights]
             task = eqx.tree_at(
@@ -159,14 +161,14 @@ class AIHF(AbstractAlignment):
 
 
 def IRL(step: AbstractPolicyStep, **settings: Any) -> AIHF:
-    """Inverse reinforcement learning: `AIHF` on the demonstrations alone."""
+    """Inverse reinforcement learning: `AIHF` on demonstrations only."""
     return AIHF(step, weights=Weights(1.0, 0.0), **settings)
 
 
 def run(
     posed: Problem, x_update: AbstractUpdate, start: Start, feed: Data, options: Options
 ) -> Result:
-    """TTSA on a problem of reward learning."""
+    """Run TTSA on a reward learning problem."""
     return solve(
         posed,
         TTSA(x_update),
@@ -186,7 +188,7 @@ def follow(
     options: Options,
     policy_reward: Reward | None = None,
 ) -> Result:
-    """Only the policy moves: KL-regularised reinforcement learning on a reward that rests."""
+    """KL-regularised reinforcement learning on a fixed reward: only the policy moves."""
     posed = problem(task, step, policy_reward=policy_reward, weights=Weights(0.0, 0.0))
     posed = posed.replace(hypergradient=_nothing)
     return run(posed, as_update(0.0), start, feed, options)

@@ -1,4 +1,4 @@
-"""One interface to every way to align a policy: `align(task, method, steps=...)`."""
+"""One interface to all alignment methods: `align(task, method, steps=...)`."""
 
 import abc
 from collections.abc import Callable, Mapping
@@ -16,43 +16,43 @@ from bilevel.typing import RandomKey
 
 
 class Aligned(NamedTuple):
-    """What came out."""
+    """The result of `align`."""
 
     policy: PyTree  # parameters
-    reward: PyTree | None  # parameters, of those that learn a reward
-    results: list[Result]  # of every phase that was begun, in order
+    reward: PyTree | None  # parameters; `None` without a reward
+    results: list[Result]  # of every phase that was started, in order
 
     @property
     def history(self) -> dict[str, Any]:
-        """Of the last phase."""
+        """The history of the last phase."""
         return self.results[-1].history
 
     @property
     def ended(self) -> bool:
-        """Whether the last phase came to its end, so that another may follow.
+        """Whether the last phase was completed, so that another may follow.
 
-        One that was interrupted, stopped by a callback, or that diverged, is the run's last.
+        A phase that was interrupted, stopped by a callback, or that diverged ends the run.
         """
         return self.results[-1].status.outcome in (Outcome.FINISHED, Outcome.CONVERGED)
 
 
 class AbstractAlignment(Checked):
-    """A way to align: bilevel or a baseline, with the same data."""
+    """An alignment method, bilevel or baseline, on the same data."""
 
     @abc.abstractmethod
     def run(self, task: Task, start: "Start", options: "Options") -> Aligned:
-        """Align the task's policy."""
+        """Align the policy of the task."""
 
 
 class Start(NamedTuple):
-    """Where to begin."""
+    """Initial parameters and the random key."""
 
     reward: PyTree | None
     policy: PyTree
 
 
 class Options(NamedTuple):
-    """How long and how watched; the last are those of `bl.solve`."""
+    """Run length, metrics, and further options of `bl.solve`."""
 
     steps: int
     key: RandomKey
@@ -62,14 +62,14 @@ class Options(NamedTuple):
     log_every: int
     keep: str | Best
     rest: Mapping[str, Any]
-    phase: int = 1  # of the method's, where it has several
+    phase: int = 1  # of a method with several phases
 
     def settings(self, start: PyTree) -> dict[str, Any]:
-        """Arguments of `bl.solve`, without the metrics, for a phase that begins at `start`.
+        """Arguments of `bl.solve`, without the metrics, for a phase that starts at `start`.
 
-        Every phase keeps its state in its own folder, from which a restarted run resumes. From the
-        second phase on, the folder's name depends on `start`, so that a phase never resumes a run
-        that began somewhere else.
+        Every phase has its own checkpoint folder, from which a restarted run resumes. From the
+        second phase on, the name of the folder depends on `start`, so that a phase never resumes a
+        run with another start.
         """
         found = {
             "steps": self.steps,
@@ -105,16 +105,16 @@ def align(
 
     Args:
         method: `AIHF(...)`, `IRL(...)`, or one of `baselines`.
-        steps: updates of the upper variable: of the reward, or of the policy in a baseline.
-        reward, policy: parameters to start from; a policy absent starts as the reference.
-        batch_size, prompts: rows of feedback, and prompts to answer, a step; all if `None`.
-        metrics: names to functions of the reward's and the policy's parameters (the first `None`
-            in a baseline without a reward), evaluated every `log_every` steps.
+        steps: number of updates of the upper variable: the reward, or the policy in a baseline.
+        reward, policy: initial parameters; the policy defaults to the reference.
+        batch_size, prompts: rows of feedback and prompts to answer per step; all if `None`.
+        metrics: functions of the reward and the policy parameters, by name, evaluated every
+            `log_every` steps. The first argument is `None` in a baseline without a reward.
         keep: the "last" iterate, or the best by a metric.
-        options: handed to `bl.solve`: `checkpoint`, `progress`, ... A method of several phases
-            keeps each in a folder of its own inside the checkpoint's; the same call goes on in the
-            phase that was not finished, and ends like one that was never interrupted, bit for bit.
-            Responses that a finished phase had drawn are drawn again, from the same key.
+        options: passed to `bl.solve`: `checkpoint`, `progress`, ... A method with several phases
+            stores each in its own folder inside the checkpoint. The same call resumes in the
+            unfinished phase, and gives bitwise the same result as an uninterrupted run. Responses
+            drawn by a finished phase are drawn again from the same key.
     """
     policy = task.reference if policy is None else policy
     key = jax.random.key(0) if key is None else key

@@ -25,12 +25,12 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class DPO(AbstractAlignment):
-    """Direct preference optimisation with the task's β: at best the policy that RLHF aims at.
+    """Direct preference optimisation with the β of the task; same optimum as RLHF.
 
     Attributes:
         smoothing: assumed fraction of flipped labels (conservative DPO).
-        reference_free: leave the reference out of the ratio.
-        rows: at a time, for the reference's log-probabilities; all if `None`.
+        reference_free: omit the reference from the ratio.
+        rows: batch size for the log-probabilities of the reference; all rows if `None`.
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
@@ -47,7 +47,7 @@ class DPO(AbstractAlignment):
 
 
 class Direct(eqx.Module):
-    """DPO's loss of preferences that carry their reference."""
+    """The DPO loss, on preferences with reference log-probabilities."""
 
     policy: AbstractPolicy
     beta: ScalarLike
@@ -61,12 +61,12 @@ class Direct(eqx.Module):
 class IPO(AbstractAlignment):
     """Identity preference optimisation.
 
-    With pairs from the reference, at best `π ∝ π_ref exp(p(a beats the reference)/τ)`.
+    With pairs from the reference, the optimum is `π ∝ π_ref exp(p(a beats the reference)/τ)`.
 
     Attributes:
         tau: τ.
-        per_token: divide each ratio by the response's length, as several libraries do; the sum is
-            the paper's.
+        per_token: divide each ratio by the length of the response, as several libraries do; the
+            paper uses the sum.
         rows: as in `DPO`.
     """
 
@@ -99,7 +99,7 @@ class AIHFDPO(AbstractAlignment):
     """AIHF with the reward `β log(π/π_ref)`: SFT on demonstrations plus DPO on preferences.
 
     Attributes:
-        weights: of the two parts; by counts if `None`.
+        weights: weights of the two parts; proportional to the counts if `None`.
         smoothing, rows: as in `DPO`.
     """
 
@@ -119,7 +119,7 @@ class AIHFDPO(AbstractAlignment):
 
 
 class Sum(eqx.Module):
-    """A loss of the demonstrations and one of the preferences."""
+    """The sum of a loss on demonstrations and a loss on preferences."""
 
     demonstrations: Callable
     preferences: Callable

@@ -3,12 +3,13 @@
     minimise over x   w1 · −E log π_x(demonstration) + w2 · −E log σ(r_x(chosen) − r_x(rejected))
     where             π_x maximises E r_x − β KL(π ‖ π_ref)
 
-The upper gradient needs no Hessian: the first part's is `(E_(π_x) ∇r − E_demonstrations ∇r)/β`. So
-`problem` declares it as the hypergradient and a policy step as the lower step, and TTSA makes of
-the two the single loop: a few policy steps, one reward step, again.
+The upper gradient needs no Hessian: that of the first part is
+`(E_(π_x) ∇r − E_demonstrations ∇r)/β`. So `problem` declares it as the hypergradient and a policy
+step as the lower step. TTSA on this problem is the single loop: a few policy steps, one reward
+step, and so on.
 
-With demonstrations alone this is inverse reinforcement learning (IRL), with both AIHF, with
-preferences alone RLHF in one loop. `aihf.AIHF` runs these.
+With only demonstrations this is inverse reinforcement learning (IRL), with both AIHF, and with
+only preferences RLHF in one loop. `aihf.AIHF` runs these.
 
 References: Zeng, Li, Garcia, Hong. "Maximum-likelihood inverse reinforcement learning with
 finite-time guarantees". NeurIPS 2022, arXiv:2210.01808. Li, Zeng, Liao, Li, Kang, Garcia, Hong.
@@ -44,7 +45,7 @@ from bilevel.fields import Checked
 from bilevel.problem import Batch, Problem
 from bilevel.typing import RandomKey, Scalar
 
-# --- what the policy says instead of a demonstration -----------------------------------------
+# --- negatives: the policy's own responses to the prompts of demonstrations -------------------
 
 
 Own = Callable[[PyTree], tuple[Float[Array, "n k"], Float[Array, "n k"]]]
@@ -57,11 +58,11 @@ class AbstractNegatives(Checked):
     def __call__(
         self, policy: AbstractPolicy, reward: Reward, y: PyTree, prompts: PyTree, key: RandomKey
     ) -> Own:
-        """`x -> (rewards, weights)`; a row of weights sums to 1. y is out of derivatives' reach."""
+        """`x -> (rewards, weights)`; each row of weights sums to 1. y has its gradient stopped."""
 
 
 class Enumerate(AbstractNegatives):
-    """Every response, weighed by its probability: for policies that are `enumerable`."""
+    """All responses, weighted by their probability: for policies that are `enumerable`."""
 
     def __call__(self, policy, reward, y, prompts, key):
         if not policy.enumerable:
@@ -76,7 +77,7 @@ class Draw(AbstractNegatives):
     """A few responses of the current policy.
 
     Attributes:
-        temperature: 1 makes the hypergradient unbiased; colder ones are a heuristic with another
+        temperature: 1 makes the hypergradient unbiased; lower values are a heuristic with another
             fixed point.
     """
 
@@ -95,7 +96,7 @@ class Draw(AbstractNegatives):
 
 
 def _stored(reward: Reward, responses: Responses) -> Own:
-    """Of responses made before, one to a demonstration."""
+    """Rewards of stored responses, one per demonstration."""
 
     def rewards(x):
         found = reward(x, responses)[:, None]
@@ -108,7 +109,7 @@ def _stored(reward: Reward, responses: Responses) -> Own:
 
 
 class Criterion(eqx.Module):
-    """What the upper level is made of."""
+    """The upper loss and its hypergradient."""
 
     goal: Goal
     contrast: AbstractContrast
@@ -127,7 +128,7 @@ class Criterion(eqx.Module):
         return total
 
     def hypergradient(self, x: PyTree, y: PyTree, batch: Batch) -> PyTree:
-        """The gradient in x of the contrast, in place of that of the demonstrations' part."""
+        """The hypergradient: the gradient in x of the contrast replaces the demonstration part."""
         feedback, prompts = batch.upper, batch.lower
         policy, reward = self.goal.policy, self.goal.reward
         if feedback.pairs is not None:
@@ -135,7 +136,7 @@ class Criterion(eqx.Module):
             own = _stored(reward, responses)
         elif feedback.demonstrations is not None:
             demonstrations = feedback.demonstrations
-            # Another draw than the policy's step was made with.
+            # Independent of the draw of the policy step.
             key = jax.random.fold_in(prompts.key, 0xA11)
             own = self.negatives(policy, reward, y, demonstrations.prompts, key)
         else:
@@ -149,7 +150,7 @@ class Criterion(eqx.Module):
         return jax.grad(loss)(x)
 
     def _common(self, x: PyTree, batch: Feedback) -> Scalar:
-        """What depends on x alone."""
+        """The terms that depend only on x."""
         total = _like(self.decay, trees.dot(x, x)) / 2 * trees.dot(x, x)
         if batch.preferences is None:
             return total
@@ -172,10 +173,10 @@ class Hypergradient(eqx.Module):
 
 
 class Lower(eqx.Module):
-    """`β KL(π_y ‖ π_ref) − E r`, exact for an enumerated policy, else on responses drawn from it.
+    """`β KL(π_y ‖ π_ref) − E r`, exact for an enumerated policy, otherwise on drawn responses.
 
-    On drawn responses every factor `exp(log π − stop(log π))` is 1 and carries the derivative of
-    the distribution: value and derivatives of any order are unbiased.
+    On drawn responses every factor `exp(log π − stop(log π))` equals 1 and has the derivative of
+    the distribution, so the value and derivatives of any order are unbiased.
     """
 
     goal: Goal
@@ -216,15 +217,15 @@ def problem(
     Upper batches are `Feedback`, lower ones `Prompts`; `data` makes both.
 
     Args:
-        step: how the policy moves, or `Hold()`.
+        step: the policy step, or `Hold()`.
         contrast: `losses.Linear()` if `None`.
-        negatives: `Enumerate()` if `None` and the policy can, else `Draw()`.
-        anchor: the reference of the policy's step: `Fixed()` if `None`, or `Moving(every)`.
-        weights: by counts if `None`.
-        decay: of the reward's parameters, `(decay/2) ‖x‖²`.
-        per_token: judge preferences after every token from where two responses part; the reward
-            needs a method `tokens`, as `reward.Head` has.
-        policy_reward: the reward as the policy's step sees it, such as `reward.Normalised(...)`.
+        negatives: if `None`, `Enumerate()` for an enumerable policy, else `Draw()`.
+        anchor: the reference of the policy step: `Fixed()` if `None`, or `Moving(every)`.
+        weights: proportional to the counts if `None`.
+        decay: weight decay of the reward, `(decay/2) ‖x‖²`.
+        per_token: apply the preference loss at every token from the first difference of the two
+            responses; the reward needs a method `tokens`, as `reward.Head` has.
+        policy_reward: the reward used by the policy step, such as `reward.Normalised(...)`.
     """
     if task.reward is None:
         raise ValueError("the task has no reward to learn: give Task(..., reward=...).")

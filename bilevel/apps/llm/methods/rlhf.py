@@ -26,13 +26,14 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class RewardModel(AbstractAlignment):
-    """Bradley and Terry's likelihood of preferences; the policy stays where it is.
+    """Bradley-Terry likelihood of preferences; the policy is not changed.
 
     Attributes:
         decay: `(decay/2) ‖x‖²`.
         smoothing: assumed fraction of flipped labels.
-        per_token: a likelihood after every token from where two responses part, in place of one of
-            whole responses; the reward needs a method `tokens`, as `reward.Head` has.
+        per_token: a likelihood at every token from the first difference of the two responses,
+            instead of one for whole responses; the reward needs a method `tokens`, as
+            `reward.Head` has.
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
@@ -69,23 +70,23 @@ class _Judgement(eqx.Module):
 
 
 class RLHF(AbstractAlignment):
-    """The pipeline in stages: a reward from preferences, then KL-regularised learning of it.
+    """RLHF in two stages: a reward from preferences, then KL-regularised RL on this reward.
 
-    Start from SFT with `align(..., policy=sft)`, and with the task's reference the same, for the
-    usual three stages. (The reward of preferences is then no longer relative to the model that the
-    demonstrations' optimum is relative to: it counts them twice.)
+    For the usual three stages, start from SFT with `align(..., policy=sft)` and use the same
+    parameters as the reference of the task. (The demonstrations then count twice, because the
+    reference of the preference stage has already been trained on them.)
 
     Attributes:
-        step: how the policy moves.
-        policy_steps: calls of it; the reward takes the run's `steps`.
-        learner: how the reward is learned.
-        normalise: how many responses of the reference give the reward its mean and deviation in the
-            second stage; 0 for the reward as it is.
+        step: the policy step.
+        policy_steps: number of its calls; the reward takes `steps` of the run.
+        learner: the method that learns the reward.
+        normalise: number of reference responses whose reward mean and deviation normalise the
+            reward in the second stage; 0 for no normalisation.
     """
 
     step: AbstractPolicyStep
     policy_steps: int = eqx.field(static=True)
-    learner: RewardModel = eqx.field(default_factory=RewardModel)  # importing makes no array
+    learner: RewardModel = eqx.field(default_factory=RewardModel)  # no arrays at import time
     normalise: int = eqx.field(static=True, default=0)
 
     def run(self, task, start, options):

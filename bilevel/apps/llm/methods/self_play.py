@@ -1,4 +1,4 @@
-"""Ways to align that play against the policy of the round before."""
+"""Self-play methods, which train against the policy of the previous round."""
 
 import equinox as eqx
 import jax
@@ -24,16 +24,16 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class SPIN(AbstractAlignment):
-    """Self-play: tell demonstrations from what the policy of the last round said, and again.
+    """Self-play: discriminates demonstrations from responses of the previous round's policy.
 
-    A round generates one response to every demonstration and makes the run's `steps` updates. A
-    round solved to the end multiplies the log error by `1 − 1/strength`: below ½ that diverges, so
-    the usual 0.1 must stop far short of it.
+    A round generates one response to every demonstration prompt and takes `steps` updates. A round
+    solved to the end multiplies the log error by `1 − 1/strength`. This diverges for a strength
+    below ½, so with the usual 0.1 a round must stop well before the end.
 
     Attributes:
         strength: λ.
-        rounds: how many.
-        replay: learn on the last round's responses too.
+        rounds: number of rounds.
+        replay: also learn on the responses of the previous round.
         rows: as in `DPO`.
     """
 
@@ -51,11 +51,11 @@ class SPIN(AbstractAlignment):
 
 
 class SelfPlayAIHF(AbstractAlignment):
-    """Self-play on demonstrations plus DPO on preferences, relative to the last round's policy.
+    """Self-play on demonstrations plus DPO on preferences, with the last policy as reference.
 
     Attributes:
-        weights: of the two parts; by counts if `None`.
-        strength: λ of both parts; the task's β if `None`.
+        weights: weights of the two parts; proportional to the counts if `None`.
+        strength: λ of both parts; the β of the task if `None`.
         rounds, replay, rows: as in `SPIN`.
     """
 
@@ -87,7 +87,7 @@ class _SelfPlay(eqx.Module):
 
 
 def _play(method: SPIN | SelfPlayAIHF, loss, task: Task, start: Start, options: Options) -> Aligned:
-    """Rounds of generating and telling apart, each against the policy that it starts from."""
+    """Rounds of generation and training, each against the policy that it starts from."""
     found, before = Aligned(start.policy, None, []), None
     demonstrations = demonstrations_of(task)
     for number, key in enumerate(jax.random.split(options.key, method.rounds), 1):

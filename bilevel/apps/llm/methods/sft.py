@@ -18,12 +18,12 @@ from bilevel.updates import AbstractUpdate, as_update
 
 
 class SFT(AbstractAlignment):
-    """Supervised fine-tuning: `−E log π(demonstration)`. At best π is the demonstrators'.
+    """Supervised fine-tuning: `−E log π(demonstration)`. The optimum is the demonstrators' policy.
 
-    The mean over demonstrations of the sum over their tokens.
+    The loss is the mean over demonstrations of the sum over their tokens.
 
     Attributes:
-        per_row: demonstrations a row, on average, where they are packed (`packing.packed`); the
+        per_row: mean number of demonstrations per row, if they are packed (`packing.packed`). The
             loss is then the mean over rows divided by it, which has the same expectation.
     """
 

@@ -1,4 +1,4 @@
-"""Training with one level, and the parts of a task that the baselines read."""
+"""Single-level training, and access to the feedback of a task for the baselines."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def adam():
 
 
 class SingleLevel(eqx.Module):
-    """`loss(x, batch)` as an upper loss; y is a single idle number."""
+    """`loss(x, batch)` as an upper loss; y is an unused scalar."""
 
     loss: Callable
 
@@ -68,7 +68,7 @@ def minimise(
 
     Args:
         metric: turns a function of the reward's and the policy's parameters into one of (x, y).
-        pairs: demonstrations and what was said instead.
+        pairs: demonstrations and the policy's own responses to their prompts.
     """
     return solve(
         single(loss),
@@ -82,7 +82,7 @@ def minimise(
 
 
 def of_policy(fn):
-    """Arrays that `fn` binds as a `Partial` stay arguments of the compiled program."""
+    """A metric of the policy. Arrays bound by a `Partial` stay arguments of the program."""
     return Partial(_at_policy, as_metric(fn))
 
 
@@ -95,7 +95,7 @@ def at_reward(fn, policy, x, y):
 
 
 def kept_only(task: Task, *, demonstrations=None, preferences=None) -> Task:
-    """The task with only this feedback."""
+    """The task with only the given feedback."""
     return eqx.tree_at(
         lambda t: (t.demonstrations, t.preferences),
         task,

@@ -1,4 +1,4 @@
-"""What is aligned and with which feedback, and the batches that a problem of it reads."""
+"""An alignment task (policy, reference and feedback) and its batches."""
 
 from typing import Any, NamedTuple
 
@@ -15,15 +15,15 @@ from bilevel.fields import nonnegative
 
 
 class Task(eqx.Module):
-    """What is to be aligned, with what.
+    """A policy to align, and the feedback to align it with.
 
     Attributes:
         policy: the model; its parameters are y.
         reference: parameters of π_ref.
-        beta: weight of the divergence from it.
-        reward: `reward(x, responses)`, for those that learn one.
-        prompts: what the policy is to answer while it learns; those of the demonstrations when
-            absent, else of the preferences.
+        beta: β, weight of `KL(π ‖ π_ref)`.
+        reward: `reward(x, responses)`, for methods that learn a reward.
+        prompts: the prompts that the policy answers during training; if `None`, those of the
+            demonstrations, or else of the preferences.
     """
 
     policy: AbstractPolicy
@@ -35,7 +35,7 @@ class Task(eqx.Module):
     prompts: PyTree = None
 
     def prompts_to_answer(self) -> PyTree:
-        """The prompts to answer.
+        """The prompts that the policy answers during training.
 
         Raises:
             ValueError: there are none.
@@ -54,20 +54,20 @@ class Feedback(NamedTuple):
 
     demonstrations: Responses | None = None
     preferences: Preferences | None = None
-    pairs: tuple[Responses, Responses] | None = None  # demonstrations, what was said instead
+    pairs: tuple[Responses, Responses] | None = None  # demonstrations and own responses
 
 
 class Weights(NamedTuple):
-    """What the mean losses of the two kinds of feedback count."""
+    """Weights of the mean losses of the two kinds of feedback."""
 
     demonstrations: ScalarLike
     preferences: ScalarLike
 
 
 def by_counts(task: Task) -> Weights:
-    """In proportion to how many there are, so that every datum counts alike; their sum is 1.
+    """Weights proportional to the counts, so that all data have the same weight; their sum is 1.
 
-    With both losses likelihoods of one reward, this is the maximum-likelihood estimator.
+    If both losses are likelihoods of one reward, this is the maximum-likelihood estimator.
     """
     counts = [0 if rows is None else size(rows) for rows in (task.demonstrations, task.preferences)]
     if not sum(counts):
@@ -90,7 +90,7 @@ def data(
     Args:
         batch_size: rows of each kind of feedback in a batch; all if `None`.
         prompts: prompts in a lower batch; all if `None`.
-        pairs: demonstrations with what was said instead, in place of the task's demonstrations.
+        pairs: demonstrations with own responses, which replace the demonstrations of the task.
     """
     prompts_to_answer = _rows("prompts", task.prompts_to_answer(), prompts)
     randomly = Together(Prompts(prompts_to_answer, Sampler(_itself)))  # pyright: ignore
@@ -100,7 +100,7 @@ def data(
 def feedback(
     task: Task, batch_size: int | None = None, pairs: tuple[Responses, Responses] | None = None
 ) -> Together:
-    """The upper half of `data` alone."""
+    """Only the upper half of `data`."""
     demonstrations = None if pairs is not None else task.demonstrations
     kinds: dict[str, Any] = {
         "demonstrations": demonstrations,

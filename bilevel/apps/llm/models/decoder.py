@@ -174,7 +174,7 @@ def over_vocabulary(
         others: arrays `(batch, time, ...)` passed to `fn` after the scores.
     """
     batch, time = x.shape[:2]
-    if chunk is None or time <= chunk:  # one chunk: keeping the scores needs no more memory than recomputing them
+    if chunk is None or time <= chunk:  # one chunk: recomputing saves no memory
         return fn(read_out(params, x), *others)
     apply = jax.checkpoint(lambda x, *others: fn(read_out(params, x), *others))
     count = -(-time // chunk)

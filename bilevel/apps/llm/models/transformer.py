@@ -70,7 +70,7 @@ def through(
     *,
     compute: ComputeOptions,
 ) -> tuple[Array, Any]:
-    """Apply all layers, `layer(p, x, window) -> (x, kept)`; returns x and the list or stack of kept.
+    """Apply all layers, `layer(p, x, window) -> (x, kept)`; returns x and all `kept` values.
 
     Args:
         last: used instead of `layer` for the last layer of a list.

@@ -1,1 +1,1 @@
-"""Policies: what can be sampled and scored."""
+"""Policies, which can be sampled and scored."""

@@ -1,8 +1,9 @@
 """A language model small enough to enumerate: every expectation over responses is a sum.
 
-V tokens, responses of H tokens, S prompts: N = V^H responses. The policy is any autoregressive
-network; evaluated once on each of the 1 + V + … + V^(H−1) prefixes it gives the exact distribution,
-and with it the exact divergence, reward, objective and optimum `π* ∝ π_ref exp(r/β)`.
+With V tokens, responses of H tokens and S prompts there are N = V^H responses per prompt. The
+policy is any autoregressive network. Evaluated once on each of the 1 + V + … + V^(H−1) prefixes, it
+gives the exact distribution, and so the exact divergence, reward, objective and optimum
+`π* ∝ π_ref exp(r/β)`.
 """
 
 from collections.abc import Callable
@@ -22,12 +23,12 @@ from bilevel.typing import RandomKey
 class Enumerated(AbstractPolicy):
     """A policy over `vocabulary ** length` responses to each of `prompts` prompts.
 
-    A prompt is its number; the responses to it are numbered by their tokens, the first one being
-    the most significant digit in base V.
+    A prompt is an index. A response has as index its tokens read as a number in base V, with the
+    first token as the most significant digit.
 
     Attributes:
         network: `y -> [logits of the next token]`, one array (prompts, V^t, V) for each t < length,
-            whose middle axis numbers the prefixes of t tokens.
+            whose middle axis runs over the prefixes of t tokens.
     """
 
     network: Callable
@@ -41,7 +42,7 @@ class Enumerated(AbstractPolicy):
 
     @property
     def count(self) -> int:
-        """How many responses there are to a prompt."""
+        """The number of responses to a prompt."""
         return self.vocabulary**self.length
 
     def levels(self, y: PyTree) -> list[Float[Array, "prompts prefixes V"]]:
@@ -77,20 +78,20 @@ class Enumerated(AbstractPolicy):
         return self.network is _bandit_levels
 
     def response(self, prompts: Int[Array, " n"], number: Int[Array, " n"]) -> Responses:
-        """Responses by their numbers."""
+        """The responses with the given indices."""
         powers = jnp.asarray([self.vocabulary**t for t in reversed(range(self.length))])
         tokens = (number[:, None] // powers[None].astype(number.dtype)) % self.vocabulary
         return Responses(prompts, tokens, jnp.ones(tokens.shape, bool))
 
     def number(self, responses: Responses) -> Int[Array, " n"]:
-        """The numbers of responses: the inverse of `response`."""
+        """The indices of responses: the inverse of `response`."""
         total = jnp.zeros_like(responses.tokens[:, 0])
         for t in range(self.length):
             total = total * self.vocabulary + responses.tokens[:, t]
         return total
 
     def everything(self) -> Responses:
-        """All responses to all prompts: the rows of a table, read prompt by prompt."""
+        """All responses to all prompts, in the order of a ravelled table."""
         prompts = jnp.repeat(jnp.arange(self.prompts), self.count)
         return self.response(prompts, jnp.tile(jnp.arange(self.count), self.prompts))
 
@@ -158,7 +159,7 @@ def pair_rewards(x: Float[Array, "groups V V"], responses: Responses) -> Float[A
 
 
 class FreeRewards(eqx.Module):
-    """A reward of its own for every response to every prompt: x is a table."""
+    """A separate reward for every response to every prompt: x is a table."""
 
     policy: Enumerated
 
@@ -172,7 +173,7 @@ def draw(policy: Enumerated, log_p: Table, prompts: Int[Array, " n"], key: Rando
 
 
 def label(rewards: Table, policy: Enumerated, a: Responses, b: Responses, key) -> Preferences:
-    """Which of two responses is preferred, by Bradley and Terry: a with chance `σ(r_a − r_b)`."""
+    """Preferences by the Bradley-Terry model: a is preferred with probability `σ(r_a − r_b)`."""
     r_a, r_b = (rewards[r.prompts, policy.number(r)] for r in (a, b))
     first = jax.random.bernoulli(key, jax.nn.sigmoid(r_a - r_b))
 
@@ -183,7 +184,7 @@ def label(rewards: Table, policy: Enumerated, a: Responses, b: Responses, key) -
 
 
 class World(NamedTuple):
-    """A tiny alignment problem whose answer is known."""
+    """A tiny alignment problem with a known solution."""
 
     policy: Enumerated
     reference: PyTree  # parameters of π_ref
@@ -191,7 +192,7 @@ class World(NamedTuple):
     beta: float
     demonstrations: Responses  # of the optimum
     preferences: Preferences  # of responses of the reference
-    held_out: Preferences  # more of them, in the order of the true rewards
+    held_out: Preferences  # more pairs, labelled by the true rewards without noise
 
     @property
     def log_reference(self) -> Table:
@@ -202,7 +203,7 @@ class World(NamedTuple):
         return optimum(self.log_reference, self.rewards, self.beta)
 
     def reached(self, y: PyTree) -> Scalar:
-        """The objective of a policy: 0 that of the reference, 1 the optimum."""
+        """The objective of a policy, scaled: 0 for the reference, 1 for the optimum."""
         reference, best = self.log_reference, self.log_optimum
         low, value, high = (
             objective(log_p, reference, self.rewards, self.beta)
@@ -215,11 +216,11 @@ class World(NamedTuple):
         return kl(self.log_optimum, self.policy.log_table(y))
 
     def reward_of(self, y: PyTree) -> Scalar:
-        """The true reward a policy earns."""
+        """The expected true reward of a policy."""
         return expected(self.policy.log_table(y), self.rewards)
 
     def accuracy(self, reward: Callable, x: PyTree) -> Scalar:
-        """Share of the held-out pairs, of unequal true reward, that a reward puts in order."""
+        """Fraction of held-out pairs with unequal true rewards that a reward orders correctly."""
         (better, worse), (high, low) = (
             [of(rows) for rows in self.held_out]
             for of in (lambda rows: reward(x, rows), self._true_reward)
@@ -242,10 +243,10 @@ def world(
     prompts: int = 8,
     beta: float = 0.5,
 ) -> World:
-    """The enumerated test bed: a random network as reference, a random table of adjacent tokens.
+    """The enumerated test problem: a random reference network, and a random reward table.
 
-    Demonstrations are drawn from the exact optimum, preference pairs from the reference with labels
-    by Bradley and Terry; prompts are uniform. A network of `PrefixNetwork` gives the policy.
+    Demonstrations are drawn from the exact optimum, preference pairs from the reference with
+    Bradley-Terry labels; prompts are uniform. The policy is a `PrefixNetwork`.
     """
     network = PrefixNetwork(vocabulary, length, prompts)
     made = _world(jax.random.key(seed), network, demonstrations, preferences, beta)

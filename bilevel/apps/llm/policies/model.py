@@ -1,7 +1,7 @@
 """A decoder as a policy and as the trunk of a reward, for `align`.
 
-Prompts are `PromptBatch`: rows of tokens; y is the tree of a LoRA adapter, or of all
-parameters. Where prompts are known beforehand and responses are short, `prompt_cache` costs less.
+Prompts are `PromptBatch`: rows of tokens; y is the tree of a LoRA adapter, or of all parameters. If
+the prompts are known beforehand and the responses are short, `prompt_cache` is cheaper.
 """
 
 import itertools
@@ -29,7 +29,7 @@ generate = jax.jit(sampling.generate, static_argnums=0, static_argnames=("drawin
 
 
 class PromptBatch(NamedTuple):
-    """Prompts, padded on the left, a row each."""
+    """Prompts, padded on the left, one per row."""
 
     tokens: Int[Array, "n prompt"]
     mask: Bool[Array, "n prompt"]
@@ -39,9 +39,9 @@ class Decoder(AbstractPolicy):
     """A checkpoint as a policy.
 
     Attributes:
-        params: the parameters that rest; `None` where all are trained.
-        drawing: how long responses are and what ends them. Temperature, top-k and top-p of it are
-            not used: learning needs responses of the policy itself.
+        params: the frozen parameters; `None` if all are trained.
+        drawing: maximal length and stop tokens of responses. Its temperature, top-k and top-p are
+            not used, because learning needs samples of the policy itself.
     """
 
     config: Config = eqx.field(static=True)
@@ -67,7 +67,7 @@ class Decoder(AbstractPolicy):
         return spoken(params, x[:, :-1], responses)
 
     def logprobs(self, y, several):
-        """A prompt and its responses are one row, in which no response sees another."""
+        """One row per prompt with all its responses, which do not attend to each other."""
         prompts = several[0].prompts
         if len(several) == 1 or isinstance(prompts, SideBySide):
             return [self.logprob(y, responses) for responses in several]
@@ -102,7 +102,7 @@ class Decoder(AbstractPolicy):
         return Responses(prompts, drawn.tokens[:, start:], drawn.response[:, start:])
 
     def prompts_at(self, prompts: PromptBatch, rows: Int[Array, " n"]) -> PromptBatch:
-        """Some of the prompts, as this policy reads them."""
+        """The given rows of the prompts, in the form that this policy reads."""
         return jax.tree.map(lambda leaf: leaf[rows], prompts)
 
     def trunk(self, params: Any, trained: Adapter | None) -> "Trunk":
@@ -114,7 +114,8 @@ class Trunk(eqx.Module):
     """Hidden states after every token of a response, for `reward.Head`.
 
     Attributes:
-        params: where the head's trunk is an adapter of these; `None` where it is all parameters.
+        params: frozen parameters, if the trunk of the head is an adapter; `None` if the trunk is
+            all parameters.
     """
 
     config: Config = eqx.field(static=True)
@@ -130,7 +131,7 @@ class Trunk(eqx.Module):
         return decoder.hidden(self.config, params, *row, query_start=start, compute=self.compute)
 
     def cached(self, params: PyTree, responses: Responses) -> Responses:
-        """The same responses, with what does not change computed once: here nothing."""
+        """The same responses with precomputed fixed parts; this class has none."""
         return responses
 
 
@@ -173,7 +174,7 @@ def spoken(params: parameters.Params, x: Array, responses: Responses) -> Float[A
 def _in_place(
     config: Config, params: parameters.Params, compute: ComputeOptions
 ) -> parameters.Params:
-    """On the mesh of the activations, split by name; so are their derivatives."""
+    """Constrain parameters to their shardings on the mesh of the activations, if there is one."""
     mesh = None if compute.pin is None else compute.pin.mesh
     return sharding.constrain(config, params, mesh) if isinstance(mesh, Mesh) else params
 
@@ -192,7 +193,7 @@ def prompt_batch(
 def responses(
     rows: list[encode.Row], prompts: PyTree, *, pad_id: int | None, length: int
 ) -> Responses:
-    """Rows with their prompts as the policy reads them."""
+    """Rows as `Responses`, with prompts in the form that the policy reads."""
     found = batches.padded(rows, pad_id=pad_id, response=length)
     prompts = jax.tree.map(jnp.asarray, prompts)
     return Responses(prompts, jnp.asarray(found.responses), jnp.asarray(found.response_mask))
@@ -201,7 +202,7 @@ def responses(
 def preferences(
     pairs: list[encode.RowPair], prompts: PyTree, *, pad_id: int | None, length: int
 ) -> Preferences:
-    """Pairs with their prompts as the policy reads them."""
+    """Pairs as `Preferences`, with prompts in the form that the policy reads."""
     sides = [[pair.chosen for pair in pairs], [pair.rejected for pair in pairs]]
     both = (responses(rows, prompts, pad_id=pad_id, length=length) for rows in sides)
     return Preferences(*both)

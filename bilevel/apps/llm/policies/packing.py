@@ -1,4 +1,4 @@
-"""Demonstrations side by side in rows of one length, so that next to no padding is computed."""
+"""Sequence packing: several demonstrations per row of fixed length, with little padding."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from bilevel.apps.llm.policies.policy import Responses
 
 
 class SideBySide(NamedTuple):
-    """Prompts with their responses, several to a row, as `model.Decoder` reads them.
+    """Prompts with their responses, several per row, in the form that `model.Decoder` reads.
 
-    The tokens of `Responses` are then those of all responses in a row, one after the other, and
-    the log-probability of a row is the sum over its responses.
+    The tokens of `Responses` are then those of all responses in a row, concatenated, and the
+    log-probability of a row is the sum over its responses.
     """
 
     tokens: Int[Array, "n time"]
     segments: Int[Array, "n time"]  # 0 at padding, else the number of the sequence in its row
-    before: Int[Array, "n said"]  # where the token is that stands before each response token
+    before: Int[Array, "n said"]  # position of the token before each response token
 
 
 class Packing(NamedTuple):
@@ -29,10 +29,10 @@ class Packing(NamedTuple):
 
 
 def packed(rows: Sequence[encode.Row], length: int) -> Packing:
-    """Rows of `length` tokens.
+    """Pack sequences into rows of `length` tokens.
 
     Raises:
-        ValueError: a sequence that is longer, or one without a prompt.
+        ValueError: a sequence is longer than that, or has no prompt.
     """
     if not all(row.prompt for row in rows):
         raise ValueError("a row has no prompt; nothing would predict the first token it says.")

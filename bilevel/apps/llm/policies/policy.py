@@ -1,4 +1,4 @@
-"""What alignment asks of a policy: log-probabilities of responses, and responses."""
+"""The interface of a policy: log-probabilities of responses, and sampling."""
 
 import abc
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from bilevel.typing import RandomKey
 
 
 class Responses(NamedTuple):
-    """Responses to prompts, a row each.
+    """Responses to prompts, one per row.
 
-    Prompts are whatever the policy reads: any tree of arrays with n rows. `mask` marks the tokens
-    of the response, its stop token included; rows are padded on the right. `reference` may hold
-    each row's log-probability under a reference, so that it is computed once (`referred`).
+    Prompts are any tree of arrays with n rows that the policy can read. `mask` marks the tokens of
+    the response, including its stop token; rows are padded on the right. `reference` may contain
+    the log-probability of each row under a reference, so that it is computed once (`referred`).
     """
 
     prompts: PyTree[Array]
@@ -40,7 +40,7 @@ class AbstractPolicy(Checked):
 
     @abc.abstractmethod
     def token_logprobs(self, y: PyTree, responses: Responses) -> Float[Array, "n time"]:
-        """Log-probability of every response token given those before; zero outside the mask."""
+        """Log-probability of every response token given earlier ones; zero outside the mask."""
 
     @abc.abstractmethod
     def sample(
@@ -53,7 +53,7 @@ class AbstractPolicy(Checked):
         return self.token_logprobs(y, responses).sum(axis=1)
 
     def logprobs(self, y: PyTree, several: Sequence[Responses]) -> list[Float[Array, " n"]]:
-        """`logprob` of several responses to the same prompts, which a policy may compute once."""
+        """`logprob` of several responses to the same prompts, which may share computation."""
         return [self.logprob(y, responses) for responses in several]
 
     @property
@@ -86,12 +86,12 @@ class AbstractPolicy(Checked):
 
 
 def repeated(tree: PyTree, times: int) -> PyTree:
-    """Every row `times` times in succession: row `i · times + j` is the j-th copy of row i."""
+    """Repeat every row `times` times: row `i · times + j` is the j-th copy of row i."""
     return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=0), tree)
 
 
 def size(tree: PyTree) -> int:
-    """How many rows there are."""
+    """The number of rows."""
     return jax.tree.leaves(tree)[0].shape[0]
 
 
@@ -102,7 +102,7 @@ def referred(
 
     Args:
         reference: parameters of the policy.
-        rows: how many at a time; all at once if `None`.
+        rows: batch size; all rows at once if `None`.
     """
     responses = responses._replace(reference=None)
     return responses._replace(reference=_logprobs(policy, reference, responses, rows))
@@ -117,15 +117,15 @@ def _logprobs(policy, reference, responses, rows):
         return policy.logprob(reference, jax.tree.map(lambda leaf: leaf[at], responses))
 
     n = size(responses)
-    at = jnp.arange(-(-n // rows) * rows, dtype=jnp.int32) % n  # the last rows are filled up
+    at = jnp.arange(-(-n // rows) * rows, dtype=jnp.int32) % n  # pad to full batches
     return jax.lax.map(some, at.reshape(-1, rows)).reshape(-1)[:n]
 
 
 def log_ratio(policy: AbstractPolicy, y: PyTree, responses: Responses) -> Float[Array, " n"]:
-    """`log π_y(a|s) − log π_ref(a|s)` of responses that carry their reference.
+    """`log π_y(a|s) − log π_ref(a|s)` of responses with reference log-probabilities.
 
     Raises:
-        ValueError: they do not carry it.
+        ValueError: the responses have no reference log-probabilities.
     """
     return log_ratios(policy, y, [responses])[0]
 
@@ -149,7 +149,7 @@ def log_ratios(
 def generate(
     policy: AbstractPolicy, y: PyTree, prompts: PyTree, key: RandomKey, *, temperature: float = 1.0
 ) -> Responses:
-    """One response to each prompt, compiled, and with gradients stopped."""
+    """One response to each prompt, under `jax.jit` and with gradients stopped."""
     return _generate(policy, y, prompts, key, temperature)
 
 
@@ -159,5 +159,5 @@ def _generate(policy, y, prompts, key, temperature):
 
 
 def stopped(tree: PyTree) -> PyTree:
-    """The same numbers, with gradients stopped; masks and tokens as they are."""
+    """`jax.lax.stop_gradient` of the floating leaves; masks and tokens are unchanged."""
     return trees.map(jax.lax.stop_gradient, tree)

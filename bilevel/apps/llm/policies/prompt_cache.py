@@ -1,8 +1,8 @@
-"""A decoder as a policy and a reward's trunk, with what rests computed once.
+"""A decoder as a policy and as the trunk of a reward, with a cache of the frozen layers.
 
-For data whose prompts are known beforehand and whose responses are short: the frozen lower layers
-are run on each prompt once (`cache_prompts`). A prompt is then the number of its row, and a step
-costs the upper layers and the response alone.
+For data with prompts known beforehand and short responses: the frozen lower layers are run once on
+each prompt (`cache_prompts`). A prompt is then a row index, and a step only computes the upper
+layers and the response.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ from bilevel.apps.llm.policies.policy import AbstractPolicy, Responses, stopped
 
 
 class PromptCache(NamedTuple):
-    """States, keys and values of prompts under the frozen parameters, left of every response."""
+    """Hidden states, keys and values of the prompts under the frozen parameters."""
 
     mask: Bool[Array, "n prompt"]
     states: Float[Array, "n prompt width"]  # below the first adapted layer
@@ -33,9 +33,9 @@ class PromptCache(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Numbers of prompts, with the states of the frozen trunk for fixed responses.
+    """Row indices of prompts, with the states of the frozen trunk for fixed responses.
 
-    A policy reads the numbers alone; `CachedTrunk` gives back the states.
+    A policy reads only the indices; `CachedTrunk` returns the states.
     """
 
     at: Int[Array, " n"]
@@ -55,7 +55,7 @@ def cache_prompts(
     rows: int = 16,
     compute: ComputeOptions = ComputeOptions(),
 ) -> PromptCache:
-    """Run the prompts through the model once, a few rows at a time."""
+    """Run the prompts through the model once, `rows` rows at a time."""
     params = parameters.unstack(params)
 
     @jax.jit
@@ -79,7 +79,7 @@ def cache_prompts(
 
     n, found = len(prompts.tokens), []
     for at in range(0, n, rows):
-        few = np.arange(at, at + rows) % n  # the last batch is filled up, so that one program does
+        few = np.arange(at, at + rows) % n  # pad the last batch, so that one program serves all
         made = one(params, jnp.asarray(prompts.tokens[few]), jnp.asarray(prompts.mask[few]))
         found.append(jax.device_get(made))
     states, keys, values = (np.concatenate(parts)[:n] for parts in zip(*found, strict=True))
@@ -88,16 +88,16 @@ def cache_prompts(
 
 
 def memory_bytes(config: Config, prompts: PromptBatch) -> int:
-    """What `cache_prompts` will hold, in float32."""
+    """The size of the result of `cache_prompts` in bytes, in float32."""
     n, length = prompts.tokens.shape
     kept = 2 * config.layers * config.kv_heads * config.head_dim + config.width
     return 4 * n * length * kept
 
 
 def _upper(config, params, x, segments, below: int, reads: int, compute: ComputeOptions):
-    """What heads read at the last `reads` places, from the states after the first `below` layers.
+    """The final states at the last `reads` positions, from those after the first `below` layers.
 
-    The last layer answers at those places alone.
+    The last layer has queries only at these positions.
     """
     positions, mask_of_segments = rope.positions_of(segments), masks.segment_mask(segments)
     rotation = rope.rotations(config, positions, x)
@@ -157,7 +157,7 @@ def _beside(
     below: int,
     compute: ComputeOptions,
 ):
-    """States of the tokens of responses after the first `below` layers, prompts remembered."""
+    """States of the response tokens after the first `below` layers, with cached prompts."""
     segments = jnp.concatenate([cache.mask[at], response_mask], axis=1).astype(jnp.int32)
     positions, mask_of_segments = rope.positions_of(segments), masks.segment_mask(segments)
     time = tokens.shape[1]
@@ -182,15 +182,15 @@ def _beside(
 
         return transformer.block(config, p, x, rotation, attend, compute=compute)[0], None
 
-    # By number: to scan over slices of them would copy all that rests.
+    # A scan over indices: a scan over slices would copy all frozen parameters.
     return jax.lax.scan(step, x, jnp.arange(below))[0]
 
 
 class CachedDecoder(AbstractPolicy):
-    """`Decoder`, with prompts that are row numbers of a memory.
+    """`Decoder` with prompts that are row indices of a `PromptCache`.
 
-    Equal to it but for rounding. A response is fed through the resting layers alone, so this pays
-    where it is shorter than its prompt; drawing one of t tokens takes t passes.
+    Equal to `Decoder` up to rounding. The frozen layers run only on the response, so this pays off
+    if responses are shorter than prompts. Sampling a response of t tokens takes t passes.
     """
 
     config: Config = eqx.field(static=True)
@@ -205,7 +205,7 @@ class CachedDecoder(AbstractPolicy):
         return spoken(params, self._predicting(params, responses), responses)
 
     def scores(self, y: PyTree, responses: Responses) -> Float[Array, "n time vocab"]:
-        """Scores of the whole vocabulary in the place of each token of the responses."""
+        """Logits over the vocabulary at the position of each response token."""
         params = self.trained.attach(self.config, stopped(self.params), y)
         return transformer.read_out(params, self._predicting(params, responses))
 
@@ -239,7 +239,7 @@ class CachedDecoder(AbstractPolicy):
         return drawn
 
     def prompts_at(self, prompts: PromptBatch, rows: Int[Array, " n"]) -> Int[Array, " n"]:
-        """Some of the prompts, as this policy reads them: the numbers of their rows."""
+        """The given rows of the prompts, in the form that this policy reads: row indices."""
         return rows
 
     def trunk(self, params: Any, trained: Adapter | None) -> "CachedTrunk":
@@ -248,11 +248,12 @@ class CachedDecoder(AbstractPolicy):
 
 
 class CachedTrunk(eqx.Module):
-    """`Trunk`, with prompts that are row numbers of a memory.
+    """`Trunk` with prompts that are row indices of a `PromptCache`.
 
     Attributes:
-        params, trained: where the head's trunk is an adapter of these; without, it is all
-            parameters, at rest, and best stacked (`parameters.stack`), which makes a small program.
+        params, trained: frozen parameters and adapter, if the trunk of the head is an adapter. If
+            not, the trunk is all parameters, frozen, and best stacked (`parameters.stack`), which
+            gives a small program.
     """
 
     config: Config = eqx.field(static=True)

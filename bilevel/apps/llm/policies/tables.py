@@ -1,4 +1,4 @@
-"""Divergence and best policy of tables of log-probabilities, a row a prompt."""
+"""Divergence and optimal policy of tables of log-probabilities, one row per prompt."""
 
 import jax
 import jax.numpy as jnp

@@ -1,1 +1,1 @@
-"""Lower-level steps: how a policy moves towards its best under a reward."""
+"""Lower-level steps, which move a policy towards the optimum for a reward."""

@@ -1,4 +1,4 @@
-"""A policy step that holds the divergence from the reference at a target, by moving β."""
+"""A policy step with adaptive β, which keeps the KL divergence from the reference at a target."""
 
 from typing import Any, NamedTuple
 
@@ -16,23 +16,24 @@ from bilevel.fields import nonnegative
 
 class AdaptiveState(NamedTuple):
     beta: Scalar
-    own: Any  # of the step that is adapted
+    own: Any  # state of the adapted step
 
 
 class Adaptive(AbstractPolicyStep):
-    """Another policy step, with β raised where `KL(π ‖ π_ref)` is above its target, else lowered.
+    """Adaptive KL control: raises β if `KL(π ‖ π_ref)` is above its target, otherwise lowers it.
 
-    After every call `β ← β (1 + rate · clip(KL/target − 1, −clip, clip))`, from the goal's β on.
-    The divergence is exact for an enumerated policy, else the mean log-ratio of responses drawn for
-    it. The upper level goes on with the task's β, a factor of the demonstrations' part there.
+    After every call of another policy step, `β ← β (1 + rate · clip(KL/target − 1, −clip, clip))`,
+    starting at the β of the goal. The divergence is exact for an enumerated policy, otherwise the
+    mean log-ratio of drawn responses. The upper level keeps the β of the task, a factor of its
+    demonstration part.
 
     Ziegler, Stiennon, Wu, Brown, Radford, Amodei, Christiano, Irving. "Fine-tuning language models
     from human preferences". 2019, arXiv:1909.08593.
 
     Attributes:
-        policy_step: the step.
-        target: nats a response, summed over its tokens.
-        samples: responses drawn to a prompt, to measure by.
+        policy_step: the policy step whose β is adapted.
+        target: target divergence in nats per response, summed over its tokens.
+        samples: responses drawn per prompt to measure the divergence.
     """
 
     policy_step: AbstractPolicyStep
@@ -57,14 +58,14 @@ class Adaptive(AbstractPolicyStep):
 
 
 def divergence(goal: Goal, y: PyTree, batch: Prompts, samples: int = 1) -> Scalar:
-    """`KL(π_y ‖ π_ref)` of whole responses, a mean over prompts: all of them, or those of a batch.
+    """`KL(π_y ‖ π_ref)` of whole responses, averaged over all prompts or those of a batch.
 
-    Exact for an enumerated policy, else the mean log-ratio of `samples` responses to each prompt.
+    Exact for an enumerated policy, otherwise the mean log-ratio of `samples` responses per prompt.
     """
     policy = goal.policy
     if policy.enumerable:
         return kl(policy.log_table(y), policy.log_table(goal.reference))
-    key = jax.random.fold_in(batch.key, 0xDA9)  # another draw than the step was made with
+    key = jax.random.fold_in(batch.key, 0xDA9)  # independent of the draw of the step
     responses = stopped(policy.sample(y, repeated(batch.prompts, samples), key))
     logp = policy.logprob(y, responses)
     return (logp - policy.logprob(goal.reference, responses).astype(logp.dtype)).mean()

@@ -40,7 +40,7 @@ class ExactGradient(AbstractPolicyStep):
     """A few gradient steps on the exact objective of an enumerated policy, over all prompts.
 
     Attributes:
-        steps: how many a call.
+        steps: number of gradient steps per call.
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update, default=0.1)

@@ -1,9 +1,9 @@
 """Steps of a policy on `max over π of E r(s, a) − β KL(π ‖ π_ref)`: the lower problem of alignment.
 
-Each step is an object that says how the policy moves; `LowerStep` ties it to what is to be
-maximised and to a reference, and is what `bl.Problem(lower_step=...)` takes. The divergence is one
-of whole responses: log-ratios are summed over tokens, never averaged. Here are the steps that draw
-responses, but for `ppo.PPO`; those of `exact` list them, and `adaptive.Adaptive` moves β.
+Each step is an object that moves the policy. `LowerStep` combines it with an objective and a
+reference, and can be passed as `bl.Problem(lower_step=...)`. The divergence is that of whole
+responses: log-ratios are summed over tokens, not averaged. This module contains the steps that draw
+responses, except `ppo.PPO`. Those of `exact` enumerate them, and `adaptive.Adaptive` changes β.
 """
 
 import abc
@@ -38,31 +38,31 @@ class Goal(eqx.Module):
 
 
 class Prompts(NamedTuple):
-    """The lower batch: prompts to answer, and the randomness to answer them with."""
+    """The lower batch: prompts to answer, and a random key for the responses."""
 
     prompts: PyTree[Array]
     key: RandomKey
 
 
 class AbstractPolicyStep(Checked):
-    """How a policy moves towards the maximum. What it keeps between calls is its `state`."""
+    """Moves a policy towards the maximum. `state` is what it keeps between calls."""
 
     @abc.abstractmethod
     def init(self, goal: Goal, x: PyTree, y: PyTree) -> Any:
-        """What is remembered between steps."""
+        """The initial state of the step."""
 
     @abc.abstractmethod
     def step(
         self, goal: Goal, x: PyTree, y: PyTree, state: Any, batch: Prompts, k: Int[Array, ""]
     ) -> tuple[PyTree, Any]:
-        """The moved policy and the new memory; k counts the calls."""
+        """The new policy parameters and the new state; k counts the calls."""
 
 
 # --- with responses drawn --------------------------------------------------------------------
 
 
 class Drawn(NamedTuple):
-    """Responses of the current policy, `samples` to a prompt in succession, and their numbers."""
+    """Responses of the current policy, `samples` consecutive rows per prompt, and their values."""
 
     responses: Responses
     rewards: Float[Array, " n"]
@@ -75,7 +75,7 @@ class Drawn(NamedTuple):
 
 
 def drawn(goal: Goal, x, y, prompts, key: RandomKey, samples: int) -> Drawn:
-    """`samples` responses to each prompt, at temperature 1; nothing in it has a derivative."""
+    """`samples` responses to each prompt at temperature 1, with gradients stopped."""
     responses = goal.policy.sample(y, repeated(prompts, samples), key)
     old = goal.policy.token_logprobs(y, responses)
     reference = goal.policy.token_logprobs(goal.reference, responses).astype(old.dtype)
@@ -91,22 +91,22 @@ def regularised(goal: Goal, found: Drawn) -> Float[Array, " n"]:
 
 
 def leave_one_out(rewards: Groups) -> Groups:
-    """Each reward less the mean of the others to the same prompt: `R_i − mean_{j≠i} R_j`."""
+    """Each reward minus the mean of the others for the same prompt: `R_i − mean_{j≠i} R_j`."""
     k = rewards.shape[1]
     return (rewards - rewards.mean(axis=1, keepdims=True)) * (k / (k - 1))
 
 
 class LeaveOneOut(AbstractPolicyStep):
-    """REINFORCE with each response's baseline from the others to the same prompt.
+    """REINFORCE leave-one-out: the baseline is the mean reward of the other responses.
 
-    Unbiased: the expected direction is the gradient of the objective at the prompts given.
+    Unbiased: the expected direction is the gradient of the objective for the given prompts.
 
     Kool, van Hoof, Welling. "Buy 4 REINFORCE samples, get a baseline for free!". 2019. Ahmadian et
     al. "Back to basics". ACL 2024, arXiv:2402.14740.
 
     Attributes:
-        samples: responses to a prompt, at least 2.
-        steps: how often a call draws and moves.
+        samples: responses per prompt, at least 2.
+        steps: number of times a call draws responses and moves the policy.
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
@@ -132,7 +132,7 @@ class LeaveOneOut(AbstractPolicyStep):
         return y, state
 
     def loss(self, y: PyTree, goal: Goal, found: Drawn) -> Scalar:
-        """Its gradient is the direction."""
+        """A surrogate loss whose gradient is the direction."""
         advantages = leave_one_out(found.groups(regularised(goal, found))).ravel()
         return -(advantages * goal.policy.logprob(y, found.responses)).mean()
 
@@ -147,9 +147,9 @@ class GRPO(AbstractPolicyStep):
     Shao et al. "DeepSeekMath". 2024, arXiv:2402.03300.
 
     Attributes:
-        scale: the group's rewards less their mean, divided by their deviation, as in the paper.
-            That weighs the reward against the divergence anew for each prompt. Without, each reward
-            less the mean of the others, and β means what it says.
+        scale: subtract the mean of the group's rewards and divide by their standard deviation, as
+            in the paper. This changes the weight of the reward against the divergence for each
+            prompt. If False, subtract the mean of the others; then β keeps its meaning.
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
@@ -186,8 +186,8 @@ class GRPO(AbstractPolicyStep):
 class SquaredAdvantage(AbstractPolicyStep):
     """Regress the change of log-probability on the advantage: `(log π − log π_old − A/c)²`.
 
-    One solved regression is the mirror step `π ∝ π_old exp(A/c)`. Advantages are those of whole
-    responses, divergence included, less the mean of the others in the group.
+    An exact solution of the regression is the mirror step `π ∝ π_old exp(A/c)`. Advantages are those
+    of whole responses, including the divergence, minus the mean of the others in the group.
 
     Zhu et al. "Fine-tuning language models with advantage-induced policy alignment". 2023,
     arXiv:2306.02231.
@@ -245,21 +245,21 @@ def _at_least_two(samples: int) -> None:
 
 
 class Fixed(eqx.Module):
-    """The reference is the goal's, for ever."""
+    """The reference is always that of the goal."""
 
     def init(self, goal: Goal, y: PyTree) -> PyTree:
         return None
 
     def at(self, goal: Goal, state: PyTree, y: PyTree, k) -> tuple[PyTree, PyTree]:
-        """The reference of call k, and what is remembered of it."""
+        """The reference of call k, and the new state."""
         return goal.reference, state
 
 
 class Moving(eqx.Module):
-    """The reference is the policy itself as it was a while ago.
+    """The reference is an earlier iterate of the policy.
 
     Attributes:
-        every: calls after which it is the policy of that time; 1 is a proximal step.
+        every: number of calls between updates of the reference; 1 is a proximal step.
     """
 
     every: int = eqx.field(static=True, default=1)
@@ -297,7 +297,7 @@ class LowerStep(eqx.Module):
 
 
 class Hold(eqx.Module):
-    """A lower step that leaves the policy where it is: a phase in which only the reward moves."""
+    """A lower step that does not change the policy, for phases in which only the reward moves."""
 
     def __call__(self, x, y, batch):
         return y

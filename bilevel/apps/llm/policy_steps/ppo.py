@@ -30,8 +30,8 @@ class Critic(NamedTuple):
 
 
 class PPOState(NamedTuple):
-    policy: Any  # of the policy's update
-    critic: PyTree  # parameters, absent without a critic
+    policy: Any  # memory of the policy's update
+    critic: PyTree  # parameters, if there is a critic
     critic_update: Any
 
 
@@ -39,15 +39,15 @@ class PPO(AbstractPolicyStep):
     """Proximal policy optimisation with a divergence penalty in the reward of every token.
 
     `R_t = −β (log π_old − log π_ref) + 1[t last] r`, advantages by `generalised_advantages`. A
-    critic, where there is one, has parameters of its own, kept in the step's memory.
+    critic, if there is one, has its own parameters, which are part of the state of the step.
 
     Schulman et al. "Proximal policy optimization algorithms". 2017, arXiv:1707.06347. Stiennon et
     al. "Learning to summarize from human feedback". NeurIPS 2020, arXiv:2009.01325.
 
     Attributes:
-        samples: responses to a prompt.
-        epochs, minibatches: passes over the responses, and into how many parts each is cut.
-        whiten: give the advantages of a call mean 0 and deviation 1, over all tokens.
+        samples: responses per prompt.
+        epochs, minibatches: passes over the responses, and minibatches per pass.
+        whiten: normalise the advantages of a call to mean 0 and standard deviation 1 over tokens.
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
@@ -106,7 +106,7 @@ class PPO(AbstractPolicyStep):
         return y, state
 
     def values(self, critic: PyTree, found: Drawn) -> PerToken:
-        """What the critic expects before every token; zero without one, and outside the mask."""
+        """The value of the critic before every token; zero without one and outside the mask."""
         if self.critic is None:
             return jnp.zeros_like(found.old)
         values = self.critic.values(critic, found.responses).astype(found.old.dtype)
@@ -154,7 +154,7 @@ def generalised_advantages(rewards: PerToken, values: PerToken, gamma, decay) ->
 
 
 def whitened(values: PerToken, mask) -> PerToken:
-    """Mean 0 and deviation 1 over the masked tokens; zero outside."""
+    """Normalise to mean 0 and standard deviation 1 over the masked tokens; zero outside."""
     centred = values - masked_mean(values, mask)
     deviation = jnp.sqrt(masked_mean(centred**2, mask))
     return jnp.where(mask, centred / (deviation + jnp.asarray(1e-8, deviation.dtype)), 0)

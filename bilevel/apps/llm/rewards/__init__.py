@@ -1,1 +1,1 @@
-"""Rewards, and losses on them and on log-ratios."""
+"""Reward models, and losses of rewards and log-ratios."""

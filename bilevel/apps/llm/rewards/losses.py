@@ -1,7 +1,7 @@
-"""The losses of alignment, as functions of log-probabilities and rewards of a batch.
+"""Alignment losses, as functions of the log-probabilities and rewards of a batch.
 
-They know no policy: whatever gives log-probabilities of whole responses (sums over tokens) and
-rewards can be trained by them. `ratio` is `log π(a|s) − log π_ref(a|s)`.
+They do not depend on the policy class: anything with rewards and log-probabilities of whole
+responses (sums over tokens) can be trained. `ratio` is `log π(a|s) − log π_ref(a|s)`.
 """
 
 import abc
@@ -17,7 +17,7 @@ PerRow = Float[Array, " n"]
 PerSample = Float[Array, "n k"]
 
 
-# --- the reward's contrast of demonstrations and what the policy says instead ---------------
+# --- contrast of demonstrations and the policy's own responses -----------------------------
 
 
 class AbstractContrast(Checked):
@@ -32,17 +32,17 @@ class AbstractContrast(Checked):
         Args:
             demonstrated: reward of each demonstration.
             own: rewards of responses of the current policy to the same prompt.
-            weights: what each of those counts; a row sums to 1.
+            weights: weights of those responses; each row sums to 1.
             beta: weight of the divergence in the lower problem.
         """
 
 
 class Linear(AbstractContrast):
-    """`(E_π r − r(demonstration)) / β`: its gradient is the hypergradient, exactly.
+    """`(E_π r − r(demonstration)) / β`, whose gradient is the exact hypergradient.
 
-    That of `−E log π_x(demonstration)`, where `π_x ∝ π_ref exp(r_x/β)`: exact for responses drawn
-    from the current policy at temperature 1 when that policy solves the lower problem. Unbounded
-    below: give a decay.
+    It is that of `−E log π_x(demonstration)`, where `π_x ∝ π_ref exp(r_x/β)`. It is exact if the
+    responses are drawn from the current policy at temperature 1 and that policy solves the lower
+    problem. The loss is unbounded below: use a weight decay.
     """
 
     def __call__(self, demonstrated, own, weights, beta):
@@ -53,8 +53,8 @@ class Linear(AbstractContrast):
 class Logistic(AbstractContrast):
     """`−E log σ(r(demonstration) − r(own))`: bounded, but with another fixed point.
 
-    With the reference fixed, the two levels rest at `π ∝ π_ref^(β/(1+β)) π_E^(1/(1+β))`, short of
-    the demonstrations' π_E; with a reference that follows the policy, at π_E.
+    With a fixed reference the fixed point is `π ∝ π_ref^(β/(1+β)) π_E^(1/(1+β))`, not the
+    demonstrators' π_E. With a reference that follows the policy it is π_E.
     """
 
     def __call__(self, demonstrated, own, weights, beta):
@@ -66,7 +66,7 @@ class Logistic(AbstractContrast):
 
 
 def preference(chosen: PerRow, rejected: PerRow, smoothing: ScalarLike = 0.0) -> Scalar:
-    """Bradley and Terry's `−E log σ(r_chosen − r_rejected)`.
+    """The Bradley-Terry loss `−E log σ(r_chosen − r_rejected)`.
 
     Args:
         smoothing: assumed fraction of flipped labels.
@@ -80,7 +80,7 @@ def token_preference(
     pairs: tuple[Responses, Responses],
     smoothing: ScalarLike = 0.0,
 ) -> Scalar:
-    """Bradley and Terry's loss at every token from where two responses part to the longer's end.
+    """The Bradley-Terry loss at every token from the first difference of two responses on.
 
     Args:
         chosen, rejected: a reward after every token.
@@ -94,24 +94,24 @@ def token_preference(
 
 
 def _labels(margin: Array, smoothing: ScalarLike) -> Array:
-    """Log-likelihoods of labels, some of which are the wrong way round."""
+    """Log-likelihoods of labels, a fraction of which is flipped."""
     wrong = jnp.asarray(smoothing, margin.dtype)
     return jax.nn.log_sigmoid(margin) * (1 - wrong) + jax.nn.log_sigmoid(-margin) * wrong
 
 
 def parted(a: Responses, b: Responses) -> Bool[Array, "n time"]:
-    """Where two responses to the same prompt have parted, to the end of the longer one."""
+    """True from the first difference of two responses to the end of the longer one."""
     differ = (a.tokens != b.tokens) | (a.mask != b.mask)
     return (jnp.cumsum(differ, axis=1) > 0) & (a.mask | b.mask)
 
 
 def dpo(chosen: PerRow, rejected: PerRow, beta: ScalarLike, smoothing: ScalarLike = 0.0) -> Scalar:
-    """Direct preference optimisation: Bradley and Terry with the reward `β · ratio`.
+    """Direct preference optimisation: the Bradley-Terry loss with the reward `β · ratio`.
 
     Rafailov et al. "Direct preference optimization". NeurIPS 2023, arXiv:2305.18290.
 
     Args:
-        chosen, rejected: ratios of the two responses; log 2 is the loss where they are equal.
+        chosen, rejected: log-ratios of the two responses; the loss is log 2 if they are equal.
     """
     beta = jnp.asarray(beta, chosen.dtype)
     return preference(beta * chosen, beta * rejected, smoothing)
@@ -131,7 +131,7 @@ def ipo(chosen: PerRow, rejected: PerRow, tau: ScalarLike) -> Scalar:
 
 
 def spin(demonstrated: PerRow, own: PerRow, strength: ScalarLike) -> Scalar:
-    """Self-play fine-tuning: prefer demonstrations to what the policy of the last round says.
+    """Self-play fine-tuning: prefer demonstrations to responses of the last round's policy.
 
     Chen et al. "Self-play fine-tuning converts weak language models to strong language models".
     ICML 2024, arXiv:2401.01335.

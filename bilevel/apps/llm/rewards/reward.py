@@ -1,4 +1,4 @@
-"""Reward models: a scalar of a response, its normalisation, and what is asked of its end."""
+"""Reward models: a scalar per response, its normalisation, and a score for unfinished responses."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,14 +28,14 @@ def last(values: Float[Array, "n time"], mask: Bool[Array, "n time"]) -> Float[A
 class Head(eqx.Module):
     """A linear head on the hidden states of a trunk, read at the last token of a response.
 
-    Parameters are `{"trunk": ..., "weight": (d, heads), "bias": (heads,)}`, without `trunk` where
-    it is frozen.
+    Parameters are `{"trunk": ..., "weight": (d, heads), "bias": (heads,)}`, without `trunk` if it
+    is frozen.
 
     Attributes:
         hidden: `hidden(trunk, responses) -> (n, time, d)`, the states after every token of the
             response.
-        trunk: frozen parameters of the trunk, such as the policy's own; absent, it is learned.
-        combine: several heads into one number, along the last axis.
+        trunk: frozen parameters of the trunk, such as those of the policy; learned if `None`.
+        combine: reduces several heads to one number, along the last axis.
     """
 
     hidden: Hidden
@@ -43,10 +43,10 @@ class Head(eqx.Module):
     combine: Callable = eqx.field(static=True, default=jnp.mean)
 
     def init(self, key: RandomKey, d: int, *, trunk: PyTree = None, heads: int = 1) -> PyTree:
-        """Parameters: weights N(0, 1/(d+1)), biases zero; the trunk's start where it is learned.
+        """Initial parameters: weights N(0, 1/(d+1)), zero biases, and `trunk` if it is learned.
 
         Raises:
-            ValueError: two trunks were given, or none.
+            ValueError: there are two trunks, or none.
         """
         if (trunk is None) == (self.trunk is None):
             raise ValueError("give the start of a trunk to be learned, or Head(trunk=...), frozen.")
@@ -76,10 +76,10 @@ def judged(
     per_token: bool = False,
     smoothing: ScalarLike = 0.0,
 ) -> Scalar:
-    """Bradley and Terry's loss of a reward, of whole responses or after every token.
+    """The Bradley-Terry loss of a reward, for whole responses or at every token.
 
     Raises:
-        TypeError: `per_token`, of a reward that is not one of tokens.
+        TypeError: `per_token` with a reward that has no method `tokens`.
     """
     if not per_token:
         return losses.preference(reward(x, pairs.chosen), reward(x, pairs.rejected), smoothing)
@@ -109,10 +109,10 @@ def moments(reward: Reward, x: PyTree, responses: Responses) -> Moments:
 
 
 class Normalised(eqx.Module):
-    """A reward with mean 0 and deviation 1 over fixed responses, whatever its parameters are now.
+    """A reward normalised to mean 0 and standard deviation 1 over fixed responses.
 
-    For the policy's step only: dividing a reward by its deviation multiplies β by it. Where the
-    parameters rest, `Shifted` costs less.
+    For the policy step only: dividing a reward by its deviation multiplies β by it. If the
+    parameters are fixed, `Shifted` is cheaper.
     """
 
     reward: Reward
@@ -123,7 +123,7 @@ class Normalised(eqx.Module):
 
 
 class Shifted(eqx.Module):
-    """A reward less a mean, divided by a deviation, both fixed."""
+    """A reward minus a fixed mean, divided by a fixed standard deviation."""
 
     reward: Reward
     moments: Moments
