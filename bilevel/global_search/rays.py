@@ -1,7 +1,7 @@
 """Whether a loss falls for ever along a ray of its feasible set: then it has no minimum."""
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import linprog, nnls
 
 from bilevel.driver.answer import FEASIBLE
 from bilevel.global_search.follower import Follower
@@ -12,6 +12,7 @@ FAR = 10.0 ** np.arange(0, 9)  # lengths of a ray, at scale 1 + |y|
 NEAR = np.array([0.03, 0.1, 0.3, 1.0, 3.0, 10.0])  # where its slope is looked at
 STEP = 1e-3  # of x, at scale 1 + |x|
 DROP = 1e-6  # times 1 + |f|: what such a step gains at a point that is not stationary
+NEXT = np.array([0.3, 1.0, 3.0])  # where z is large already
 AWAY = np.array([1e1, 1e3, 1e5])  # lengths of a ray of x
 
 
@@ -97,12 +98,14 @@ def upper_ray(
     # Where rows tie x and y: the direction from the start to here, and downhill in both at once.
     rows = [[k for k in part if f.linear[k]] for part in ([*f.G, *f.g], [*f.H, *f.h])]
     both = recession(np.stack([z - f.z0, -J[UPPER]]), J[rows[0]], J[rows[1]])
+    both = np.concatenate([both, _on_this_piece(f, z, dual, force)])
     dz = np.concatenate([dz, both[np.linalg.norm(both[:, :n], axis=1) > 1e-6]])
     if not len(dz):
         return None
     dz /= np.linalg.norm(dz[:, :n], axis=1, keepdims=True)
     ways = dz[:, :n]
-    t = (1 + np.abs(z[:n]).max(initial=0)) * AWAY
+    size = 1 + np.abs(z).max(initial=0)
+    t = size * (AWAY if size < 100 else NEXT)
     guess = (z + dz[:, None] * t[:, None]).reshape(-1, f.size)
     answers = follower.respond(guess[:, :n], 2, guess[:, None, n:])
     upper, _ = f.violations(answers.c)
@@ -116,6 +119,21 @@ def upper_ray(
         if (drops < 0).all() and values[-1] < start - 1e3 * tol and drops[-1] < -tol:
             return way, float(values[-1])
     return None
+
+
+def _on_this_piece(f: Functions, z, dual, force) -> np.ndarray:
+    """The steepest direction in which the same lower inequalities stay active, by a program."""
+    w = f.weights(1)
+    w[0, LOWER], w[0, f.g], w[0, f.h] = 1.0, dual, force
+    c, J, W = f(z[None], w).at(0)
+    active = f.g[dual > -c[f.g]]
+    below = [k for k in [*f.G, *f.g] if f.linear[k]]
+    level = J[[k for k in [*f.H, *f.h, *active] if f.linear[k]]]
+    E = np.concatenate([W[f.n :], level])
+    given = {"A_ub": J[below], "b_ub": np.zeros(len(below))} if below else {}
+    found = linprog(J[UPPER], **given, A_eq=E, b_eq=np.zeros(len(E)), bounds=(-1, 1))
+    falls = found.status == 0 and found.fun < -1e-9
+    return found.x[None] if falls else np.zeros((0, f.size))
 
 
 def can_improve(functions: Functions, follower: Follower, z, dual, force) -> bool:
