@@ -135,8 +135,8 @@ def measure(case: Case, right: float | None) -> Row:
     spent = time.process_time() - begin
     status = str(result.status)
     return Row(
-        case.name, case.kind, right, upper, float(gap), claimed, bool(solved), bool(false), spent, status,
-        x.tolist(), y.tolist(),
+        case.name, case.kind, right, upper, float(gap), claimed, bool(solved), bool(false),
+        spent, status, x.tolist(), y.tolist(),
     )  # fmt: skip
 
 

@@ -35,8 +35,9 @@ only the parser of expressions with the search judges each answer. Solved: const
 1e-6, the follower's gap is at most 1e-6 (1 + |g|), and the upper loss is at most 1e-3 (1 + |best|),
 or half a unit of the last printed digit, above the best known value. (The loose rule allows 1e-3
 and 1e-2.) A value that is lower than the best known one by more is marked: the reference is beaten
-where the gap is below 1e-8. Seconds are those of a machine of two cores, with the
-programs compiled before (`--cache`)."""
+where the gap is below 1e-8. The kept table was
+made on two cores that other programs used, too, and not all programs were compiled before: its
+seconds are no measure."""
 
 
 def page(generated: str) -> str:
