@@ -1,6 +1,6 @@
-"""Small problems whose answers are known, for tests, examples and benchmarks.
+"""Small problems with known solutions, for tests, examples and benchmarks.
 
-Every factory returns a `Case`; `ALL` holds them by name:
+Every factory returns a `Case`; `ALL` contains them by name:
 
     case = bilevel.problems.quad()
     case.problem, case.x0, case.y0        # what a method gets

@@ -27,11 +27,11 @@ def _solution_map(x: Array) -> Array:
 
 
 def eqeq(dtype: Any = None) -> Case:
-    """Equations on x, and equations on y that move with x.
+    """Equations on x, and equations on y that depend on x.
 
     `x_0 + x_1 = 1` and `y_0 + y_1 = x_0`; `g = ½ ‖y − x‖²`, `f = ½ ‖y − (1, 1)‖² + ½ ‖x‖²`. Then
-    `y* = (x_0 − ½ x_1, ½ x_1)`; the answer is x = (2/3, 1/3), y = (1/2, 1/6), l = 3/4. A
-    hypergradient that forgets how the equations move finds x = (1/2, 1/2), l = 0.8125 instead.
+    `y* = (x_0 − ½ x_1, ½ x_1)`; the solution is x = (2/3, 1/3), y = (1/2, 1/6), l = 3/4. A
+    hypergradient that ignores the x-dependence of the equations finds x = (1/2, 1/2), l = 0.8125.
     """
     row = jnp.ones((1, 2), dtype)
     return Case(

@@ -39,7 +39,7 @@ def _branch(sign: float, x: Array) -> Array:
     near = jnp.cos(jnp.arccos(jnp.where(inside, ratio, 0)) / 3)
     far = jnp.cosh(jnp.arccosh(jnp.where(ratio > 1, ratio, 2)) / 3)
     y = 2 / math.sqrt(3) * jnp.where(inside, near, jnp.where(ratio > 1, far, jnp.nan))
-    for _ in range(2):  # the last digits, and derivatives as exact
+    for _ in range(2):  # Newton: the last digits, and exact derivatives
         y = y - (y**3 - y - sign * x) / (3 * y**2 - 1)
     return sign * y
 
@@ -62,7 +62,7 @@ def _on_branch(name: str, upper: Any, at: tuple[float, float], dtype: Any) -> Ca
 
 
 def well_a(dtype: Any = None) -> Case:
-    """`g = y⁴/4 − y²/2 − x y`, `f = ½ (y − 1.1)² + ½ (x − 0.231)²`: the answer is on the + branch.
+    """`g = y⁴/4 − y²/2 − x y`, `f = ½ (y − 1.1)² + ½ (x − 0.231)²`: solution on the + branch.
 
     The critical points are the roots of `y³ − y = x`: for `|x| < 2/(3√3)` two minima, `y > 1/√3`
     and `y < −1/√3`, with a maximum between; at either end one minimum meets the maximum and both
@@ -78,7 +78,7 @@ def well_b(dtype: Any = None) -> Case:
 
 
 def well_ns(dtype: Any = None) -> Case:
-    """`well_a` with `f = |y − 1.1| + ½ (x − 0.231)²`: the same answer, at a kink of f."""
+    """`well_a` with `f = |y − 1.1| + ½ (x − 0.231)²`: the same solution, at a kink of f."""
     return _on_branch("well_ns", _kinked, (0.231, 1.1), dtype)
 
 

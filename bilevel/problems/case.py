@@ -1,4 +1,4 @@
-"""A problem together with its answers."""
+"""A problem together with its solution."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from bilevel.problem import Problem
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """A problem, where to start, and what to find.
+    """A problem, a start, and the known solution.
 
-    `y_star` is a closed form, or exact to rounding, and differentiable; the hyper-objective and its
-    gradient follow from it.
+    `y_star` is a closed form, or exact to rounding, and differentiable. The hyper-objective and its
+    gradient are computed from it.
     """
 
     name: str
@@ -23,11 +23,11 @@ class Case:
     y0: PyTree[Array]
     y_star: Callable[[PyTree], PyTree]
     lower_mu: float
-    """Smallest eigenvalue of the Hessian `H = ∂²g/∂y²`, at x0 where it depends on x."""
+    """Smallest eigenvalue of the Hessian `H = ∂²g/∂y²`; at x0 if it depends on x."""
     lower_L: float
-    """Largest eigenvalue of H, likewise."""
+    """Largest eigenvalue of H; at x0 if it depends on x."""
     x_star: PyTree[Array] | None = None
-    """The solution, where it is known."""
+    """The solution, or `None` if it is not known."""
     data: tuple[PyTree, PyTree] | None = None
     """Rows of the upper and the lower loss on leading axes; `None` for a deterministic problem."""
 

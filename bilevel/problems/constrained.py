@@ -35,7 +35,7 @@ def _lower(x: Array, y: Array, batch: Any) -> Scalar:
 
 
 def _solution_map(x: Array) -> Array:
-    """Minimise over one entry at a time; every sweep brings y four times closer."""
+    """Coordinate descent; every sweep reduces the error of y by a factor of four."""
 
     def sweep(y, _):
         first = jnp.clip((x[0] - y[1]) / 2, -1, 1)

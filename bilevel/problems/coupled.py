@@ -113,7 +113,7 @@ def _beyond_one(x: Array, y: Array) -> Scalar:
 
 
 def upcon(dtype: Any = None) -> Case:
-    """`g = ½ (y − 2x)²`, `f = ½ (x − 2)²`, and the upper level asks for `y*(x) ≤ 1`.
+    """`g = ½ (y − 2x)²`, `f = ½ (x − 2)²`, with the upper constraint `y*(x) ≤ 1`.
 
     y* = 2x; at the solution x = ½ the multiplier is ¾ and f is 9/8.
     """
@@ -159,11 +159,11 @@ def _kindest(x: Array) -> dict[str, Array]:
 
 
 def cvxcpl(dtype: Any = None, size: int = 1) -> Case:
-    """A convex lower level with many solutions and an equation that ties in x; the LV-HBA toy.
+    """The example of LV-HBA: a convex lower level with many solutions and an equation with x.
 
     `g = ½ ‖y_1‖² − x'y_1 + 1'y_2` subject to `1'(x + y_1 + y_2) = 0`, and
     `f = ½ ‖x − y_2‖² + ½ ‖y_1 − 1‖²`; x, y_1 and y_2 have `size` entries. The multiplier is −1,
-    `y_1 = x + 1`, and any y_2 with the right sum is optimal: `y_star` tells the optimist's choice.
+    `y_1 = x + 1`, and any y_2 with the right sum is optimal: `y_star` is the optimistic one.
     The solution is x = −0.3, y_1 = 0.7, y_2 = −0.4 in all entries, with f = 0.05 `size`.
     """
     ones = jnp.ones(size, dtype)
@@ -184,7 +184,7 @@ def cvxcpl(dtype: Any = None, size: int = 1) -> Case:
 
 
 def cvxcpl_biased(penalty: ScalarLike) -> Scalar:
-    """Every entry of the point where LVHBA rests while its penalty C is constant (size 1).
+    """Every entry of the fixed point of LVHBA with a constant penalty C (size 1).
 
     `−3 (C + 2)/(2 (5C + 6))`, for proximal weights of one: about `0.12/C` from the solution −0.3.
     """

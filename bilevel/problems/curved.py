@@ -1,4 +1,4 @@
-"""A smooth problem that is not quadratic: the Hessians move with x and y.
+"""A smooth problem that is not quadratic: the Hessians depend on x and y.
 
 g(x, y) = ½ y'Hy + y'(Cx + c) + ½ Σ_k log cosh(y_k + x_{k mod 2})
 f(x, y) = ½ ‖y − (1, −1, ½)‖² + ½ Σ_k sin y_k + ¼ ‖x‖² + x_0 y_1
@@ -28,7 +28,7 @@ def _lower(g: Lower, x: Array, y: Array, batch: Any) -> Scalar:
 
 
 def _solution_map(g: Lower, x: Array) -> Array:
-    """Newton's method; the last two steps, at the solution, carry derivatives up to the third."""
+    """Newton's method; the last two steps, at the solution, give derivatives up to order three."""
 
     def newton(y: Array, x: Array) -> Array:
         loss = Partial(_lower, g, x)

@@ -1,6 +1,6 @@
 """Lower problems without a single, strongly convex valley: lines, waves and periods of minimisers.
 
-Where the lower minimisers are many, `y_star` is the optimistic one: least in the upper loss.
+If there are many lower minimisers, `y_star` is the optimistic one, with the lowest upper loss.
 """
 
 from typing import Any
@@ -139,7 +139,7 @@ def sine(dtype: Any = None) -> Case:
 
 
 def sine_penalised(penalty: float) -> float:
-    """How far x, and likewise y, of the minimiser of `f + penalty (g + 1)` on `sine` is off.
+    """The error of x, and also of y, of the minimiser of `f + penalty (g + 1)` on `sine`.
 
     With x = 2 + t and y = 4 + t, t solves `2t + penalty cos(2t + 4) = 0`.
     """

@@ -1,6 +1,6 @@
-"""Linear lower levels, whose solution jumps: where barriers and penalties tell different stories.
+"""Linear lower levels, whose solution jumps, so that barriers and penalties behave differently.
 
-The closed forms show what a method of barriers or penalties minimises in place of `l`.
+The closed forms show what barrier and penalty methods minimise instead of `l`.
 """
 
 from dataclasses import replace
@@ -30,7 +30,7 @@ def lpjump(dtype: Any = None) -> Case:
     """The talk's jump: `f = y_1`, `g = x y_1 + y_2` over `|y_1| ≤ 1`, `y_2 ≥ 0`.
 
     `y* = (−sign x, 0)`, so `l = −sign x`. At x = 0 all of [−1, 1] × {0} is optimal: l is −1 there
-    for the optimist, +1 for the pessimist (`y_star` tells 0, the middle).
+    in the optimistic case, +1 in the pessimistic case (`y_star` is 0, the middle).
     """
     lo, hi = jnp.array([-1.0, 0.0], dtype), jnp.array([1.0, jnp.inf], dtype)
     return Case(
@@ -65,8 +65,8 @@ def _first_entry_and_square(x: Array, y: Array, batch: Any) -> Scalar:
 def lpjump_q(dtype: Any = None) -> Case:
     """`lpjump` with `f = y_1 + (x + ½)²/2`.
 
-    The optimist's minimum −7/8 is at the jump x = 0, and l tends to it from the right; the
-    pessimist has no minimiser. The minimiser of `l_t` is about √(2t) away.
+    The optimistic minimum −7/8 is at the jump x = 0, and l tends to it from the right. The
+    pessimistic problem has no minimiser. The minimiser of `l_t` is about √(2t) away.
     """
     case = lpjump(dtype)
     problem = Problem(_first_entry_and_square, _tilted, lower_set=case.problem.lower_set)
@@ -84,8 +84,8 @@ def _cost(x: Array, y: Array, batch: Any) -> Scalar:
 def toll(dtype: Any = None) -> Case:
     """A toll x on one of two roads: `f = −x y`, `g = (1 + x) y + 3 (1 − y)` over `0 ≤ y ≤ 1`.
 
-    All traffic y takes the road while x < 2 and leaves it beyond: `l = −x`, then 0. The optimist's
-    minimum −2 is at the jump x = 2; the pessimist has no minimiser.
+    All traffic y takes the road for x < 2 and none for x > 2: `l = −x`, then 0. The optimistic
+    minimum −2 is at the jump x = 2; the pessimistic problem has no minimiser.
     """
     return Case(
         name="toll",

@@ -1,4 +1,4 @@
-"""A lower level whose minimisers form a manifold: the answer depends on which of them is meant."""
+"""A lower level whose minimisers form a manifold: optimistic and pessimistic solutions differ."""
 
 from typing import Any
 

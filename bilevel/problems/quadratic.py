@@ -34,7 +34,7 @@ class Upper(NamedTuple):
 
 
 def coefficients(dtype: Any = None) -> tuple[Upper, Lower]:
-    """The numbers of `quad`."""
+    """The coefficients of `quad`."""
     lower = Lower(
         H=jnp.array([[2.0, 0.5, 0], [0.5, 1, 0.2], [0, 0.2, 0.5]], dtype),
         C=jnp.array([[1.0, 0], [-0.5, 1], [0.3, -0.7]], dtype),
@@ -51,7 +51,7 @@ def coefficients(dtype: Any = None) -> tuple[Upper, Lower]:
 
 
 def upper_loss(f: Upper, x: PyTree, y: PyTree, batch: Any) -> Scalar:
-    """Rows of data, where there are any, replace the coefficients of their names."""
+    """Rows of data, if there are any, replace the coefficients of the same names."""
     x, y = _vector(x), _vector(y)
     P, p, Q, q, R = _mean(f, batch)
     return y @ P @ y / 2 + p @ y + x @ Q @ x / 2 + q @ x + x @ R @ y
@@ -84,7 +84,7 @@ def quad(dtype: Any = None) -> Case:
 
 
 def quad_noise(dtype: Any = None) -> Case:
-    """`quad` as a finite sum: eight rows `H_i, C_i, c_i` below and eight `p_i, q_i` above.
+    """`quad` as a finite sum: eight lower rows `H_i, C_i, c_i` and eight upper rows `p_i, q_i`.
 
     The means over all rows are the coefficients of `quad`, and the Hessian of every row is positive
     definite (eigenvalues in [0.2357, 2.3836]).

@@ -1,7 +1,7 @@
-"""Whether a point solves a textbook problem, found without the code that solved it.
+"""Checks whether a point solves a textbook problem, independently of the solver's code.
 
-Expressions are evaluated by NumPy; the lower problem is solved anew at the given x by SciPy, from
-many starts, from a fine sample in few dimensions, and by linear programming where it is linear.
+Expressions are evaluated by NumPy. The lower problem is solved again at the given x by SciPy: from
+many starts, from a fine sample in few dimensions, and by linear programming if it is linear.
 """
 
 import enum
@@ -43,7 +43,7 @@ def half_unit(printed: float) -> float:
 
 
 class Kind(enum.Enum):
-    """What a point is."""
+    """The verdict on a point."""
 
     SOLVED = "solved"
     NO_REFERENCE = "feasible, no reference"
@@ -53,7 +53,7 @@ class Kind(enum.Enum):
 
 
 class Verdict(NamedTuple):
-    """What the referee found at (x, y)."""
+    """The result of a check at (x, y)."""
 
     kind: Kind  # by the strict rule
     upper: float
@@ -97,9 +97,9 @@ def judge(book: Textbook, x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Ver
 
 
 def _functions(book: Textbook) -> list[Callable]:
-    """`upper, lower, upper_ineq, upper_eq, lower_ineq, lower_eq`: a row an expression.
+    """`upper, lower, upper_ineq, upper_eq, lower_ineq, lower_eq`, one row per expression.
 
-    They take y with its points on a trailing axis, if it has one.
+    y may have a trailing axis of points.
     """
     nx, ny = len(book.x0), len(book.y0)
     entry = book.entry
@@ -120,7 +120,7 @@ def _functions(book: Textbook) -> list[Callable]:
 
 
 def _follower(book, x, y, lower, inequalities, equations, rng) -> float:
-    """The least lower loss at x that several solvers find."""
+    """The lowest lower loss at x that several solvers find."""
     m = len(y)
     starts = [y, np.asarray(book.y0)]
     lo, hi = _bounds(x, y, inequalities, equations, rng)
@@ -195,7 +195,7 @@ def _polyhedron(x, y, inequalities, equations, rng):
 
 
 def _bounds(x, y, inequalities, equations, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Of y by the linear constraints."""
+    """Bounds of y from the linear constraints."""
     m, (limits, _) = len(y), _polyhedron(x, y, inequalities, equations, rng)
     lo, hi = np.full(m, -np.inf), np.full(m, np.inf)
     for j in range(m):

@@ -1,4 +1,4 @@
-"""Ridge regression with one penalty a feature, chosen on validation data.
+"""Ridge regression with one penalty per feature, chosen on validation data.
 
 g(x, w) = ½ ‖Aw − b‖² / n + ½ Σ_j exp(x_j) w_j²       on training data
 f(x, w) = ½ ‖Aw − b‖² / n                             on validation data
@@ -50,8 +50,8 @@ def ridge(dtype: Any = None) -> Case:
     """Six features, four of which matter; 40 training and 30 validation rows, synthetic.
 
     `w* = H⁻¹A'b/n` with `H = A'A/n + diag exp x`, and
-    `∂l/∂x_j = −exp(x_j) w*_j (H⁻¹ ∇f)_j`. No solution is known: penalties of features that help
-    (or do not) may run off to −∞ (or ∞).
+    `∂l/∂x_j = −exp(x_j) w*_j (H⁻¹ ∇f)_j`. No solution is known: the penalties of useful features
+    may diverge to −∞, those of useless features to ∞.
     """
     validation, train = _rows(dtype)
     x0 = jnp.full(6, -1.0, dtype)
@@ -68,5 +68,5 @@ def ridge(dtype: Any = None) -> Case:
 
 
 def ridge_rows(dtype: Any = None) -> Case:
-    """`ridge` as a finite sum over its rows: 30 above, 40 below."""
+    """`ridge` as a finite sum over its rows: 30 upper, 40 lower."""
     return replace(ridge(dtype), name="ridge_rows", data=_rows(dtype))

@@ -42,7 +42,7 @@ Expression = Callable[[Array, Array], Any]
 
 
 class Textbook(NamedTuple):
-    """One problem of a file: the `bl.Problem`, a start, and what is known of its solution."""
+    """One problem of a file: the `bl.Problem`, a start, and the known solution."""
 
     name: str
     problem: Problem
@@ -60,11 +60,11 @@ def parse(
 
     Args:
         nx, ny: how many entries x and y have.
-        where: named in a refusal.
-        functions: where `exp`, `log`, ... come from: `jax.numpy`, or `numpy`.
+        where: location for error messages.
+        functions: module of `exp`, `log`, ...: `jax.numpy` or `numpy`.
 
     Raises:
-        ValueError: anything that is not of the small language, with the offending text.
+        ValueError: the text is not in the small language; the message has the offending part.
     """
     if not isinstance(text, str):
         raise ValueError(f"{where} is {text!r}; an expression as text is needed.")
@@ -150,7 +150,7 @@ def read(entry: Any, where: str = "problem") -> Textbook:
     """One problem of a file, checked item by item.
 
     Raises:
-        ValueError: which item is missing or wrong, and what is needed.
+        ValueError: an item is missing or wrong.
     """
     if not isinstance(entry, Mapping):
         raise ValueError(f"{where} is a {type(entry).__name__}; an object is needed.")

@@ -1,4 +1,4 @@
-"""What a page is made of: text, tables, figures, numbers, and sections of them."""
+"""The blocks of a page: text, tables, figures, numbers, and sections."""
 
 import abc
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Block(abc.ABC):
-    """A piece of a page."""
+    """A block of a page."""
 
     @abc.abstractmethod
     def html(self) -> str: ...
@@ -41,13 +41,13 @@ class Numbers(Block):
 
 @dataclasses.dataclass(frozen=True)
 class Table(Block):
-    """Rows under headings. Numbers are set to the right, NaN as a dash, `None` as nothing.
+    """Rows under headings. Numbers are right-aligned, NaN is a dash, `None` an empty cell.
 
     Attributes:
-        formats: for a column's name, a format such as ".3f"; `",.0f"` for whole numbers.
-        colors: for a first cell, the colour of a chip in front of it.
-        code: columns set in a fixed-width face.
-        aside: first cells of rows that are for reference only, set quieter.
+        formats: format of a column by its name, such as ".3f", or `",.0f"` for integers.
+        colors: colour of the chip in front of a first cell, by the text of the cell.
+        code: columns in a monospace font.
+        aside: first cells of reference rows, which are shown in a lighter style.
     """
 
     columns: Sequence[str]
@@ -88,7 +88,7 @@ class Table(Block):
 
 @dataclasses.dataclass(frozen=True)
 class Figure(Block):
-    """A `matplotlib.figure.Figure`, drawn into the page, and the sentence under it."""
+    """A `matplotlib.figure.Figure`, embedded as SVG, with a caption."""
 
     figure: Any
     caption: str = ""
@@ -103,7 +103,7 @@ class Figure(Block):
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and its blocks."""
 
     title: str
     blocks: Sequence[Block]
@@ -114,7 +114,7 @@ class Section:
 
 
 def shown(value: Any, spec: str = "") -> str:
-    """A table's cell: empty for what does not apply, a dash for what is no number."""
+    """The text of a table cell: empty for `None`, a dash for NaN."""
     if value is None:
         return ""
     if isinstance(value, float) and math.isnan(value):

@@ -1,4 +1,4 @@
-"""Wall time of a run, with the compilation told apart."""
+"""Wall time of a run, separated from its compilation time."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,10 +7,10 @@ import numpy as np
 
 
 class Clock(NamedTuple):
-    """When each row of a history was reached, as if everything had been compiled before.
+    """Wall time of each row of a history, without compilation.
 
-    The first chunk of steps compiles and runs; what it took beyond the median of the later
-    chunks of that length is counted as compilation.
+    The first chunk of steps includes compilation. Its time beyond the median of later chunks of the
+    same length is counted as compilation.
     """
 
     running: np.ndarray  # seconds at each row, compilation left out; starts at 0

@@ -27,12 +27,12 @@ def of(
 
     Args:
         results: runs by name; one is enough.
-        columns: of the histories, to be drawn; the metrics when absent, else what the methods
-            report.
-        lines: for a drawn column, values to compare with, by name: lines in its figure, rows in
-            the table.
-        measures: more columns of the table: for a heading, a number for each run.
-        settings: for each run, the method or anything whose `repr` says how it was set.
+        columns: columns of the histories to plot; if `None`, the metrics, or else the scalars that
+            the methods report.
+        lines: reference values of a plotted column, by name; lines in its figure and rows in the
+            table.
+        measures: further columns of the table: for each heading, a number per run.
+        settings: for each run, the method or anything whose `repr` shows the settings.
     """
     columns = list(columns) if columns is not None else _columns(results)
     clocks = {name: clock(result.history) for name, result in results.items()}
@@ -71,7 +71,7 @@ def _table(
     lines: Mapping[str, Mapping[str, float]],
     measures: Mapping[str, Mapping[str, float]],
 ) -> Table:
-    """A row a run, then a row for each thing to compare with."""
+    """One row per run, then one row per reference value."""
     counted = ("oracle calls",) if _counted(results) else ()
     costs = ("steps", *counted, "running [s]", "compiling [s]", "steps/s")
     heads = ("run", *columns, *measures, *costs, "ended")
@@ -101,7 +101,7 @@ def _table(
 
 
 class Abscissa(NamedTuple):
-    """What learning curves are drawn over, beside the seconds."""
+    """The x-axis of learning curves, next to seconds."""
 
     column: str  # of the history
     label: str
@@ -144,7 +144,7 @@ def _curves(
 
 
 def _counted(results: Mapping[str, Result]) -> bool:
-    """Whether oracle calls are known: with a hypergradient of the user's own they are not."""
+    """Whether oracle calls are known; they are not if the user supplies the hypergradient."""
     return any(_last(result, "gradients") > 0 for result in results.values())
 
 

@@ -1,4 +1,4 @@
-"""Versions and machine: what another person needs to judge the timings."""
+"""Versions and machine, for readers who want to judge the timings."""
 
 import importlib.metadata
 import os
@@ -11,7 +11,7 @@ from bilevel._version import __version__
 
 
 def environment() -> dict[str, str]:
-    """Names to words, free of anything private: no paths, host or user names."""
+    """Names and values without private data: no paths, host or user names."""
     devices = jax.devices()
     return {
         "bilevel": __version__,
@@ -25,7 +25,7 @@ def environment() -> dict[str, str]:
 
 
 def _processors() -> int:
-    """Those this process may use, where the system tells."""
+    """The CPU cores that this process may use, if the system reports them."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:

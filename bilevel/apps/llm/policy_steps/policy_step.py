@@ -186,8 +186,8 @@ class GRPO(AbstractPolicyStep):
 class SquaredAdvantage(AbstractPolicyStep):
     """Regress the change of log-probability on the advantage: `(log π − log π_old − A/c)²`.
 
-    An exact solution of the regression is the mirror step `π ∝ π_old exp(A/c)`. Advantages are those
-    of whole responses, including the divergence, minus the mean of the others in the group.
+    The exact solution of the regression is the mirror step `π ∝ π_old exp(A/c)`. Advantages are
+    those of whole responses, including the divergence, minus the mean of the others in the group.
 
     Zhu et al. "Fine-tuning language models with advantage-induced policy alignment". 2023,
     arXiv:2306.02231.
