@@ -79,9 +79,9 @@ class Table(Block):
         chip = f'<span class="chip" style="background:{color}"></span>' if color else ""
         cells = [f'<th scope="row">{chip}{html.escape(first)}</th>']
         for name, value, right in list(zip(self.columns, row, numeric, strict=True))[1:]:
-            told = html.escape(shown(value, self.formats.get(name, "")))
-            told = f"<code>{told}</code>" if name in self.code else told
-            cells.append(f"<td{' class=number' * right}>{told}</td>")
+            text = html.escape(shown(value, self.formats.get(name, "")))
+            text = f"<code>{text}</code>" if name in self.code else text
+            cells.append(f"<td{' class=number' * right}>{text}</td>")
         quiet = ' class="aside"' if first in self.aside else ""
         return f"<tr{quiet}>{''.join(cells)}</tr>"
 

@@ -54,7 +54,7 @@ def series_color(i: int) -> str:
 
 
 def style() -> Any:
-    """A context in which figures are made and drawn; the caller's settings come back after it."""
+    """A context for figures; it restores the matplotlib settings of the caller at exit."""
     import matplotlib
 
     context: Any = matplotlib.rc_context  # its annotation wants literal names
@@ -71,7 +71,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def svg(figure: Any) -> str:
-    """A figure as inline SVG, in the page's colours and fonts, with identifiers of its own."""
+    """A figure as inline SVG, with the colours and fonts of the page and unique identifiers."""
     stream = io.StringIO()
     with style():
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
@@ -88,7 +88,7 @@ def svg(figure: Any) -> str:
 
 
 class Run(NamedTuple):
-    """What is drawn of a run."""
+    """The data of a run that is plotted."""
 
     columns: Mapping[str, np.ndarray]
     x_axes: Sequence[np.ndarray]  # one for each panel of a row
@@ -101,12 +101,12 @@ def curves(
     x_axes: Sequence[str],
     lines: Mapping[str, Mapping[str, float]],
 ) -> Any:
-    """A row of panels for each column of the histories, one panel for each abscissa.
+    """A row of panels for each column of the histories, one panel for each x-axis.
 
     Args:
-        columns: to be drawn; a run without one is left out of its panels.
-        x_axes: their names.
-        lines: for a column, horizontal lines to compare with, by name.
+        columns: columns to plot; a run without a column is omitted from its panels.
+        x_axes: names of the x-axes.
+        lines: for each column, horizontal reference lines by name.
     """
     with style():
         figure = new_figure(9.6, 0.5 + 2.9 * len(columns))
@@ -149,7 +149,7 @@ def _curve(axes, x, values, name: str, i: int, broke_off: bool) -> None:
 
 
 def _scale(axes, columns: Sequence[np.ndarray], lines: Iterable[float]) -> None:
-    """Room for everything but the start, which is far from all that follows."""
+    """Axis limits for all points except the start, which is far from the others."""
     later = [np.asarray(c, float)[1 if len(c) > 2 else 0 :] for c in columns]
     values = np.concatenate([*later, np.fromiter(lines, float)])
     values = values[np.isfinite(values)]
@@ -165,7 +165,7 @@ def _scale(axes, columns: Sequence[np.ndarray], lines: Iterable[float]) -> None:
 
 
 def horizontals(axes, lines: Mapping[str, float], labelled: bool) -> None:
-    """Dashed lines to compare with; their names stand right of the axes, apart from each other."""
+    """Dashed reference lines, with labels to the right of the axes that do not overlap."""
     for value in lines.values():
         axes.axhline(value, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     if not labelled:
@@ -183,7 +183,7 @@ def horizontals(axes, lines: Mapping[str, float], labelled: bool) -> None:
 
 
 def _apart(heights: Sequence[float], distance: float) -> list[float]:
-    """The heights, moved until neighbours are `distance` apart; their mean stays."""
+    """The heights, moved so that neighbours are `distance` apart; the mean is kept."""
     order = np.argsort(heights, kind="stable")
     placed = np.asarray(heights, float)[order]
     for _ in range(100):

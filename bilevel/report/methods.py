@@ -1,4 +1,4 @@
-"""What the classes say about the methods, as rows for a terminal, a page or the README."""
+"""The declarations of the method classes, as rows for a terminal, a page or the README."""
 
 import inspect
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ EXPERIMENTAL = (
 
 
 class MethodRow(NamedTuple):
-    """One method, in words."""
+    """The description of one method."""
 
     name: str
     summary: str  # first sentence of its docstring

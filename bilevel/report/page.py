@@ -1,4 +1,4 @@
-"""The page around the blocks: one HTML file that needs nothing else."""
+"""The page around the blocks: one self-contained HTML file."""
 
 import datetime
 import html
@@ -31,7 +31,7 @@ PAGE = """<!DOCTYPE html>
 
 
 def render(title: str, sections: Sequence[Section], lead: str = "") -> str:
-    """The page as text. Style and figures are inside it; it looks up nothing elsewhere."""
+    """The page as text. It contains its style and figures and loads nothing."""
     css = importlib.resources.files("bilevel.report").joinpath("page.css").read_text("utf-8")
     return PAGE.format(
         title=html.escape(title),
@@ -44,7 +44,7 @@ def render(title: str, sections: Sequence[Section], lead: str = "") -> str:
 
 
 def write(path: str | Path, title: str, sections: Sequence[Section], lead: str = "") -> Path:
-    """Write the page and return where it is.
+    """Write the page and return its path.
 
     Args:
         sections: from `of`, or your own `Section`s, in the order of the page.
@@ -59,10 +59,10 @@ def write(path: str | Path, title: str, sections: Sequence[Section], lead: str =
 
 
 def check_writable(path: str | Path) -> Path:
-    """Refuse a path that `write` could not write to; leaves nothing behind.
+    """Raise an error if `write` could not write to the path; leaves no file behind.
 
     Raises:
-        ValueError: what is in the way, and that another path is needed.
+        ValueError: the path cannot be written to; the message gives the reason.
     """
     path = Path(path).expanduser()
     reason = None

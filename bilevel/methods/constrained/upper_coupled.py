@@ -110,8 +110,8 @@ class Charged(AbstractMethod):
         inner, info = self.method.step(charged, state.inner, batch)
         values = constraint_values(problem.upper_set, inner.x, inner.y)
         state = self.renewed(state._replace(inner=inner), values)
-        told = {"violation": _excess(values), "dual": trees.norm(state.duals)}
-        return state, info | told | {"weight": state.weight}
+        extra_info = {"violation": _excess(values), "dual": trees.norm(state.duals)}
+        return state, info | extra_info | {"weight": state.weight}
 
     def charged(self, problem: Problem, duals: Values, weight: Scalar) -> Problem:
         """The problem for the inner method."""

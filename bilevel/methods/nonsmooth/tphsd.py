@@ -121,8 +121,8 @@ class TPHSD(AbstractMethod):
         d_x, d_y = trees.axpy(self.correction, J(c), tangent)
         x, sx = self.x_update.step(d_x, sx, x, k)
         y, sy = self.y_update.step(d_y, sy, y, k)
-        told = value.astype(trees.widest((x, y))), trees.norm(tangent)
-        return TPHSDState(k + 1, x, y, m, w, (sx, sy)), told
+        reported = value.astype(trees.widest((x, y))), trees.norm(tangent)
+        return TPHSDState(k + 1, x, y, m, w, (sx, sy)), reported
 
     def _restore(self, problem: Problem, state: TPHSDState, batch: Batch):
         """Armijo descent on `½ ‖c‖²` until `‖c‖ ≤ tol/2`; resets the momentum."""
@@ -162,8 +162,8 @@ class TPHSD(AbstractMethod):
         (x, y), *_ = jax.lax.while_loop(unfinished, descend, (z, value, c, one, none))
         m, dtype = trees.zeros_like(state.momentum), trees.widest((x, y))
         f = oracles.upper_value(problem, x, y, batch.upper).astype(dtype)
-        told = f, jnp.full((), jnp.nan, trees.norm(m).dtype)
-        return TPHSDState(state.k + 1, x, y, m, state.w, state.updates), told
+        reported = f, jnp.full((), jnp.nan, trees.norm(m).dtype)
+        return TPHSDState(state.k + 1, x, y, m, state.w, state.updates), reported
 
 
 def _jacobian(problem: Problem, x: Upper, y: Lower, batch: Batch):

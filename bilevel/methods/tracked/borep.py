@@ -117,8 +117,8 @@ class BOREP(AbstractMethod):
         k, x, y, _, (_, sy, _), _ = state
 
         def by(refinement):
-            given = {"update": self.y_update, "memory": sy, "k": k}
-            return lambda: refinement.descend(problem, x, y, samples, **given)[:2]
+            warm_start = {"update": self.y_update, "memory": sy, "k": k}
+            return lambda: refinement.descend(problem, x, y, samples, **warm_start)[:2]
 
         case = jnp.where(k == 0, 0, jnp.where(k % self.period == 0, 1, 2))
         return jax.lax.switch(case, (by(self.first), by(self.refine), lambda: (y, sy)))
