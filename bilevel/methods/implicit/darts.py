@@ -1,4 +1,4 @@
-"""DARTS: x descends the upper loss after one virtual lower step, then y takes that step.
+"""DARTS: x descends the upper loss after one virtual lower step, then y takes a step.
 
 Liu, Simonyan, Yang. "DARTS: differentiable architecture search". ICLR 2019, arXiv:1806.09055.
 Differs from the paper: x is any variable, not only an architecture; the virtual step does not

@@ -33,7 +33,7 @@ class LuMeiState(NamedTuple):
     y: Lower  # (x, y) minimises f + ρ (P(x, y) − min P(x, ·))
     z: Lower  # follows a minimiser of P(x, ·)
     anchor: Lower | None  # the first z, for `TheorySolver`
-    updates: Any  # memories of the x and y updates, of the nested solver
+    updates: Any  # memories of the x and y updates, for `NestedSolver`
 
 
 class MinimaxSolver(eqx.Module):
