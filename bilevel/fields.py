@@ -21,27 +21,6 @@ class Range(NamedTuple):
     infinite: bool = False
 
 
-class Checked(eqx.Module):
-    """Base of everything with settings: refuses those that make no sense, by their name.
-
-    A `bool` is `True` or `False`, an `int` a whole number, a module an instance of its class, as
-    annotated; numbers lie in the range that their field declares. Values that are being traced are
-    not looked at.
-
-    Raises:
-        TypeError: a setting of another kind, a class in place of an object for example.
-        ValueError: a number out of range, or NaN.
-    """
-
-    def __check_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if told := _count_told(field, value) or _range_told(field, value):
-                raise ValueError(told)
-            if told := _kind_told(field, value):
-                raise TypeError(told)
-
-
 def count(default: Any = dataclasses.MISSING, *, least: int = 1, also: type | None = None) -> Any:
     """A static field that must be a whole number.
 
@@ -64,6 +43,10 @@ def nonnegative(default: Any = dataclasses.MISSING, **how: Any) -> Any:
     return _number(lambda v: v >= 0, "a number of at least 0", default, **how)
 
 
+# For `eqx.field(converter=as_schedule, metadata=NONNEGATIVE)`, whose converter type checkers see.
+NONNEGATIVE = {"range": Range(lambda v: v >= 0, "a number of at least 0")}
+
+
 def fraction(default: Any = dataclasses.MISSING, **how: Any) -> Any:
     """A field of a number from 0 to 1."""
     return _number(lambda v: (v >= 0) & (v <= 1), "a number from 0 to 1", default, **how)
@@ -72,6 +55,27 @@ def fraction(default: Any = dataclasses.MISSING, **how: Any) -> Any:
 def finite(default: Any = dataclasses.MISSING, **how: Any) -> Any:
     """A field of any finite number."""
     return _number(lambda v: v == v, "a finite number", default, **how)
+
+
+class Checked(eqx.Module):
+    """Base of everything with settings: refuses those that make no sense, by their name.
+
+    A `bool` is `True` or `False`, an `int` a whole number, a module an instance of its class, as
+    annotated; numbers lie in the range that their field declares. Values that are being traced are
+    not looked at.
+
+    Raises:
+        TypeError: a setting of another kind, a class in place of an object for example.
+        ValueError: a number out of range, or NaN.
+    """
+
+    def __check_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if told := _count_told(field, value) or _range_told(field, value):
+                raise ValueError(told)
+            if told := _kind_told(field, value):
+                raise TypeError(told)
 
 
 def as_number(value: ScalarLike) -> Array:

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ import optax
 from jaxtyping import PyTree, ScalarLike
 
 from bilevel import trees
-from bilevel.fields import Checked, as_number, fraction, nonnegative
+from bilevel.fields import NONNEGATIVE, Checked, as_number, fraction, nonnegative
 from bilevel.schedules import AbstractSchedule, Count, as_schedule, shown, times
 
 
@@ -33,7 +33,7 @@ class AbstractUpdate(Checked):
 class SGD(AbstractUpdate):
     """`x ← x − a_k d`."""
 
-    step_size: AbstractSchedule = nonnegative(converter=as_schedule)
+    step_size: AbstractSchedule = eqx.field(converter=as_schedule, metadata=NONNEGATIVE)
 
     def init(self, tree):
         return None
@@ -48,7 +48,7 @@ class SGD(AbstractUpdate):
 class Momentum(AbstractUpdate):
     """Heavy ball: `m ← b m + d`, `x ← x − a_k m`; with `nesterov`, `x ← x − a_k (b m + d)`."""
 
-    step_size: AbstractSchedule = nonnegative(converter=as_schedule)
+    step_size: AbstractSchedule = eqx.field(converter=as_schedule, metadata=NONNEGATIVE)
     decay: ScalarLike = fraction(0.9)
     nesterov: bool = eqx.field(static=True, default=False)
 
@@ -107,7 +107,7 @@ class FromOptax(AbstractUpdate):
                 f"FromOptax is given {type(factory).__name__}; a factory and its numbers are "
                 "needed, such as FromOptax(optax.adam, 0.1)."
             )
-        self.factory = factory
+        self.factory = cast("Callable[..., optax.GradientTransformation]", factory)
         self.numbers = tuple(map(as_number, numbers))
         self.named = {name: as_number(number) for name, number in named.items()}
 

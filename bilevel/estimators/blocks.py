@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from bilevel import trees
 from bilevel.estimators.base import AbstractEstimator, zeros_of
-from bilevel.fields import count, nonnegative, optional
+from bilevel.fields import NONNEGATIVE, count, nonnegative, optional
 from bilevel.schedules import AbstractSchedule, Count, as_schedule, first_one
 
 
@@ -93,7 +93,7 @@ class MSVR(AbstractBlockEstimator):
     """
 
     blocks: int = count()
-    weight: AbstractSchedule = nonnegative(0.1, converter=as_schedule)
+    weight: AbstractSchedule = eqx.field(default=0.1, converter=as_schedule, metadata=NONNEGATIVE)
     correction: AbstractSchedule | None = nonnegative(None, converter=optional(as_schedule))
 
     def combine(self, last, new, old, drawn, k, seen=None):
@@ -131,7 +131,7 @@ class SparseSTORM(AbstractBlockEstimator):
     """
 
     blocks: int = count()
-    weight: AbstractSchedule = nonnegative(0.1, converter=as_schedule)
+    weight: AbstractSchedule = eqx.field(default=0.1, converter=as_schedule, metadata=NONNEGATIVE)
 
     def combine(self, last, new, old, drawn, k, seen=None):
         keep, share = 1 - first_one(self.weight, k), self.blocks / drawn.size

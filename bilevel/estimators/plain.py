@@ -1,8 +1,10 @@
 """Estimators that use only the current point."""
 
+import equinox as eqx
+
 from bilevel import trees
 from bilevel.estimators.base import AbstractEstimator, zeros_of
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE
 from bilevel.schedules import AbstractSchedule, as_schedule, first_one
 
 
@@ -19,7 +21,7 @@ class SGD(AbstractEstimator):
 class MovingAverage(AbstractEstimator):
     """`d ← (1 − θ_k) d + θ_k D(w; s)`; biased while w moves, even without noise."""
 
-    weight: AbstractSchedule = nonnegative(0.1, converter=as_schedule)
+    weight: AbstractSchedule = eqx.field(default=0.1, converter=as_schedule, metadata=NONNEGATIVE)
 
     def init(self, estimand, point, sample):
         return zeros_of(estimand, point, sample)

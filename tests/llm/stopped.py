@@ -4,19 +4,24 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 CALLS = {"open", "write", "mkdir", "rename", "rmdir", "unlink", "fsync", "serialize_file"}
 
 
-def calls(fn: Callable[[], Any], at: int = -1, stop: Callable[[], Any] = lambda: None) -> int:
+def calls(
+    fn: Callable[[], Any],
+    at: int = -1,
+    stop: Callable[[], Any] = lambda: None,
+    names: Collection[str] = CALLS,
+) -> int:
     """Call a function, stop it before its call number `at`; returns how many calls there were."""
     seen = 0
 
     def look(frame, event, called):
         nonlocal seen
-        if event == "c_call" and called.__name__ in CALLS:
+        if event == "c_call" and called.__name__ in names:
             seen += 1
             if seen - 1 == at:
                 stop()

@@ -4,7 +4,9 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import shutil
 import signal
+import subprocess
 
 import children
 import equinox as eqx
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stopped
 from commands import run
 from test_llm_tokenizer import write as write_tokenizer
 
@@ -296,6 +299,45 @@ def test_a_mesh_writes_the_same_folder(folder, feedback, tmp_path, rank, on_devi
         np.testing.assert_allclose(histories[0][name], histories[1][name], atol=1e-4)
     assert (many / "report.html").is_file()
     assert not many.with_name("many.run").exists()
+
+
+# --- killed ----------------------------------------------------------------------------------
+
+
+def typed_and_killed(at, names, *words):
+    """In a child: killed before call number `at` of those names."""
+    names = names.split(",") if names else stopped.CALLS
+    print(stopped.calls(lambda: typed(*words), int(at), stopped.kill, names))
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_at_any_moment_goes_on(folder, feedback, tmp_path):
+    """In training and in saving; what comes out in the end is what one run makes, to the bit."""
+    words = ["align", "--model", str(folder), *feedback[0], *feedback[1], *QUICK]
+    words += ["--method", "dpo", "--rate", "0.01", "--out"]
+    out, child = tmp_path / "out", ("test_llm_commands", "typed_and_killed")
+    said, count = children.answers(*child, -1, "", *words, tmp_path / "whole", devices=1)
+    assert said[0] == 0, said[1]
+    expected = (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+    def is_whole() -> bool:
+        names = {file.name for file in out.iterdir()}
+        same = (out / "model.safetensors").read_bytes() == expected
+        return same and names == {file.name for file in (tmp_path / "whole").iterdir()}
+
+    moments = [(2 * count // 3, ""), (0, "serialize_file"), (3, "fsync"), (0, "rmdir")]
+    killed = 0
+    for at, names in moments:
+        process = children._started(*child, [at, names, *words, out], 1, stdout=subprocess.DEVNULL)
+        killed += process.wait(300) == -signal.SIGKILL
+        if out.exists():
+            assert is_whole()
+            shutil.rmtree(out)
+    assert killed >= 3
+    said, _ = children.answers(*child, -1, "", *words, out, devices=1)
+    assert said[0] == 0, said[1]
+    assert is_whole()
+    assert {file.name for file in tmp_path.iterdir()} == {"whole", "out"}
 
 
 # --- what goes wrong ---------------------------------------------------------------------------

@@ -1,12 +1,12 @@
 """The problem, and whether the method is made for it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
-from jax.tree_util import tree_leaves_with_path
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from bilevel.data import Data, Feed
 from bilevel.driver.validate.functions import check_arity, check_scalar, first_line, shape, trace
@@ -59,16 +59,16 @@ def check_losses(problem: Problem, state: Any, batch: Batch) -> None:
     """Both losses take (x, y, batch), return one floating number, and depend on y."""
     x, y = state.x, state.y
     if problem.hypergradient is not None:
-        check_hypergradient(problem, state, batch)
+        check_hypergradient(problem.hypergradient, state, batch)
     if told := uncoupled(problem, x, y, check_each_loss(problem, x, y, batch)):
         raise ValueError(told)
 
 
-def check_hypergradient(problem: Problem, state: Any, batch: Batch) -> None:
+def check_hypergradient(declared: Callable, state: Any, batch: Batch) -> None:
     """A declared hypergradient returns a tree like x."""
     name, x = "hypergradient", state.x
-    check_arity(name, problem.hypergradient, ("x", "y", "batch"))
-    _, out = trace(name, problem.hypergradient, x, state.y, Batch(batch.upper, batch.lower))
+    check_arity(name, declared, ("x", "y", "batch"))
+    _, out = trace(name, declared, x, state.y, Batch(batch.upper, batch.lower))
     if jax.tree.structure(out) != jax.tree.structure(x) or (
         jax.tree.map(jnp.shape, out) != jax.tree.map(jnp.shape, x)
     ):

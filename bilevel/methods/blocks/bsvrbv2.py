@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import oracles, trees
 from bilevel.estimators import MSVR
-from bilevel.fields import nonnegative, optional
+from bilevel.fields import NONNEGATIVE, nonnegative, optional
 from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.blocks import blocks
 from bilevel.oracles import Price
@@ -81,11 +81,15 @@ class BSVRBv2(AbstractMethod):
     v_update: AbstractUpdate = eqx.field(
         converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 3)
     )
-    weight: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3, 2.0)
+    weight: AbstractSchedule = eqx.field(
+        converter=as_schedule,
+        default_factory=lambda: Polynomial(1.0, 2 / 3, 2.0),
+        metadata=NONNEGATIVE,
     )
-    x_weight: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3, 2.0)
+    x_weight: AbstractSchedule = eqx.field(
+        converter=as_schedule,
+        default_factory=lambda: Polynomial(1.0, 2 / 3, 2.0),
+        metadata=NONNEGATIVE,
     )
     correction: AbstractSchedule | None = nonnegative(None, converter=optional(as_schedule))
     radius: ScalarLike | None = nonnegative(None, converter=optional(), infinite=True)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from bilevel import oracles, trees
 from bilevel.estimators import SparseSTORM
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE, nonnegative
 from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.blocks import blocks
 from bilevel.oracles import Price
@@ -77,8 +77,8 @@ class RSVRB(AbstractMethod):
     y_update: AbstractUpdate = eqx.field(
         converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 3)
     )
-    weight: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3)
+    weight: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3), metadata=NONNEGATIVE
     )
     convexity: ScalarLike = nonnegative(1e-3)
 

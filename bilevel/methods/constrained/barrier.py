@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import hypergrad, lower, oracles, trees
-from bilevel.fields import count, nonnegative, optional
+from bilevel.fields import NONNEGATIVE, count, nonnegative, optional
 from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
 from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
@@ -76,7 +76,7 @@ class Barrier(AbstractMethod):
     """
 
     x_update: AbstractUpdate | None = eqx.field(converter=optional(as_update), default=None)
-    t: AbstractSchedule = nonnegative(1e-4, converter=as_schedule)
+    t: AbstractSchedule = eqx.field(default=1e-4, converter=as_schedule, metadata=NONNEGATIVE)
     max_step: ScalarLike = nonnegative(1.0)
     newton_steps: int = count(200)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import oracles, trees
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE
 from bilevel.lower import kkt, lagrangian
 from bilevel.lower.kkt import Duals
 from bilevel.methods.base import AbstractMethod, count
@@ -63,7 +63,7 @@ class BLOCC(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     dual_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    penalty: AbstractSchedule = nonnegative(10.0, converter=as_schedule)
+    penalty: AbstractSchedule = eqx.field(default=10.0, converter=as_schedule, metadata=NONNEGATIVE)
     lower_steps: int = count(50, grows=True)
     y_steps: int = count(1)
 

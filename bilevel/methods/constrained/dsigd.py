@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, ScalarLike
 
 from bilevel import hypergrad, lower, oracles, trees
-from bilevel.fields import count, fraction, nonnegative
+from bilevel.fields import NONNEGATIVE, count, fraction, nonnegative
 from bilevel.lower import SQP, AbstractLowerSolver
 from bilevel.methods.base import AbstractMethod
 from bilevel.oracles import Price
@@ -53,7 +53,9 @@ class DSIGD(AbstractMethod):
         max_backtracks: largest number of trials; after that x does not move.
     """
 
-    step_size: AbstractSchedule = nonnegative(1.0, converter=as_schedule)
+    step_size: AbstractSchedule = eqx.field(
+        default=1.0, converter=as_schedule, metadata=NONNEGATIVE
+    )
     shrink: ScalarLike = fraction(0.9)
     decrease: ScalarLike = nonnegative(1e-4)
     deviation: ScalarLike = nonnegative(1e-3)

@@ -14,7 +14,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, ScalarLike
 
 from bilevel import oracles, trees
-from bilevel.fields import nonnegative, positive
+from bilevel.fields import NONNEGATIVE, nonnegative, positive
 from bilevel.lower import kkt, lagrangian
 from bilevel.lower.kkt import Duals
 from bilevel.methods.base import AbstractMethod, LowerAssumption, Unsupported
@@ -65,8 +65,8 @@ class LVHBA(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     z_update: AbstractUpdate = eqx.field(converter=as_update, default=5e-2)
     dual_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
-    penalty: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(1.0, -0.3)
+    penalty: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(1.0, -0.3), metadata=NONNEGATIVE
     )
     proximal: ScalarLike = nonnegative(1.0)
     dual_proximal: ScalarLike = nonnegative(1.0)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ScalarLike
 
 from bilevel import trees
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE, nonnegative
 from bilevel.lower.barrier import finite
 from bilevel.methods.base import AbstractMethod, Unsupported, count
 from bilevel.oracles import Price
@@ -176,7 +176,9 @@ class QuadraticPenalty(Charged):
     """
 
     method: AbstractMethod
-    penalty: AbstractSchedule = nonnegative(100.0, converter=as_schedule)
+    penalty: AbstractSchedule = eqx.field(
+        default=100.0, converter=as_schedule, metadata=NONNEGATIVE
+    )
 
     @staticmethod
     def cost(values: Values, duals: Values, weight: Scalar) -> Scalar:
@@ -201,7 +203,7 @@ class UpperBarrier(Charged):
     """
 
     method: AbstractMethod
-    t: AbstractSchedule = nonnegative(1e-2, converter=as_schedule)
+    t: AbstractSchedule = eqx.field(default=1e-2, converter=as_schedule, metadata=NONNEGATIVE)
 
     @staticmethod
     def cost(values: Values, duals: Values, weight: Scalar) -> Scalar:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import hypergrad, oracles, trees
-from bilevel.fields import fraction, nonnegative
+from bilevel.fields import NONNEGATIVE, fraction
 from bilevel.linear import AbstractLinear, RandomizedNeumann
 from bilevel.methods.base import AbstractMethod, Constants, count, series_terms
 from bilevel.oracles import Price
@@ -51,7 +51,7 @@ class EAiPOD(AbstractMethod):
     """
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
-    y_step: AbstractSchedule = nonnegative(1e-1, converter=as_schedule)
+    y_step: AbstractSchedule = eqx.field(default=1e-1, converter=as_schedule, metadata=NONNEGATIVE)
     linear: AbstractLinear = eqx.field(default_factory=lambda: RandomizedNeumann(10, 0.1))
     lower_steps: int = count(5, grows=True)
     upper_steps: int = count(2)

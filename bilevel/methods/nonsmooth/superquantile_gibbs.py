@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import hypergrad, oracles, trees
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE
 from bilevel.lower.gibbs import MALA, AbstractGibbs
 from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.oracles import Price
@@ -51,8 +51,10 @@ class SuperquantileGibbs(AbstractMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     sampler: AbstractGibbs = eqx.field(default_factory=MALA)
-    temperature: AbstractSchedule = nonnegative(1e-2, converter=as_schedule)
-    level: AbstractSchedule = nonnegative(0.1, converter=as_schedule)
+    temperature: AbstractSchedule = eqx.field(
+        default=1e-2, converter=as_schedule, metadata=NONNEGATIVE
+    )
+    level: AbstractSchedule = eqx.field(default=0.1, converter=as_schedule, metadata=NONNEGATIVE)
     pessimistic: bool = eqx.field(static=True, default=True)
 
     supports: ClassVar[frozenset[Structure]] = frozenset({Structure.UPPER_SET})

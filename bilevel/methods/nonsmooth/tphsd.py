@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import oracles, trees
-from bilevel.fields import count, nonnegative
+from bilevel.fields import NONNEGATIVE, count, nonnegative
 from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -63,8 +63,8 @@ class TPHSD(AbstractMethod):
     y_update: AbstractUpdate = eqx.field(
         converter=as_update, default_factory=lambda: Polynomial(0.5, 0.8)
     )
-    momentum: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 0.5)
+    momentum: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 0.5), metadata=NONNEGATIVE
     )
     multiplier_step: ScalarLike = nonnegative(0.1)
     correction: ScalarLike = nonnegative(1.0)

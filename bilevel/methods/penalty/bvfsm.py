@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from bilevel import lower, oracles, trees
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE
 from bilevel.methods.base import AbstractMethod, LowerAssumption, count
 from bilevel.methods.penalty.value_gap import value_gap
 from bilevel.oracles import Price
@@ -66,12 +66,12 @@ class BVFSM(AbstractMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=2e-2)
     z_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    y_step: AbstractSchedule = nonnegative(1.0, converter=as_schedule)
-    slack: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(0.5, 1.0)
+    y_step: AbstractSchedule = eqx.field(default=1.0, converter=as_schedule, metadata=NONNEGATIVE)
+    slack: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(0.5, 1.0), metadata=NONNEGATIVE
     )
-    barrier: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(0.1, 1.0)
+    barrier: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(0.1, 1.0), metadata=NONNEGATIVE
     )
     lower_steps: int = count(50, grows=True)
     y_steps: int = count(25)

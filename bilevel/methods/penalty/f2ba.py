@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel import hypergrad
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE
 from bilevel.methods.base import Constants, LoopMethod, count, series_terms
 from bilevel.methods.penalty.penalty import Penalty
 from bilevel.problem import Structure
@@ -40,7 +40,9 @@ class F2BA(LoopMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    penalty: AbstractSchedule = nonnegative(100.0, converter=as_schedule)
+    penalty: AbstractSchedule = eqx.field(
+        default=100.0, converter=as_schedule, metadata=NONNEGATIVE
+    )
     lower_steps: int = count(10, grows=True)
     order: int = eqx.field(static=True, default=1)
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 import equinox as eqx
 
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE
 from bilevel.methods.base import Constants, LoopMethod, count
 from bilevel.methods.penalty.penalty import Penalty
 from bilevel.problem import Structure
@@ -41,8 +41,8 @@ class F2SA(LoopMethod):
     )
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     z_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    penalty: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(2.0, -1 / 3)
+    penalty: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(2.0, -1 / 3), metadata=NONNEGATIVE
     )
     lower_steps: int = count(10, grows=True)
     common_samples: bool = eqx.field(static=True, default=True)

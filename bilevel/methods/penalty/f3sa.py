@@ -12,7 +12,7 @@ import equinox as eqx
 from jaxtyping import PyTree
 
 from bilevel.estimators import STORM
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE, nonnegative
 from bilevel.methods.base import Constants, LoopMethod
 from bilevel.methods.penalty.penalty import Penalty
 from bilevel.problem import Structure
@@ -46,8 +46,8 @@ class F3SA(LoopMethod):
     z_update: AbstractUpdate = eqx.field(
         converter=as_update, default_factory=lambda: Polynomial(0.1, 2 / 5)
     )
-    penalty: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(2.0, -1 / 5)
+    penalty: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(2.0, -1 / 5), metadata=NONNEGATIVE
     )
     weight: PyTree[AbstractSchedule] = nonnegative(
         converter=as_schedules, default_factory=lambda: Polynomial(1.0, 4 / 5)

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from bilevel import oracles, trees
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE
 from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -42,7 +42,7 @@ class GPBGD(AbstractMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
-    penalty: AbstractSchedule = nonnegative(10.0, converter=as_schedule)
+    penalty: AbstractSchedule = eqx.field(default=10.0, converter=as_schedule, metadata=NONNEGATIVE)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     below: ClassVar[LowerAssumption] = LowerAssumption.DOMINATED

@@ -12,7 +12,7 @@ from typing import ClassVar
 import equinox as eqx
 from jaxtyping import ScalarLike
 
-from bilevel.fields import fraction, nonnegative, positive
+from bilevel.fields import NONNEGATIVE, fraction, positive
 from bilevel.methods.base import LoopMethod, LowerAssumption, count
 from bilevel.methods.penalty.penalty import Anchors, Penalty
 from bilevel.problem import Structure
@@ -40,7 +40,7 @@ class KwonDL(LoopMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    penalty: AbstractSchedule = nonnegative(10.0, converter=as_schedule)
+    penalty: AbstractSchedule = eqx.field(default=10.0, converter=as_schedule, metadata=NONNEGATIVE)
     lower_steps: int = count(10, grows=True)
     radius: ScalarLike = positive(1.0)
     relaxation: ScalarLike = fraction(0.5)

@@ -13,7 +13,7 @@ import equinox as eqx
 from jaxtyping import ScalarLike
 
 from bilevel.estimators import STORM
-from bilevel.fields import fraction, nonnegative, positive
+from bilevel.fields import NONNEGATIVE, fraction, positive
 from bilevel.methods.base import LoopMethod, LowerAssumption
 from bilevel.methods.penalty.penalty import Anchors, Penalty
 from bilevel.problem import Structure
@@ -40,8 +40,8 @@ class KwonSL(LoopMethod):
 
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-3)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    penalty: AbstractSchedule = nonnegative(10.0, converter=as_schedule)
-    weight: AbstractSchedule = nonnegative(0.1, converter=as_schedule)
+    penalty: AbstractSchedule = eqx.field(default=10.0, converter=as_schedule, metadata=NONNEGATIVE)
+    weight: AbstractSchedule = eqx.field(default=0.1, converter=as_schedule, metadata=NONNEGATIVE)
     radius: ScalarLike = positive(1.0)
     relaxation: ScalarLike = fraction(0.5)
 

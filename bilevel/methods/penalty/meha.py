@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike
 
 from bilevel import oracles, trees
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE, nonnegative
 from bilevel.methods.base import AbstractMethod, LowerAssumption
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, Structure
@@ -52,8 +52,8 @@ class MEHA(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=2e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=2e-2)
     z_update: AbstractUpdate = eqx.field(converter=as_update, default=5e-2)
-    penalty: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(10.0, -0.3)
+    penalty: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(10.0, -0.3), metadata=NONNEGATIVE
     )
     proximity: ScalarLike = nonnegative(1.0)
 

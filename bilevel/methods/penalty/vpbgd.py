@@ -8,7 +8,7 @@ from typing import ClassVar
 import equinox as eqx
 
 from bilevel import lower
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE
 from bilevel.methods.base import LoopMethod, LowerAssumption, count
 from bilevel.methods.penalty.value_gap import ValueGap
 from bilevel.oracles import Price
@@ -37,7 +37,7 @@ class VPBGD(LoopMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     z_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    penalty: AbstractSchedule = nonnegative(10.0, converter=as_schedule)
+    penalty: AbstractSchedule = eqx.field(default=10.0, converter=as_schedule, metadata=NONNEGATIVE)
     lower_steps: int = count(10, grows=True)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.LOWER_SET})

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel import trees
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE
 from bilevel.lower import BallSGD, EpochSGD
 from bilevel.methods.base import AbstractMethod, Constants, count
 from bilevel.methods.tracked import tracked
@@ -49,7 +49,7 @@ class BOREP(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     v_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
-    weight: AbstractSchedule = nonnegative(0.1, converter=as_schedule)
+    weight: AbstractSchedule = eqx.field(default=0.1, converter=as_schedule, metadata=NONNEGATIVE)
     refine: BallSGD | EpochSGD = eqx.field(default_factory=lambda: BallSGD(10))
     first: BallSGD | EpochSGD = eqx.field(default_factory=lambda: EpochSGD(10))
     period: int = count(5)

@@ -12,7 +12,7 @@ import equinox as eqx
 
 from bilevel import oracles
 from bilevel.estimators import STORM
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE
 from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import Point, TrackedState
@@ -38,7 +38,7 @@ class FSLA(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     v_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    weight: AbstractSchedule = nonnegative(0.5, converter=as_schedule)
+    weight: AbstractSchedule = eqx.field(default=0.5, converter=as_schedule, metadata=NONNEGATIVE)
 
     supports: ClassVar = frozenset({Structure.UPPER_SET})
     memory: ClassVar[str] = "3 x, 4 y"

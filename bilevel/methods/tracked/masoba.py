@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel import trees
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE, nonnegative
 from bilevel.methods.base import AbstractMethod, Constants
 from bilevel.methods.tracked import tracked
 from bilevel.methods.tracked.tracked import TrackedState
@@ -40,7 +40,7 @@ class MASOBA(AbstractMethod):
     x_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-2)
     y_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
     v_update: AbstractUpdate = eqx.field(converter=as_update, default=1e-1)
-    weight: AbstractSchedule = nonnegative(0.5, converter=as_schedule)
+    weight: AbstractSchedule = eqx.field(default=0.5, converter=as_schedule, metadata=NONNEGATIVE)
     tau: ScalarLike = nonnegative(1.0)
     use_updated_h: bool = eqx.field(static=True, default=False)
 

@@ -12,7 +12,7 @@ from jaxtyping import ScalarLike
 
 from bilevel import hypergrad, oracles, trees
 from bilevel.estimators import STORM, Path
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE, nonnegative
 from bilevel.hypergrad import Curvature
 from bilevel.linear import matrices
 from bilevel.methods.base import AbstractMethod, Constants
@@ -54,8 +54,8 @@ class STABLE(AbstractMethod):
     y_update: AbstractUpdate = eqx.field(
         converter=as_update, default_factory=lambda: Polynomial(0.2, 0.5)
     )
-    weight: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 0.5)
+    weight: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 0.5), metadata=NONNEGATIVE
     )
     convexity: ScalarLike = nonnegative(1e-3)
     cross_bound: ScalarLike = nonnegative(1e3)

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import equinox as eqx
 
 from bilevel.estimators import STORM
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE
 from bilevel.linear import AbstractLinear, RandomizedNeumann
 from bilevel.methods.base import Constants, LoopMethod, series_terms
 from bilevel.methods.variance_reduced.sampled import Directions
@@ -43,11 +43,11 @@ class SUSTAIN(LoopMethod):
         converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 3)
     )
     linear: AbstractLinear = eqx.field(default_factory=lambda: RandomizedNeumann(10, 0.1))
-    x_weight: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3)
+    x_weight: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3), metadata=NONNEGATIVE
     )
-    y_weight: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3)
+    y_weight: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3), metadata=NONNEGATIVE
     )
 
     supports: ClassVar = frozenset({Structure.UPPER_SET, Structure.HYPERGRADIENT})

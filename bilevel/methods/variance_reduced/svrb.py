@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from bilevel import hypergrad, oracles, trees
 from bilevel.estimators import STORM, Path
-from bilevel.fields import nonnegative
+from bilevel.fields import NONNEGATIVE, nonnegative
 from bilevel.hypergrad import Curvature
 from bilevel.linear import matrices
 from bilevel.methods.base import AbstractMethod, Constants
@@ -67,8 +67,8 @@ class SVRB(AbstractMethod):
     y_update: AbstractUpdate = eqx.field(
         converter=as_update, default_factory=lambda: Polynomial(0.2, 1 / 3)
     )
-    weight: AbstractSchedule = nonnegative(
-        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3)
+    weight: AbstractSchedule = eqx.field(
+        converter=as_schedule, default_factory=lambda: Polynomial(1.0, 2 / 3), metadata=NONNEGATIVE
     )
     convexity: ScalarLike = nonnegative(1e-3)
 

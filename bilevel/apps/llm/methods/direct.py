@@ -71,7 +71,7 @@ class IPO(AbstractAlignment):
     """
 
     tau: ScalarLike = nonnegative()
-    per_token: bool = eqx.field(static=True)
+    per_token: bool = eqx.field(static=True, default=False)
     update: AbstractUpdate = eqx.field(converter=as_update, default_factory=adam)
     rows: int | None = eqx.field(static=True, default=None)
 
