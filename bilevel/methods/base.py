@@ -85,7 +85,7 @@ class AbstractMethod(Checked):
     `vmap`.
     """
 
-    supports: ClassVar[frozenset[Structure]]
+    supports: ClassVar[frozenset[Structure]] = frozenset()  # free variables alone
     paper: ClassVar[Any]  # a key of references.bib; a `Paper` in a method outside this package
     status: ClassVar[str] = "stable"  # "experimental": not checked against its paper in every part
     memory: ClassVar[str]  # size of the state, in copies of x and y
