@@ -18,7 +18,7 @@ class Nearest(NamedTuple):
 
 
 def min_norm(
-    points: Float[Array, "p n"], *, max_steps: int = 2000, tol: ScalarLike = 1e-14
+    points: Float[Array, "p n"], *, max_steps: int = 20_000, tol: ScalarLike = 1e-14
 ) -> Nearest:
     """`argmin ‖u‖` over the convex hull of the rows.
 

@@ -151,10 +151,13 @@ class ToTolerance(AbstractLowerSolver):
                 # never rises on a move that suits the curvature.
                 curvature = trees.dot(move, trees.sub(new.g_y, ahead.g_y))
                 suits = curvature * step <= trees.dot(move, move)
-                foreseen = jnp.abs(trees.dot(move, ahead.g_y)).astype(dtype)
+                slope = trees.dot(move, ahead.g_y).astype(dtype)
+                foreseen = (
+                    slope + (trees.dot(move, move) / step).astype(dtype) + jnp.abs(slope) / 10
+                )
                 sizes = jnp.abs(jnp.stack([new.value, ahead.value, start.value]))
                 blur = 1000 * jnp.finfo(dtype).eps * jnp.max(sizes)
-                rises = new.value - ahead.value > foreseen / 10 + blur
+                rises = new.value - ahead.value > foreseen + blur
                 return _Attempt(step, new, suits & ~rises & new.is_finite())
 
             smallest = at.step * jnp.asarray(2.0**-60, dtype)

@@ -19,6 +19,7 @@ from rich.console import Console
 from bilevel.apps.llm.hub import checkpoint, find, gguf
 from bilevel.apps.llm.models.sampling import Drawing
 from bilevel.cli import chat
+from bilevel.cli.options import Chat
 
 pytest.importorskip("safetensors")
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -223,5 +224,5 @@ def test_chat_prints_what_the_model_said(monkeypatch, tmp_path):
     terminal = Console(file=out, force_terminal=True, width=40, soft_wrap=True, highlight=False)
     monkeypatch.setattr(chat, "Console", lambda **_: terminal)
     monkeypatch.setattr(chat, "open_talk", lambda *_: Said())
-    chat.run(tmp_path, prompt="hello", lines=[], new=1, temperature=0.0, top_p=None, seed=0)
+    chat.run(Chat(model=tmp_path, prompt="hello", new=1, temperature=0.0))
     assert out.getvalue() == expected + "\n"

@@ -50,7 +50,7 @@ def found():
     kinds = [methods.SOBA, methods.BA, Broken]
     part = problems.Part(small, BUDGET)
     return problems.outcomes(
-        part, kinds, seeds=2, told=[].append, x_factors=(0.3,), lower_factors=(0.01, 1.0)
+        part, kinds, seeds=2, told=[].append, x_factors=(0.03,), lower_factors=(0.01, 1.0)
     )
 
 
@@ -59,7 +59,7 @@ def test_every_method_is_raced_and_run(found):
     for name in ("SOBA", "BA"):
         outcome = by_name[name]
         assert outcome.note == ""
-        assert outcome.winner.x_factor == 0.3
+        assert outcome.winner.x_factor == 0.03
         assert outcome.winner.score < outcome.curves[0].value[0] - 0.01
         for curve in outcome.curves:
             assert curve.value[-1] < curve.value[0] - 0.01

@@ -70,7 +70,7 @@ def test_a_config_is_read_by_type():
     for key, value in (("tie_word_embeddings", "no"), ("rope_theta", 0), ("vocab_size", True)):
         with pytest.raises(ValueError, match=key):
             config_json.read({**GOOD, key: value})
-    with pytest.raises(ValueError, match="at most 10000"):
+    with pytest.raises(ValueError, match="from 1 to 10000"):
         config_json.read({**GOOD, "num_hidden_layers": 10**9})
 
 

@@ -110,7 +110,10 @@ class TestCertify:
 
     def test_lower_step_gives_nothing_without_a_closed_form(self):
         found = certified(lower_step=lambda x, y, batch: y)
-        assert all(jnp.isnan(number) for number in found._replace(sc_margin=jnp.nan)[:-1])
+        assert all(
+            jnp.isnan(number)
+            for number in found._replace(sc_margin=jnp.nan, violation=jnp.nan)[:-1]
+        )
         assert "lower_step" in str(found)
 
     def test_lower_step_with_a_closed_form_is_measured_at_the_given_y(self):

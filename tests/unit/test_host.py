@@ -15,7 +15,7 @@ if sys.argv[1] == "keep":
 import jax, jax.numpy as jnp
 step = jax.jit(lambda x: jnp.sin(x @ x.T) @ x, donate_argnums=0)
 x, counts = jnp.ones((3000, 100)), []
-for _ in range(12):
+for _ in range(40):
     x = jax.block_until_ready(step(x))
     counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 print(json.dumps(counts))
