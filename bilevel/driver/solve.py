@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bilevel import sharding, trees
@@ -122,6 +123,12 @@ def _is_double(state: State) -> bool:
     return all(leaf.dtype.itemsize >= 8 for leaf in jax.tree.leaves((state.x, state.y)))
 
 
+def _at_rounding(certificate: Certificate) -> bool:
+    """Whether x is stationary as far as its precision can tell."""
+    value = certificate.value
+    return bool(certificate.stationarity <= 10 * jnp.finfo(value.dtype).eps * (1 + abs(value)))
+
+
 def _converged(certificate: Certificate | None, tol: float) -> Outcome | None:
     """Whether stationarity was measured and is at most tol."""
     measured = certificate is not None and bool(certificate.stationarity <= tol)
@@ -154,6 +161,8 @@ def _result(run: Prepared, ended: Ended, interrupt: Interrupt) -> Result:
     if certificate is not None and run.options.data is not None and run.options.data.full is None:
         notes.append("the certificate was computed on one batch, as the data have no full one")
     price, running = run.method.price(run.problem), ended.seconds - ended.compiling
+    if ended.outcome is Outcome.STALLED and certificate is not None and _at_rounding(certificate):
+        ended = ended._replace(outcome=Outcome.CONVERGED)
     status = Status(ended.outcome, _advice(run, ended))
     if status.ok and certificate is not None and not certificate.feasible:
         status = Status(Outcome.INFEASIBLE, _infeasible(certificate, ended.step))
