@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-LARGEST = 2**31 - 1  # of a size; larger ones do not fit the index of a token or a position
+LARGEST = 100_000_000  # of a size; no model comes near
 REQUIRED: Any = object()
 
 
@@ -26,8 +26,7 @@ class Values:
     ) -> int:
         value = self._entry(key, default)
         if type(value) is not int or not least <= value <= most:
-            bounds = f"of at least {least}" if most == LARGEST else f"from {least} to {most}"
-            raise self.refused(key, f"a whole number {bounds} is needed")
+            raise self.refused(key, f"a whole number from {least} to {most} is needed")
         return value
 
     def number(self, key: str, default: Any = REQUIRED) -> float:
