@@ -253,7 +253,7 @@ def peak_bytes(device: jax.Device) -> float:
 
 
 def measure(plan: Plan, data: Path, cache: Path, told=print) -> list[Row]:
-    """The three runs, one after the other."""
+    """Time SFT, IRL and AIHF, one run after another."""
     begin, device = time.perf_counter(), jax.devices()[0]
     folder = imported(cache)
     text = tokenizer.load(folder)

@@ -149,7 +149,7 @@ def scaled(update: AbstractUpdate, factor: ScalarLike) -> AbstractUpdate:
 
 
 def as_update(value: AbstractUpdate | optax.GradientTransformation | Any) -> AbstractUpdate:
-    """A number or schedule becomes `SGD`, an optax transformation becomes `Optax`."""
+    """Convert a number or schedule to `SGD`, and an optax transformation to `Optax`."""
     if isinstance(value, AbstractUpdate):
         return value
     if isinstance(value, optax.GradientTransformation):

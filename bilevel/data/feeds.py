@@ -270,7 +270,7 @@ class _Gathered(Samples):
 
 
 class Sampled(Feeder):
-    """Batches made inside the loop from a key each."""
+    """Draws each batch inside the compiled loop, with a random key of its own."""
 
     sample: Partial
     key: RandomKey

@@ -17,7 +17,7 @@ class Outcome(enum.Enum):
 
     FINISHED = "finished"  # all steps were made
     CONVERGED = "converged"  # the certificate fell below tol, or to what float64 can tell
-    STALLED = "stalled"  # rounding in single precision leaves no step that is certain to help
+    STALLED = "stalled"  # rounding leaves no step that is certain to help, short of a stationary x
     STOPPED = "stopped"  # a callback asked for it
     DIVERGED = "diverged"  # a variable is no longer finite
     INTERRUPTED = "interrupted"  # Ctrl-C
@@ -114,8 +114,9 @@ def advice(
         ),
         Outcome.STALLED: (
             f"after step {step} rounding leaves no step that is certain to lower the upper loss "
-            f"({where}); enable x64 with jax.config.update('jax_enable_x64', True), pass x0, y0 "
-            "and data in float64, and start at this result to go on."
+            f"({where}), and x was not measured to be stationary. In single precision, enable x64 "
+            "with jax.config.update('jax_enable_x64', True), pass x0, y0 and data in float64, and "
+            "start at this result to go on."
         ),
         Outcome.STOPPED: f"a callback stopped the run at step {step}.",
         Outcome.DIVERGED: (

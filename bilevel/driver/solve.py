@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bilevel import sharding, trees
@@ -15,6 +14,8 @@ from bilevel.driver.result import Outcome, Result, Stats, Status, advice
 from bilevel.methods.base import AbstractMethod, State
 from bilevel.problem import Problem
 from bilevel.typing import Lower, Upper
+
+STATIONARY = 1e-6  # times 1 + |f|: a run that rounding ends there has converged
 
 
 class Ended(NamedTuple):
@@ -95,7 +96,7 @@ def _run_chunks(run: Prepared, interrupt: Interrupt) -> Ended:
                     outcome = _converged(certificate, tol)
                 exhausted = bool(info.get("exhausted", False))
                 if exhausted and outcome is None:
-                    outcome = Outcome.CONVERGED if _is_double(state) else Outcome.STALLED
+                    outcome = Outcome.STALLED
                 # The loop takes the state over; what a callback keeps must stay readable.
                 with interrupt.waiting():
                     asked = [call(step, trees.copy(state), row) for call in options.callbacks]
@@ -119,14 +120,11 @@ def _run_chunks(run: Prepared, interrupt: Interrupt) -> Ended:
     return Ended(state, outcome, begin, step, certificate, seconds, compiling, exhausted, failed)
 
 
-def _is_double(state: State) -> bool:
-    return all(leaf.dtype.itemsize >= 8 for leaf in jax.tree.leaves((state.x, state.y)))
-
-
-def _at_rounding(certificate: Certificate) -> bool:
-    """Whether x is stationary as far as its precision can tell."""
-    value = certificate.value
-    return bool(certificate.stationarity <= 10 * jnp.finfo(value.dtype).eps * (1 + abs(value)))
+def _is_stationary(certificate: Certificate | None) -> bool:
+    """Whether x was measured to be stationary, relative to the size of the upper loss."""
+    if certificate is None:
+        return False
+    return bool(certificate.stationarity <= STATIONARY * (1 + abs(certificate.value)))
 
 
 def _converged(certificate: Certificate | None, tol: float) -> Outcome | None:
@@ -161,7 +159,7 @@ def _result(run: Prepared, ended: Ended, interrupt: Interrupt) -> Result:
     if certificate is not None and run.options.data is not None and run.options.data.full is None:
         notes.append("the certificate was computed on one batch, as the data have no full one")
     price, running = run.method.price(run.problem), ended.seconds - ended.compiling
-    if ended.outcome is Outcome.STALLED and certificate is not None and _at_rounding(certificate):
+    if ended.outcome is Outcome.STALLED and _is_stationary(certificate):
         ended = ended._replace(outcome=Outcome.CONVERGED)
     status = Status(ended.outcome, _advice(run, ended))
     if status.ok and certificate is not None and not certificate.feasible:

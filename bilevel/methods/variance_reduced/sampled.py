@@ -35,7 +35,7 @@ class Sample(NamedTuple):
 
 
 class Directions(NamedTuple):
-    """The directions of x and y, and the upper loss."""
+    """The direction estimates for x and y, and the upper loss at the same point."""
 
     value: Any  # upper loss, a scalar
     x: Upper  # hypergradient

@@ -150,7 +150,7 @@ class Criterion(eqx.Module):
         return jax.grad(loss)(x)
 
     def _common(self, x: PyTree, batch: Feedback) -> Scalar:
-        """The terms that depend only on x."""
+        """The terms that depend on x alone: the decay and the preference loss."""
         total = _like(self.decay, trees.dot(x, x)) / 2 * trees.dot(x, x)
         if batch.preferences is None:
             return total

@@ -255,7 +255,11 @@ def _placed(config: Config, tree: PyTree, mesh: Mesh | None) -> PyTree:
 
 
 def _pays(adapter: Adapter, config: Config, asked: model.PromptBatch, longest: int, limit: float):
-    """Whether prompts are to be remembered: drawing t tokens then takes t passes."""
+    """Whether to cache the states of the prompts.
+
+    Drawing t tokens from that cache takes t passes over the whole response, so only short
+    responses gain by it.
+    """
     if not adapter.below(config) or longest > min(SHORT, asked.tokens.shape[1]):
         return False
     return prompt_cache.memory_bytes(config, asked) <= limit * 2**30
