@@ -12,20 +12,24 @@ import numpy as np
 from bilevel import oracles, trees
 from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
+from bilevel.data.sources import Rows
 from bilevel.driver.run import run
 from bilevel.driver.validate import check_arguments, check_method, check_steps, check_variable
-from bilevel.lower import ToTolerance
+from bilevel.lower import NewtonCG, ToTolerance
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Batch, Draws, Problem
 from bilevel.selection.ahead import measured_ahead
+from bilevel.sets import Free
 from bilevel.typing import RandomKey
 from bilevel.updates import AbstractUpdate, scaled
 
 X_FACTORS = tuple(float(f) for f in np.geomspace(0.01, 10, 7))
 LOWER_FACTORS = (0.1, 0.3, 1.0)
-CHECKS = 5  # of a trial; the worst of the last three counts, so a growing oscillation loses
+PARTS = 5  # of a trial; the worst score after the last three counts, so a growing swing loses
+JUDGED = 3
 MOST_CONDITION = 30.0  # more lower steps than this a step, the race does not try
-MOST_BATCHES = 16  # that a score is the mean over, where there is no whole
+LEAST_BATCHES = 16  # that a score is the mean over, where the data are not all taken
+LEAST_ROWS = 1024  # in them
 
 
 class Trial(NamedTuple):
@@ -187,11 +191,15 @@ def _scores(base, problem, state, feed: Feed, judge: "_Judge", grid, steps: int)
     def score(factors):
         method = multiplied(base, factors[0], factors[1])
 
-        def check(state, _):
-            state, _ = run(problem, method, state, data=feed, steps=-(-steps // CHECKS))
-            return state, judge.score(problem, state.x, state.y)
+        def part(carry, judged):
+            state, y = carry
+            state, _ = run(problem, method, state, data=feed, steps=-(-steps // PARTS))
+            y = jax.lax.cond(judged, lambda: judge.solved(problem, state.x, y), lambda: y)
+            return (state, y), judge.value(problem, state.x, y)
 
-        return jnp.max(jax.lax.scan(check, state, length=CHECKS)[1][CHECKS // 2 :])
+        judged = jnp.arange(PARTS) >= PARTS - JUDGED
+        _, values = jax.lax.scan(part, (state, state.y), judged)
+        return jnp.max(values, where=judged, initial=-jnp.inf)
 
     return jax.vmap(score)(grid)
 
@@ -203,15 +211,16 @@ class _Judge(eqx.Module):
 
     def solved(self, problem: Problem, x, y):
         """The minimiser of the mean lower loss, from y."""
-        solver = ToTolerance(1e-4, max_steps=500)
+        free = isinstance(problem.lower_set, Free)
+        solver = NewtonCG(1e-4, max_steps=500) if free else ToTolerance(1e-4, max_steps=500)
         return solver.solve(self.mean(problem), x, y, self.batches.lower).y
 
     def mean(self, problem: Problem) -> Problem:
         """The problem on all of its batches."""
         return problem.replace(upper=_Mean(problem.upper), lower=_Mean(problem.lower))
 
-    def score(self, problem: Problem, x, y):
-        y = self.solved(problem, x, y)
+    def value(self, problem: Problem, x, y):
+        """The mean upper loss."""
         return _Mean(problem.upper)(x, y, self.batches.upper)
 
 
@@ -227,16 +236,23 @@ class _Mean(eqx.Module):
 
 
 def _judge(problem: Problem, data: Data, key: RandomKey) -> _Judge:
-    full = data.full
-    if full is not None:
+    """All data where they are few, else as many batches as tell the trials apart."""
+    full, few = data.full, data.batches
+    most = _judged_batches(data)
+    if full is not None and all(n is not None and n <= most for n in few):
         return _Judge(trees.map(lambda leaf: leaf[None], full))
-    return _Judge(_draws(data, key))
+    return _Judge(_draws(data, key, most))
 
 
-def _draws(data: Data, key: RandomKey) -> Batch:
+def _judged_batches(data: Data) -> int:
+    sizes = [source.batch_size for source in (data.upper, data.lower) if isinstance(source, Rows)]
+    return max(LEAST_BATCHES, -(-LEAST_ROWS // min(sizes)) if sizes else 0)
+
+
+def _draws(data: Data, key: RandomKey, count: int = LEAST_BATCHES) -> Batch:
     """Some batches of each level, on a leading axis."""
-    batch = data.feed(key, Draws(MOST_BATCHES, MOST_BATCHES)).batch(jnp.int32(0))
-    return Batch(batch.upper.stack(MOST_BATCHES), batch.lower.stack(MOST_BATCHES))
+    batch = data.feed(key, Draws(count, count)).batch(jnp.int32(0))
+    return Batch(batch.upper.stack(count), batch.lower.stack(count))
 
 
 @eqx.filter_jit
