@@ -12,14 +12,12 @@ import numpy as np
 from bilevel import oracles, trees
 from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
-from bilevel.data.sources import Rows
 from bilevel.driver.run import run
 from bilevel.driver.validate import check_arguments, check_method, check_steps, check_variable
-from bilevel.lower import NewtonCG, ToTolerance
 from bilevel.methods.base import AbstractMethod
-from bilevel.problem import Batch, Draws, Problem
+from bilevel.problem import Draws, Problem
 from bilevel.selection.ahead import measured_ahead
-from bilevel.sets import Free
+from bilevel.selection.judge import Judge, draws, judge_of
 from bilevel.typing import RandomKey
 from bilevel.updates import AbstractUpdate, scaled
 
@@ -28,8 +26,6 @@ LOWER_FACTORS = (0.1, 0.3, 1.0)
 PARTS = 5  # of a trial; the worst score after the last three counts, so a growing swing loses
 JUDGED = 3
 MOST_CONDITION = 30.0  # more lower steps than this a step, the race does not try
-LEAST_BATCHES = 16  # that a score is the mean over, where the data are not all taken
-LEAST_ROWS = 1024  # in them
 
 
 class Trial(NamedTuple):
@@ -103,10 +99,10 @@ def tune(
     key = jax.random.key(0) if key is None else key
     problem = on_parts(problem, data.feed(key, Draws(1, 1)))
 
-    judge = _judge(problem, data, key)
+    judge = judge_of(data, key)
     y_start = judge.solved(problem, x0, y0)
     look = probe(problem, x0, y_start, trees.map(lambda leaf: leaf[0], judge.batches))
-    suited = gentle(look, problem, x0, y_start, _draws(data, key).lower, key)
+    suited = gentle(look, problem, x0, y_start, draws(data, key).lower, key)
     base = method.theory(
         measured_ahead(suited, judge.mean(problem), x0, y_start, judge.batches, key)
     )
@@ -187,7 +183,7 @@ def run_trials(base, problem, state, feed, judge, x_factors, lower_factors, step
 
 
 @eqx.filter_jit
-def _scores(base, problem, state, feed: Feed, judge: "_Judge", grid, steps: int):
+def _scores(base, problem, state, feed: Feed, judge: Judge, grid, steps: int):
     def score(factors):
         method = multiplied(base, factors[0], factors[1])
 
@@ -202,57 +198,6 @@ def _scores(base, problem, state, feed: Feed, judge: "_Judge", grid, steps: int)
         return jnp.max(values, where=judged, initial=-jnp.inf)
 
     return jax.vmap(score)(grid)
-
-
-class _Judge(eqx.Module):
-    """The hyper-objective, on the whole data or on a few batches of it."""
-
-    batches: Batch  # on a leading axis
-
-    def solved(self, problem: Problem, x, y):
-        """The minimiser of the mean lower loss, from y."""
-        free = isinstance(problem.lower_set, Free)
-        solver = NewtonCG(1e-4, max_steps=500) if free else ToTolerance(1e-4, max_steps=500)
-        return solver.solve(self.mean(problem), x, y, self.batches.lower).y
-
-    def mean(self, problem: Problem) -> Problem:
-        """The problem on all of its batches."""
-        return problem.replace(upper=_Mean(problem.upper), lower=_Mean(problem.lower))
-
-    def value(self, problem: Problem, x, y):
-        """The mean upper loss."""
-        return _Mean(problem.upper)(x, y, self.batches.upper)
-
-
-class _Mean(eqx.Module):
-    """A loss on batches along a leading axis."""
-
-    loss: Any
-
-    def __call__(self, x, y, batches):
-        if batches is None:
-            return self.loss(x, y, None)
-        return jnp.mean(jax.vmap(lambda batch: self.loss(x, y, batch))(batches))
-
-
-def _judge(problem: Problem, data: Data, key: RandomKey) -> _Judge:
-    """All data where they are few, else as many batches as tell the trials apart."""
-    full, few = data.full, data.batches
-    most = _judged_batches(data)
-    if full is not None and all(n is not None and n <= most for n in few):
-        return _Judge(trees.map(lambda leaf: leaf[None], full))
-    return _Judge(_draws(data, key, most))
-
-
-def _judged_batches(data: Data) -> int:
-    sizes = [source.batch_size for source in (data.upper, data.lower) if isinstance(source, Rows)]
-    return max(LEAST_BATCHES, -(-LEAST_ROWS // min(sizes)) if sizes else 0)
-
-
-def _draws(data: Data, key: RandomKey, count: int = LEAST_BATCHES) -> Batch:
-    """Some batches of each level, on a leading axis."""
-    batch = data.feed(key, Draws(count, count)).batch(jnp.int32(0))
-    return Batch(batch.upper.stack(count), batch.lower.stack(count))
 
 
 @eqx.filter_jit
