@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bilevel._version import __version__
 
 if TYPE_CHECKING:
+    from bilevel import apps as apps
     from bilevel import certificates as certificates
     from bilevel import estimators as estimators
     from bilevel import host as host
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from bilevel import lower as lower
     from bilevel import methods as methods
     from bilevel import oracles as oracles
+    from bilevel import problems as problems
+    from bilevel import report as report
     from bilevel import schedules as schedules
     from bilevel import sets as sets
     from bilevel import sharding as sharding
@@ -48,6 +51,7 @@ __all__ = [
     "Status",
     "Tuned",
     "__version__",
+    "apps",
     "certificates",
     "estimators",
     "hypergrad",
@@ -55,7 +59,9 @@ __all__ = [
     "lower",
     "methods",
     "oracles",
+    "problems",
     "race",
+    "report",
     "responses",
     "run",
     "schedules",
@@ -68,9 +74,9 @@ __all__ = [
 ]
 
 _MODULES = frozenset({
-    "certificates", "data", "driver", "estimators", "global_search", "host", "hypergrad", "linear",
-    "lower", "methods", "oracles", "problem", "schedules", "selection", "sets", "sharding", "trees",
-    "typing", "updates",
+    "apps", "certificates", "data", "driver", "estimators", "files", "global_search", "host",
+    "hypergrad", "linear", "lower", "methods", "oracles", "problem", "problems", "report",
+    "schedules", "selection", "sets", "sharding", "trees", "typing", "updates",
 })  # fmt: skip
 _HOMES = {
     "bilevel.data": ("Data",),
@@ -93,4 +99,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *_HOME_OF})
+    return sorted({*__all__, *_MODULES})
