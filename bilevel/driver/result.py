@@ -17,7 +17,7 @@ class Outcome(enum.Enum):
 
     FINISHED = "finished"  # all steps were made
     CONVERGED = "converged"  # the certificate fell below tol, or to what float64 can tell
-    STALLED = "stalled"  # rounding leaves no step that is certain to help, short of a stationary x
+    STALLED = "stalled"  # ended short of a stationary x: rounding hides what helps, or the search
     STOPPED = "stopped"  # a callback asked for it
     DIVERGED = "diverged"  # a variable is no longer finite
     INTERRUPTED = "interrupted"  # Ctrl-C

@@ -24,6 +24,7 @@ class Candidate(NamedTuple):
     violation: tuple[float, float]  # of the upper and the lower constraints
     scale: float  # what the gap is compared with
     worst: float  # the largest upper loss among answers that are as good as the best
+    minima: int  # different values of the lower loss where the starts ended
     falls: np.ndarray | None = None  # a direction of y along which the lower loss never ends
 
     @property
@@ -69,4 +70,5 @@ def compared(functions: Functions, point, c, violation, answer: Responses) -> Ca
         violation=(float(violation[0]), float(violation[1])),
         scale=float(functions.scale(np.asarray(mine))),
         worst=max(float(c[UPPER]), float(answer.worst[0])),
+        minima=int(answer.minima[0]),
     )

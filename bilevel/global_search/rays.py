@@ -10,8 +10,6 @@ from bilevel.global_search.leader import sensitivity
 
 FAR = 10.0 ** np.arange(0, 9)  # lengths of a ray, at scale 1 + |y|
 NEAR = np.array([0.03, 0.1, 0.3, 1.0, 3.0, 10.0])  # where its slope is looked at
-STEP = 1e-3  # of x, at scale 1 + |x|
-DROP = 1e-6  # times 1 + |f|: what such a step gains at a point that is not stationary
 NEXT = np.array([0.3, 1.0, 3.0])  # where z is large already
 AWAY = np.array([1e1, 1e3, 1e5])  # lengths of a ray of x
 
@@ -134,27 +132,6 @@ def _on_this_piece(f: Functions, z, dual, force) -> np.ndarray:
     found = linprog(J[UPPER], **given, A_eq=E, b_eq=np.zeros(len(E)), bounds=(-1, 1))
     falls = found.status == 0 and found.fun < -1e-9
     return found.x[None] if falls else np.zeros((0, f.size))
-
-
-def can_improve(functions: Functions, follower: Follower, z, dual, force) -> bool:
-    """Whether a small step of x lowers the upper loss, y answering: then x is not stationary.
-
-    The follower is asked along the axes and the downhill direction, which holds at kinks, too.
-    """
-    f, n = functions, functions.n
-    if n == 0:
-        return False
-    D = sensitivity(f, z, dual, force)
-    c, J, _ = f(z[None]).at(0)
-    slope = np.nan_to_num(J[UPPER, :n] + J[UPPER, n:] @ D)
-    slope /= np.linalg.norm(slope) + 1e-300
-    ways = np.concatenate([np.eye(n), -np.eye(n), -slope[None]])
-    steps = STEP * (1 + np.abs(z[:n]).max(initial=0)) * ways
-    answers = follower.respond(z[:n] + steps, 2, (z[n:] + steps @ D.T)[:, None])
-    upper, _ = f.violations(answers.c)
-    value = np.where(answers.ended & (upper <= FEASIBLE), answers.c[:, UPPER], np.inf)
-    room = DROP * (1 / f.units[UPPER] + abs(c[UPPER]))
-    return bool(value.min() < c[UPPER] - room)
 
 
 def recession(tries: np.ndarray, A: np.ndarray, E: np.ndarray) -> np.ndarray:
