@@ -26,7 +26,7 @@ class FollowerCertificate(NamedTuple):
     minima: int = 1  # different values of the lower loss at which these starts ended
     traps: int = 0  # points given up: the lower conditions held, and a better answer was elsewhere
     scale: float = 1.0  # of the gap: how much the lower loss moves with y, at most 1 + |g|
-    falls: Any = None  # a direction of y along which the lower loss falls for ever, a tree like y
+    falls: Any = None  # a direction in which y goes to infinity as the lower loss falls, like y
     proved: bool = False  # a quadratic lower loss, convex on linear constraints, solved
     stationary: bool | None = None  # no small step of x lowers f, y answering; None: not looked at
     candidates: int = 0  # points that x is the best of; 0: no search was made
@@ -101,7 +101,7 @@ class FollowerCertificate(NamedTuple):
         if self.falls is not None:
             return (
                 "y: no answer; the lower problem has no minimum at this x, as the lower loss falls "
-                "for ever along a direction of y (`falls` in the certificate)."
+                "for ever as y goes to infinity (`certificate.falls` is the direction)."
             )
         if not math.isfinite(self.lower_best):
             return f"y: the follower's gap is not known; {how}, found no minimum."

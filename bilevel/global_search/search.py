@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from bilevel.driver.answer import FEASIBLE
-from bilevel.global_search.candidates import CHECKS, Candidate, compared, measured
+from bilevel.global_search.candidates import CHECKS, Candidate, compared, measured, promising
 from bilevel.global_search.descent import DROP, can_improve, descend
 from bilevel.global_search.follower import Follower, Responses
 from bilevel.global_search.functions import LOWER, UPPER, Functions
 from bilevel.global_search.interior import minimise
 from bilevel.global_search.leader import Cut, polish, refine, sensitivity
-from bilevel.global_search.rays import lower_ray, upper_ray
+from bilevel.global_search.rays import lower_fall, upper_ray
 from bilevel.global_search.region import Region
 
 SAMPLES = 96  # points x at which the follower is asked
@@ -62,7 +62,7 @@ class Search:
     def run(self) -> SearchResult:
         samples = self.sample()
         self.note("sampled")
-        self.polish_until_idle(self.chosen(samples))
+        self.polish_until_idle(promising(self.f, samples, POLISHED))
         for _ in range(ROUNDS):
             again = self.cut()
             if not again:
@@ -104,30 +104,6 @@ class Search:
         z = z[np.sort(first)]
         answers = self.follower.respond(z[:, : f.n], STARTS, z[:, None, f.n :])
         return answers.take(answers.ended)
-
-    def chosen(self, samples: Responses) -> Responses:
-        """The best by a merit of value and violation, and a few far from each other."""
-        if not len(samples.z):
-            return samples
-        upper, _ = self.f.violations(samples.c)
-        value = samples.c[:, UPPER]
-        spread = np.median(np.abs(value - np.median(value))) + 1e-9
-        order = []
-        for weight in (0.0, 1.0, 100.0, np.inf):
-            merit = upper + 1e-9 * value if weight == np.inf else value / spread + weight * upper
-            order.append(np.argsort(merit, kind="stable"))
-        x = samples.z[:, : self.f.n] / (1 + np.abs(self.f.z0[: self.f.n]))
-        far = [int(order[-1][0])]
-        while len(far) < min(4, len(x)):
-            distance = np.min([np.linalg.norm(x - x[i], axis=1) for i in far], axis=0)
-            far.append(int(distance.argmax()))
-        picked: list[int] = []
-        turn = 0
-        while len(picked) < min(POLISHED, len(x)) and turn < 4 * len(x):
-            i = int(order[turn % 4][turn // 4])
-            picked += [i] if i not in picked else []
-            turn += 1
-        return samples.take(np.array(list(dict.fromkeys(picked + far))))
 
     # --- candidates -----------------------------------------------------------------------------
 
@@ -266,11 +242,11 @@ class Search:
             best = self.best()
             if best is None or not best.passes():
                 return False
-            if self.sharpen(best):
-                continue
-            best = self.best()
+            sharp, best = self.sharpen(best), self.best()
             assert best is not None
-            if (way := lower_ray(self.f, best.z)) is not None:
+            if best.upper < sharp.upper - SAME * (1 + abs(sharp.upper)):
+                continue
+            if (way := lower_fall(self.f, self.region, best.z)) is not None:
                 given_up = best._replace(falls=way)
                 self.checked = [given_up if c is best else c for c in self.checked]
                 continue
@@ -284,21 +260,25 @@ class Search:
                 return True
             last, descents = best.upper, descents + 1
         best = self.best()
-        if best is not None and best.passes() and lower_ray(self.f, best.z) is not None:
+        if (
+            best is not None
+            and best.passes()
+            and lower_fall(self.f, self.region, best.z) is not None
+        ):
             self.checked = [c._replace(best=-np.inf) if c.passes() else c for c in self.checked]
         return False
 
-    def sharpen(self, best: Candidate) -> bool:
-        """Check the best candidate's refined forms, and give up what lives on a gap beside them."""
+    def sharpen(self, best: Candidate) -> Candidate:
+        """The best of a candidate and its refined forms; those near it that live on a gap go."""
         count = len(self.checked)
         self.check([refine(self.f, *best[:3], at_x=at_x) for at_x in (False, True)], every=True)
         bar = max(EXACT, SHARPER * best.relative_gap)
-        sharp = [c for c in self.checked[count:] if c.passes(bar) and _is_near(c, best)]
-        if best.relative_gap <= bar or not sharp:
-            return False
-        loose = [c for c in self.checked if c.relative_gap > bar and _is_near(c, sharp[0])]
-        self.checked = [c for c in self.checked if not any(c is other for other in loose)]
-        return True
+        near = [c for c in self.checked[count:] if c.passes(bar) and _is_near(c, best)]
+        near += [best] if best.passes(bar) or not near else []
+        sharp = min(near, key=_upper_loss)
+        bar = max(bar, sharp.relative_gap)
+        self.checked = [c for c in self.checked if c.relative_gap <= bar or not _is_near(c, sharp)]
+        return sharp
 
     def descend(self, best: Candidate) -> bool:
         """Follow small steps of x down from the best candidate; whether a better one was found."""

@@ -12,7 +12,7 @@ from bilevel.global_search.candidates import CHECKS, Candidate, measured
 from bilevel.global_search.descent import can_improve
 from bilevel.global_search.follower import Follower
 from bilevel.global_search.functions import LOWER, Functions
-from bilevel.global_search.rays import lower_ray, upper_ray
+from bilevel.global_search.rays import lower_fall, upper_ray
 from bilevel.global_search.region import Region
 from bilevel.global_search.search import Search
 from bilevel.oracles import Price
@@ -84,7 +84,7 @@ def check_small(
     follower = Follower(functions, Region(functions))
     found = measured(functions, follower, follower.nearest(functions.z0))
     if found.passes():
-        found = found._replace(falls=lower_ray(functions, found.z))
+        found = found._replace(falls=lower_fall(functions, follower.region, found.z))
     proof = _certificate(functions, found, x, y)
     if found.passes():
         fall = upper_ray(functions, follower, *found[:3])
