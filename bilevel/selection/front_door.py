@@ -140,7 +140,12 @@ def _checked(
     ended = result.status.ok or outcome in others
     if not (ended and options.certify and is_small(problem, x0, y0, options.data)):
         return result, ""
-    proof, y = check_small(problem, result.x, result.y, whole(options.data))
+    try:
+        proof, y = check_small(problem, result.x, result.y, whole(options.data))
+    except Exception as error:  # the run itself is done, and stays
+        told = f"the follower was not asked again: {type(error).__name__}: {error}"
+        stats = result.stats._replace(notes=(*result.stats.notes, told))
+        return result._replace(stats=stats), ""
     proof = proof._replace(local=result.certificate)
     result = result._replace(certificate=proof)
     if outcome is Outcome.DIVERGED:
