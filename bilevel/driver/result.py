@@ -122,7 +122,8 @@ def advice(
         Outcome.DIVERGED: (
             f"a variable became NaN or infinite soon after step {step}; the result holds the "
             f"iterate of that step. Lower the step sizes of {method!r}: y steps to at most 1/L "
-            "(bl.certificates.probe tells L), then x steps to a tenth of those."
+            "(bl.certificates.probe(problem, x0, y0, batch).L tells L), then x steps to a tenth of "
+            "those."
         ),
         Outcome.INTERRUPTED: f"stopped from the keyboard after step {step}; the result is valid.",
         Outcome.OUT_OF_DATA: (
