@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bilevel.driver import Best, Checkpoint, Outcome, Result, SolveError, Status, run
     from bilevel.lower import responses as responses
     from bilevel.problem import Batch, Draws, Problem, RepeatedBatch, Stacked
-    from bilevel.selection import Tuned, solve, tune
+    from bilevel.selection import Race, Tuned, race, solve, tune
 
 __all__ = [
     "Batch",
@@ -40,6 +40,7 @@ __all__ = [
     "Draws",
     "Outcome",
     "Problem",
+    "Race",
     "RepeatedBatch",
     "Result",
     "SolveError",
@@ -54,6 +55,7 @@ __all__ = [
     "lower",
     "methods",
     "oracles",
+    "race",
     "responses",
     "run",
     "schedules",
@@ -75,7 +77,7 @@ _HOMES = {
     "bilevel.driver": ("Best", "Checkpoint", "Outcome", "Result", "SolveError", "Status", "run"),
     "bilevel.lower": ("responses",),
     "bilevel.problem": ("Batch", "Draws", "Problem", "RepeatedBatch", "Stacked"),
-    "bilevel.selection": ("Tuned", "solve", "tune"),
+    "bilevel.selection": ("Race", "Tuned", "race", "solve", "tune"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
