@@ -157,8 +157,8 @@ def _checked(
     else:
         advice = f"{advice} {proof.about_y()} {proof.about_x()}"
     if not proof.ok and outcome is not Outcome.UNBOUNDED:
-        better = "x still improves" if proof.optimal else "the follower has a better answer"
-        doubt = f"ended where {better}"
+        wrong = "x still improves" if proof.optimal else "the follower has a better answer"
+        doubt = f"ended where {wrong if proof.feasible else 'a constraint does not hold'}"
     elif proof.ok and proof.minima > 1:
         doubt = "ended at one of several minima of the lower problem"
     return result._replace(y=y, status=Status(outcome, advice)), doubt
