@@ -43,6 +43,9 @@ class Row(NamedTuple):
 def minima(case: Case, x: np.ndarray, extra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Local minima y of the lower loss at x and their values, from a grid and by refinement."""
     m, side = len(case.y0), np.linspace(*case.y_range, CELLS[len(case.y0)])
+    cell = side[1] - side[0]
+    ends = [end for end in case.box or () if abs(end) <= side[-1]]  # exact, where they tie
+    side = np.unique([*side, *ends])
     points = np.stack([p.ravel() for p in np.meshgrid(*[side] * m, indexing="ij")])
     value = _inside(case, x, points).reshape([len(side)] * m)
     low = np.isfinite(value)
@@ -55,7 +58,6 @@ def minima(case: Case, x: np.ndarray, extra: np.ndarray) -> tuple[np.ndarray, np
     order = np.argsort(_inside(case, x, found), kind="stable")
     spread = order[np.linspace(0, len(order) - 1, KEEP).astype(int)] if len(order) else order
     y = np.concatenate([found[:, order[:KEEP]], found[:, spread], extra], 1)
-    cell = side[1] - side[0]
     offsets = np.stack([o.ravel() for o in np.meshgrid(*[np.linspace(-1, 1, 9)] * m)])
     for _ in range(16 if y.shape[1] else 0):
         near = y[:, :, None] + cell * offsets[:, None]
