@@ -74,13 +74,16 @@ def shaping(mdp: MDP, potential: Float[Array, " states"]) -> Table:
     return backup(mdp, -potential[:, None], potential)
 
 
+def reshaped(mdp: MDP, reward: Table, other: Table) -> Table:
+    """`other` after the shaping that brings it closest to `reward`."""
+    basis = jax.vmap(lambda e: shaping(mdp, e).ravel())(jnp.eye(mdp.shape[0], dtype=reward.dtype)).T
+    return other + (basis @ jnp.linalg.lstsq(basis, (reward - other).ravel())[0]).reshape(mdp.shape)
+
+
 def distance(mdp: MDP, reward: Table, other: Table) -> Scalar:
     """Root mean square of `reward − other` after the best shaping of the other.
 
     Zero exactly if both have the same soft optimal policy.
     """
-    size, states = reward.size, mdp.shape[0]
-    basis = jax.vmap(lambda e: shaping(mdp, e).ravel())(jnp.eye(states, dtype=reward.dtype)).T
-    gap = (reward - other).ravel()
-    fit = jnp.linalg.lstsq(basis, gap)[0]
-    return jnp.linalg.norm(gap - basis @ fit) / jnp.sqrt(size)
+    gap = reward - reshaped(mdp, reward, other)
+    return jnp.linalg.norm(gap) / jnp.sqrt(jnp.asarray(gap.size, gap.dtype))

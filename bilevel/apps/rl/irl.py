@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, ScalarLike
 
+from bilevel import trees
 from bilevel.apps.rl.mdp import (
     MDP,
     Rollouts,
@@ -64,7 +65,12 @@ def linear(features: Float[Array, "states actions d"]) -> Callable[[Array], Tabl
 
 
 def problem(
-    mdp: MDP, reward: Callable[[PyTree], Table], visits: Visits | None = None, *, exact: bool = True
+    mdp: MDP,
+    reward: Callable[[PyTree], Table],
+    visits: Visits | None = None,
+    *,
+    exact: bool = True,
+    decay: ScalarLike = 0.0,
 ) -> Problem:
     """Maximum likelihood of demonstrations over x, the parameters of a reward.
 
@@ -79,22 +85,25 @@ def problem(
         visits: of the demonstrations; `None` if they come as batches, as from `sampled`.
         exact: whether a lower step evaluates the policy by a linear solve, otherwise it is a
             single soft Bellman backup.
+        decay: weight of half the squared x, which keeps it finite where data do not.
 
     Reference: Zeng, Li, Garcia, Hong. "Maximum-likelihood inverse reinforcement learning with
     finite-time guarantees". NeurIPS 2022, arXiv:2210.01808.
     """
-    reward, move = Partial(reward), Partial(policy_iteration if exact else value_iteration, mdp)
+    reward, decay = Partial(reward), jnp.asarray(decay, mdp.kernel.dtype)
+    move = Partial(policy_iteration if exact else value_iteration, mdp)
     return Problem(
-        Partial(_upper, mdp, reward, visits),
+        Partial(_upper, mdp, reward, visits, decay),
         Partial(_lower, mdp, reward),
         lower_step=Partial(_step, move, reward),
-        hypergradient=Partial(_contrast, mdp, reward, visits),
+        hypergradient=Partial(_contrast, mdp, reward, visits, decay),
     )
 
 
-def _upper(mdp, reward, visits, x, y, batch):
+def _upper(mdp, reward, visits, decay, x, y, batch):
     c, ends = visits if visits is not None else batch.expert
-    return (ends @ soft_values(mdp, y) - jnp.sum(c * reward(x))) / mdp.temperature
+    unlikely = (ends @ soft_values(mdp, y) - jnp.sum(c * reward(x))) / mdp.temperature
+    return unlikely + decay / 2 * trees.dot(x, x)
 
 
 def _lower(mdp, reward, x, y, batch):
@@ -107,7 +116,7 @@ def _step(move, reward, x, y, batch):
     return move(reward(x), y)
 
 
-def _contrast(mdp, reward, visits, x, y, batch):
+def _contrast(mdp, reward, visits, decay, x, y, batch):
     if visits is None:
         counts, ends, key = *batch.upper.expert, batch.upper.key
         n, length = batch.upper.shape.shape
@@ -116,7 +125,7 @@ def _contrast(mdp, reward, visits, x, y, batch):
         counts, ends = visits
         agent = occupancy(mdp, soft_policy(mdp, y), ends)
     _, pull = jax.vjp(reward, x)
-    return pull((agent - counts) / mdp.temperature)[0]
+    return trees.axpy(decay, x, pull((agent - counts) / mdp.temperature)[0])
 
 
 class Sampled(NamedTuple):

@@ -31,9 +31,9 @@ class Feedback(NamedTuple):
 
     prompt: int
     responses: tuple[int, int]
+    time: int
     kind: Kind
     value: float
-    time: int
 
     def arrays(self) -> Arrays:
         kind = int(self.kind)

@@ -74,7 +74,7 @@ def _mirror(learner, reference, x, y, batch):
 
 
 def _near(farthest, base, moved):
-    """The closest to `moved` on the way from the reference that keeps the divergence, by halving."""
+    """The closest to `moved` on the way from the reference within the divergence, by halving."""
 
     def part(share):
         return jax.nn.log_softmax(base + share * (moved - base))

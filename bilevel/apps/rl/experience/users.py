@@ -25,9 +25,8 @@ class SimulatedUser:
         first, second = self.utilities[asked.prompt, list(asked.responses)]
         value = float(self._draw.uniform() < 1 / (1 + np.exp(second - first)))
         noise = self._draw.normal(size=self.utilities.shape)
-        self.utilities = np.sqrt(1 - self.drift) ** 2 * self.utilities
-        self.utilities += np.sqrt(2 * self.drift) * noise
-        return Feedback(asked.prompt, asked.responses, Kind.PREFERENCE, value, asked.time)
+        self.utilities = (1 - self.drift) * self.utilities + np.sqrt(2 * self.drift) * noise
+        return Feedback(*asked, Kind.PREFERENCE, value)
 
 
 class Regret(NamedTuple):
@@ -39,9 +38,16 @@ class Regret(NamedTuple):
 
 
 def regrets(
-    key: RandomKey, *, arms: int = 10, steps: int = 4000, drift: float = 0.002, explore: float = 0.2,
-    every: int = 500, learner: Learner = Learner(), decay: bool = False,
-) -> Regret:  # fmt: skip
+    key: RandomKey,
+    *,
+    arms: int = 10,
+    steps: int = 4000,
+    drift: float = 0.002,
+    explore: float = 0.2,
+    every: int = 500,
+    learner: Learner = Learner(),
+    decay: bool = False,
+) -> Regret:
     """Three ways to learn from the same user, whose utilities follow a mean-reverting walk.
 
     Args:
