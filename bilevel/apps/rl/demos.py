@@ -69,9 +69,10 @@ def read(
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise ValueError(f"{path} is one array; an .npz file of several is needed.")
+        opened = np.load(path, allow_pickle=False)
+        if isinstance(opened, np.ndarray):
+            raise ValueError(f"{path} is one array; an .npz file of several is needed.")
+        with opened as file:
             for name in file.files:
                 if name not in KNOWN.split(", "):
                     raise ValueError(f"{path} has an unknown array {name!r}; known are {KNOWN}.")
@@ -157,9 +158,9 @@ def _possible(path, kernel, states, actions, lengths) -> None:
     if bad.any():
         i, t = (int(one) for one in np.argwhere(bad)[0])
         raise ValueError(
-            f"{path}: demonstration {i} goes from state {states[i, t]} by action {actions[i, t]} to "
-            f"state {states[i, t + 1]}, which the kernel calls impossible: are they from another "
-            "environment? (Of a grid that slips, give --slip.)"
+            f"{path}: demonstration {i} goes from state {states[i, t]} by action {actions[i, t]} "
+            f"to state {states[i, t + 1]}, which the kernel calls impossible: are they from "
+            "another environment? (Of a grid that slips, give --slip.)"
         )
 
 

@@ -35,7 +35,7 @@ class MDP(eqx.Module):
     @property
     def shape(self) -> tuple[int, int]:
         """Numbers of states and actions."""
-        return self.kernel.shape[:2]
+        return self.kernel.shape[0], self.kernel.shape[1]
 
 
 class Soft(NamedTuple):

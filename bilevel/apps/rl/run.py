@@ -140,7 +140,8 @@ def _sections(demos: Demos, found: Found, given: IRL) -> list[report.Section]:
         f"move of the learned policy.{caption}"
     )
     rows = report.Table(("option", "value", "what it is"), options.rows(given))
-    lines = {"held-out log likelihood": found.likelihoods}
+    others = {name: v for name, v in found.likelihoods.items() if name != "inverse RL"}
+    lines = {"held-out log likelihood": others}
     return [
         report.Section("In short", [numbers, report.Text(about)]),
         report.Section("Reward", [report.Figure(figure, caption)]),

@@ -18,8 +18,8 @@ class IRL(options.Settings):
     """Updates of the reward."""
     step_size: Annotated[float, Bounds(above=0)] = 0.1
     """Step size of Adam on the reward."""
-    decay: Annotated[float, Bounds(least=0)] = 1e-3
-    """Weight of half the squared reward, which keeps rewards of unseen actions finite."""
+    decay: Annotated[float, Bounds(least=0)] = 0.1
+    """Weight of half the squared reward: more for fewer demonstrations."""
     held_out: Annotated[float, Bounds(least=0, most=0.9)] = 0.2
     """Share of the demonstrations, the last ones, that are only judged by."""
     discount: Annotated[float, Bounds(least=0, most=0.9999)] = 0.95

@@ -36,9 +36,9 @@ class Feedback(NamedTuple):
     value: float
 
     def arrays(self) -> Arrays:
-        kind = int(self.kind)
-        return Arrays(*(jnp.asarray(n) for n in (self.prompt, *self.responses, kind)),
-                      jnp.asarray(self.value, float))  # fmt: skip
+        first, second = map(jnp.asarray, self.responses)
+        kind, value = jnp.asarray(int(self.kind)), jnp.asarray(self.value, float)
+        return Arrays(jnp.asarray(self.prompt), first, second, kind, value)
 
     def check(self, prompts: int, responses: int) -> None:
         """Raise an error if it cannot be learned from.

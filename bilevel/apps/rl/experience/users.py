@@ -55,6 +55,8 @@ def regrets(
     """
     reference = jnp.full((1, arms), 1 / arms)
     solved, beta = problem(reference, learner), learner.beta
+    slope_of = solved.hypergradient
+    assert slope_of is not None
     first, rest = jax.random.split(key)
 
     def objective(y, u):
@@ -78,7 +80,7 @@ def regrets(
         """The reward of a window of comparisons, with a little decay."""
 
         def step(_, x):
-            slope = jax.vmap(lambda one: solved.hypergradient(x, x, Batch(one)))(told).mean(axis=0)
+            slope = jax.vmap(lambda one: slope_of(x, x, Batch(one)))(told).mean(axis=0)
             return x - 2.0 * (slope + 1e-3 * x)
 
         return jax.lax.fori_loop(0, 200, step, x)
