@@ -65,7 +65,7 @@ def test_a_gguf_file_chats_and_is_aligned(gguf_file, tmp_path):
     demos.write_text("\n".join(map(json.dumps, rows)))
     from bilevel.apps.llm.run import session
 
-    settings = session.Settings(session.Method.SFT, steps=1, batch=2)
+    settings = session.Settings(method=session.Method.SFT, steps=1, batch=2)
     given = session.load(gguf_file, demos, None, settings)
     session.save(given, session.train(given, None), tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer.json").is_file()
