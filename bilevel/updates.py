@@ -7,11 +7,12 @@ from typing import Any, cast
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree, ScalarLike
 
 from bilevel import trees
-from bilevel.fields import NONNEGATIVE, Checked, as_number, fraction, nonnegative
+from bilevel.fields import NONNEGATIVE, Checked, as_number, fraction, nonnegative, positive
 from bilevel.schedules import AbstractSchedule, Count, as_schedule, is_schedule, shown, times
 
 
@@ -159,6 +160,25 @@ class Scaled(AbstractUpdate):
     def step(self, direction, memory, tree, k):
         moved, memory = self.update.step(direction, memory, tree, k)
         return trees.lerp(tree, moved, self.factor), memory
+
+
+class Clipped(AbstractUpdate):
+    """Another update, of a direction that is scaled down to a norm where it is longer.
+
+    The norm is that of the whole tree. Known as gradient clipping by the global norm.
+    """
+
+    update: AbstractUpdate
+    norm: ScalarLike = positive()
+
+    def init(self, tree):
+        return self.update.init(tree)
+
+    def step(self, direction, memory, tree, k):
+        length = trees.norm(direction)
+        longest = jnp.asarray(self.norm, length.dtype)
+        factor = jnp.where(length > longest, longest / length, jnp.ones_like(length))
+        return self.update.step(trees.scale(factor, direction), memory, tree, k)
 
 
 def scaled(update: AbstractUpdate, factor: ScalarLike) -> AbstractUpdate:

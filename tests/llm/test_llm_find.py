@@ -222,7 +222,7 @@ def test_chat_prints_what_the_model_said(monkeypatch, tmp_path):
             return said
 
     terminal = Console(file=out, force_terminal=True, width=40, soft_wrap=True, highlight=False)
-    monkeypatch.setattr(chat, "Console", lambda **_: terminal)
+    monkeypatch.setattr(chat, "plain_console", lambda **_: terminal)
     monkeypatch.setattr(chat, "open_talk", lambda *_: Said())
     chat.run(Chat(model=tmp_path, prompt="hello", new=1, temperature=0.0))
     assert out.getvalue() == expected + "\n"

@@ -6,7 +6,7 @@ save(given, found, Path("aligned"))
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,9 +43,12 @@ class TrainResult(NamedTuple):
 
 def train(
     given: Session, folder: Path | None, *, told: Callable[[str], Any] = lambda line: None,
-    steps: int | None = None
+    callbacks: Sequence[Callable[[int, Any, Any], Any]] = (), steps: int | None = None
 ) -> TrainResult:  # fmt: skip
     """Align, with the state of the run kept in a folder; goes on where an earlier call ended.
+
+    Args:
+        callbacks: called as `callback(step, state, row)` with what is logged, by name, in `row`.
 
     Raises:
         ValueError: out of memory, with what to lower.
@@ -64,7 +67,7 @@ def train(
             prompts=settings.batch,
             metrics=metrics(given),
             log_every=settings.log_every,
-            callbacks=(watch,),
+            callbacks=(watch, *callbacks),
             progress=False,
             checkpoint=folder,
         )
