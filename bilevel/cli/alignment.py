@@ -39,6 +39,8 @@ def align(asked: Align) -> bool:
     state = out.with_name(f"{out.name}.run")
     check_ours(state)
     first = jax.process_index() == 0  # where several processes run this, it alone tells and writes
+    if first:
+        shutil.rmtree(folders.part_of(state), ignore_errors=True)  # of a call that was killed
     console = plain_console(soft_wrap=True, quiet=not first)
     given = session.load(asked.model, asked.demos, asked.prefs, asked)
     for told in _told(given):
@@ -58,7 +60,7 @@ def align(asked: Align) -> bool:
     # With the report in it from the start, so that what stands at `out` is whole.
     session.save(given, found, out, also=lambda part: write(given, found, before, after, part))
     if first and found.status.ok:
-        remove_ours(state)
+        folders.remove(state)
     for result in found.aligned.results:
         for note in result.stats.notes:
             console.print(note)
@@ -100,17 +102,6 @@ def changed(asked: Align, file: Path) -> list[str]:
     told = [f"{name} was {begun[name]}, and is {now[name]}" for name in now.keys() & begun.keys()
             if begun[name] != now[name]]  # fmt: skip
     return [f"Options changed since this run began: {'; '.join(sorted(told))}."] if told else []
-
-
-def remove_ours(state: Path) -> None:
-    """Remove the state of a run that has been saved; the mark goes last, should this be killed."""
-    for path in state.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != MARK:
-            path.unlink()
-    (state / MARK).unlink()
-    state.rmdir()
 
 
 def _told(given: Session) -> list[str]:

@@ -128,7 +128,7 @@ class RewardFit(options.Settings):
     """Reward (irl, aihf, rlhf)."""
 
     reward_rate: Annotated[float, Bounds(least=0)] = 1e-3
-    """Step size of the reward (AdamW)."""
+    """Step size of the reward (Adam)."""
     reward_rank: Annotated[int, Bounds(least=0)] = 8
     """Rank of the reward's own LoRA adapter. With 0 the reward is a linear head on the model, which
     tells responses apart but hardly which of them suits the prompt."""
