@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shutil
 import signal
 import struct
 
@@ -16,7 +17,7 @@ from commands import run
 from test_llm_tokenizer import write as write_tokenizer
 
 from bilevel import options, report
-from bilevel.apps.llm.hub import checkpoint
+from bilevel.apps.llm.hub import checkpoint, folders
 from bilevel.apps.llm.models import config, parameters, transformer
 from bilevel.apps.llm.run import method, session
 from bilevel.apps.llm.run.monitor import Monitor
@@ -283,6 +284,20 @@ def test_changed_options_are_told_in_a_sentence(tmp_path):
     (told,) = alignment.changed(other, file)
     assert told.startswith("Options changed since this run began: rate was 0.0001, and is 0.001; ")
     assert told.endswith("; targets was –, and is query.")
+
+
+def test_a_folder_is_removed_at_once(tmp_path, monkeypatch):
+    """Killed between the two, its name is free; the next call removes what was left."""
+    state = tmp_path / "out.run"
+    for deep in (state / "phase-1" / "4", folders.part_of(state) / "phase-1"):
+        deep.mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        real = shutil.rmtree
+        patched.setattr(shutil, "rmtree", lambda *args, **named: named and real(*args, **named))
+        folders.remove(state)
+    assert [path.name for path in tmp_path.iterdir()] == [".out.run.bilevel-part"]
+    folders.remove(state)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
