@@ -133,7 +133,7 @@ class WarmUp(AbstractSchedule):
     def __call__(self, k: Count) -> Scalar:
         steps = jnp.asarray(self.steps)
         k = jnp.asarray(k).astype(steps.dtype)
-        value = self.schedule(jnp.maximum(k - steps, 0))  # pyright: ignore[reportArgumentType]
+        value = self.schedule(jnp.maximum(k - steps, 0))
         share = jnp.where(k < steps, k / jnp.maximum(steps, 1), 1)
         return share.astype(value.dtype) * value
 
