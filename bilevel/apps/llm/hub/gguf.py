@@ -15,7 +15,7 @@ from jaxtyping import DTypeLike
 from bilevel.apps.llm.hub import assemble, checkpoint, config_json
 from bilevel.apps.llm.hub.values import LARGEST, REQUIRED, Values
 from bilevel.apps.llm.models.config import Activation, Config, Family, Layers, LinearScaling, Rope
-from bilevel.apps.llm.needs import needs
+from bilevel.files.needs import needs
 
 FAMILIES = {"llama": Family.LLAMA, "qwen2": Family.QWEN2, "qwen3": Family.QWEN3}
 
