@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
 
 import bilevel as bl
 from bilevel import report, trees
