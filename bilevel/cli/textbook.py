@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 import bilevel as bl
 from bilevel import report
@@ -170,7 +170,7 @@ def table(rows: Sequence[Row]) -> Table:
         shown.add_column(name, justify="left" if text else "right", no_wrap=True)
     for row in rows:
         fine = row.kind in (referee.Kind.SOLVED.value, referee.Kind.NO_REFERENCE.value)
-        shown.add_row(*map(escape, cells(row)), style=None if fine and row.agrees else "bold")
+        shown.add_row(*map(Text, cells(row)), style=None if fine and row.agrees else "bold")
     return shown
 
 
