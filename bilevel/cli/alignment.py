@@ -67,8 +67,7 @@ def align(asked: Align) -> bool:
     for result in found.aligned.results:
         for note in result.stats.notes:
             console.print(note)
-    console.print(f"{found.status}
-{found.speed:,.0f} tokens/s.")
+    console.print(f"{found.status}\n{found.speed:,.0f} tokens/s.")
     both = f"Checkpoint and report.html written to {out}"
     told = " ".join(part for part in failed if part)
     console.print(f"Checkpoint written to {out}. {told}" if told else both)
