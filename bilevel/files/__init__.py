@@ -1,4 +1,4 @@
-"""Files that users bring: tables, arrays, pictures and functions, and packages that read other formats."""
+"""Files that users bring: tables, arrays, pictures, functions; packages that read other formats."""
 
 from bilevel.files.arrays import check_format, read_arrays, write_arrays
 from bilevel.files.functions import load_function

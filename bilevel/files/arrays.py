@@ -93,5 +93,5 @@ def _safetensors(file: Path) -> dict[str, np.ndarray]:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, TypeError) as error:
         raise ValueError(
-            f"{file} is not a safetensors file, is cut off, or has a type that numpy lacks ({error})."
+            f"{file} is not a safetensors file, is cut off, or has an unknown type ({error})."
         ) from error

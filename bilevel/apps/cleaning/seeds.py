@@ -36,10 +36,14 @@ class Outcomes(NamedTuple):
     clean_only: Float[np.ndarray, " seeds"]
 
     @property
+    def clean_is_better(self) -> bool:
+        """Which of the two baselines is better, in the mean."""
+        return bool(self.clean_only.mean() > self.all_data.mean())
+
+    @property
     def gain(self) -> Mean:
         """Over the better of the two baselines, seed by seed."""
-        best = max(self.all_data, self.clean_only, key=np.mean)
-        return mean(self.accuracy - best)
+        return mean(self.accuracy - (self.clean_only if self.clean_is_better else self.all_data))
 
     @property
     def pays(self) -> bool:

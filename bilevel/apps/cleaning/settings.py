@@ -45,9 +45,7 @@ def settings(lipschitz: float = 1.0) -> dict[str, AbstractMethod]:
             linear=solvers.Neumann(steps=10, step_size=step),
             lower_steps=5,
         ),
-        "F2SA": methods.F2SA(
-            x_update, y_update=step, z_update=step, penalty=100.0, lower_steps=5
-        ),
+        "F2SA": methods.F2SA(x_update, y_update=step, z_update=step, penalty=100.0, lower_steps=5),
     }
 
 
