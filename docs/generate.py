@@ -22,6 +22,7 @@ from benchmarks import (
     problems,
     rates,
 )
+from benchmarks import cleaning as finders
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.run.settings import Align
@@ -31,6 +32,7 @@ from docs.layers import layers_table
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
 GENERATED = "<!-- Written by `python -m docs.generate` from the classes and the kept results. -->"
@@ -313,6 +315,8 @@ def main() -> None:
         text = filled(text, name, part.readme())
     text = filled(text, "options", options.markdown(Align))
     LANGUAGE_MODELS.write_text(text)
+    told = finders.table(finders.kept())
+    CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())

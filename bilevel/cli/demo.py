@@ -68,12 +68,16 @@ def _measured(options: Demo, clean: int) -> cleaning.Outcomes:
 def _verdict(outcomes: cleaning.Outcomes) -> str:
     """Whether cleaning pays, in a sentence that holds whatever was measured."""
     gain, seeds = outcomes.gain, len(outcomes.f1)
-    rival = "the clean samples" if outcomes.clean_is_better else "all labels as they are"
+    rival = "the clean samples alone" if outcomes.clean_is_better else "all labels as they are"
     told = (
         f"Cleaning changes the test accuracy by {gain.value:+.3f} ± {gain.error:.3f} over {rival} "
-        f"alone (mean of {seeds} seeds and its standard error)"
+        f"(mean of {seeds} seeds and its standard error)"
     )
-    return f"{told}: it pays." if outcomes.pays else f"{told}: no gain beyond two of them."
+    return (
+        f"{told}: it pays."
+        if outcomes.pays
+        else f"{told}: no gain beyond three of them, so about equal."
+    )
 
 
 def _solve(
@@ -177,7 +181,7 @@ def _sections(
     counts = report.Text(
         "The more clean samples there are, the less cleaning adds to a classifier trained on them "
         "alone; it still finds the wrong labels. It pays where the gain over the better of the two "
-        "baselines is more than two standard errors, seed by seed."
+        "baselines is more than three standard errors, seed by seed."
     )
     about = report.Text(
         "Every training sample has a weight. The lower problem trains a linear classifier on the "

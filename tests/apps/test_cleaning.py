@@ -187,7 +187,7 @@ def test_a_classifier_of_kept_samples_is_that_of_those_alone():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), alone, among)
 
 
-def test_a_gain_counts_only_beyond_two_standard_errors():
+def test_a_gain_counts_only_beyond_three_standard_errors():
     base = np.array([0.5, 0.6, 0.7])
     sure = cleaning.Outcomes(base + np.array((0.1, 0.11, 0.12)), base, base - 0.2, base)
     unsure = cleaning.Outcomes(base + np.array((0.1, -0.1, 0.1)), base, base - 0.2, base)

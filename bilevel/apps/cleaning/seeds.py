@@ -47,8 +47,8 @@ class Outcomes(NamedTuple):
 
     @property
     def pays(self) -> bool:
-        """Whether the gain is more than two of its standard errors."""
-        return self.gain.value > 2 * self.gain.error
+        """Whether the gain is more than three of its standard errors: six seeds are few."""
+        return self.gain.value > 3 * self.gain.error
 
 
 def mean(values: Float[np.ndarray, " seeds"]) -> Mean:
