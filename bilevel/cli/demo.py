@@ -73,11 +73,8 @@ def _verdict(outcomes: cleaning.Outcomes) -> str:
         f"Cleaning changes the test accuracy by {gain.value:+.3f} ± {gain.error:.3f} over {rival} "
         f"(mean of {seeds} seeds and its standard error)"
     )
-    return (
-        f"{told}: it pays."
-        if outcomes.pays
-        else f"{told}: no gain beyond three of them, so about equal."
-    )
+    equal = "no gain beyond three of them, so both are about equal"
+    return f"{told}: {'it pays' if outcomes.pays else equal}."
 
 
 def _solve(

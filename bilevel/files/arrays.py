@@ -41,7 +41,7 @@ def write_arrays(file: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
         needs("safetensors.numpy", what="safetensors files").save_file(contiguous, file)
     else:
         with file.open("wb") as opened:
-            np.savez(opened, **dict(arrays))
+            np.savez(opened, allow_pickle=False, **dict(arrays))
 
 
 def check_format(file: str | Path) -> Path:

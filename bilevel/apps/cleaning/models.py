@@ -85,7 +85,7 @@ def check(model: Model, task: Task, classes: int) -> None:
         told = str(error).strip().split("\n")[0]
         raise ValueError(f"the model failed on {len(some)} samples: {told}; {needed}.") from error
     shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
-    if shape != (len(some), classes) or not jnp.issubdtype(dtype, jnp.floating):
+    if shape != (len(some), classes) or not jnp.issubdtype(found.dtype, jnp.floating):
         told = f"{dtype}{list(shape)}" if shape is not None else type(found).__name__
         raise ValueError(f"the model returns {told}; {needed}.")
 

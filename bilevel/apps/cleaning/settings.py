@@ -55,7 +55,7 @@ def network_settings(rate: float = 1e-3) -> AbstractMethod:
     return methods.F2SA(x_update, y_update, y_update, penalty=10.0, lower_steps=1)
 
 
-def curvature(inputs: Float[Array, "n d"]) -> float:
+def curvature(inputs: Float[Array, "n d"] | Float[np.ndarray, "n d"]) -> float:
     """A bound on the curvature of the mean cross-entropy of a linear classifier with a bias."""
     rows = np.concatenate([np.asarray(inputs, float), np.ones((len(inputs), 1))], axis=1)
     return float(np.linalg.norm(rows, 2) ** 2 / len(rows) / 2)
