@@ -50,7 +50,7 @@ def read(data: Path, clean: Path, test: Path | None = None, target: str = "y") -
     names = _order(right.labels)
     if len(names) < 2:
         raise ValueError(
-            f"{clean} has one class only, {right.labels[0]!r}; clean samples of at least two are needed."
+            f"{clean} has one class only, {right.labels[0]!r}; at least two are needed."
         )
     tested = Rows(train.inputs[:0], (), (), ()) if tested is None else tested
     axis = 0 if train.inputs.ndim == 2 else None
