@@ -18,7 +18,7 @@ from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 from bilevel import host, options
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.cli.help import PlainHelp
-from bilevel.cli.options import Chat, Clean, Demo, Methods, Textbook
+from bilevel.cli.options import Chat, Clean, Compare, Demo, Methods, Probe, Run, Textbook
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130  # exit codes; WRONG: of usage, or of how a run ended
 
@@ -32,6 +32,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(Demo, "bilevel.cli.demo:run"),
+    "run": Command(Run, "bilevel.cli.solving:run"),
+    "compare": Command(Compare, "bilevel.cli.solving:compare"),
+    "probe": Command(Probe, "bilevel.cli.solving:probe"),
     "methods": Command(Methods, "bilevel.cli.methods:run"),
     "clean": Command(Clean, "bilevel.cli.clean:run"),
     "align": Command(Align, "bilevel.cli.alignment:align"),

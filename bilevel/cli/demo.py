@@ -42,17 +42,22 @@ def run(options: Demo) -> None:
         f"which. {_verdict(measured[options.clean])}"
     )
     partial = _partial(results, settings)
-    sections = [
-        *_sections(task, results, found, measured, options.clean),
-        *report.of(
-            results,
-            lines={"test accuracy": references},
-            measures={"F1": {name: d.f1 for name, d in found.items()}},
-            settings=settings,
-        ),
-    ]
-    report.write(out, title, sections, f"{partial} {lead}" if partial else lead)
-    console.print(f"Report written to {out}", soft_wrap=True, highlight=False)
+
+    def sections() -> list[report.Section]:
+        return [
+            *_sections(task, results, found, measured, options.clean),
+            *report.of(
+                results,
+                lines={"test accuracy": references},
+                measures={"F1": {name: d.f1 for name, d in found.items()}},
+                settings=settings,
+            ),
+        ]
+
+    failed = report.try_write(out, title, sections, f"{partial} {lead}" if partial else lead)
+    console.print(
+        failed or f"Report written to {out}", soft_wrap=True, highlight=False, markup=False
+    )
     if partial:
         console.print(partial, soft_wrap=True, highlight=False)
         raise KeyboardInterrupt
