@@ -18,7 +18,7 @@ from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 from bilevel import host, options
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.cli.help import PlainHelp
-from bilevel.cli.options import Chat, Compare, Demo, Methods, Probe, Run, Textbook
+from bilevel.cli.options import Chat, Clean, Compare, Demo, Methods, Probe, Run, Textbook
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130  # exit codes; WRONG: of usage, or of how a run ended
 
@@ -36,6 +36,7 @@ COMMANDS = {
     "compare": Command(Compare, "bilevel.cli.solving:compare"),
     "probe": Command(Probe, "bilevel.cli.solving:probe"),
     "methods": Command(Methods, "bilevel.cli.methods:run"),
+    "clean": Command(Clean, "bilevel.cli.clean:run"),
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
