@@ -19,10 +19,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bilevel.apps.tuning.problem import Sharing, per_feature, problem, row_losses
-    from bilevel.apps.tuning.tune import Folds, Tuned, fit, losses_on, make_folds, tune
+    from bilevel.apps.tuning.search import Folds, Tuned, fit, losses_on, make_folds, tune
+    from bilevel.apps.tuning.two_levels import Sharing, per_feature, problem, row_losses
     from bilevel.losses import Rows, logistic, softmax, squared
 
+_HOMES = {
+    "bilevel.apps.tuning.search": ("Folds", "Tuned", "fit", "losses_on", "make_folds", "tune"),
+    "bilevel.apps.tuning.two_levels": ("Sharing", "per_feature", "problem", "row_losses"),
+    "bilevel.losses": ("Rows", "logistic", "softmax", "squared"),
+}
 __all__ = [
     "Folds",
     "Rows",
@@ -42,9 +47,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:  # at first use, so that the command line starts without JAX
-    if name in __all__:
-        for home in ("bilevel.apps.tuning.problem", "bilevel.apps.tuning.tune", "bilevel.losses"):
-            module = importlib.import_module(home)
-            if hasattr(module, name):
-                return getattr(module, name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

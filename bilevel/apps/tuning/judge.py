@@ -8,9 +8,9 @@ from jaxtyping import Float
 from scipy.special import log_softmax
 
 from bilevel import losses, trees
-from bilevel.apps.tuning.problem import Sharing
+from bilevel.apps.tuning.search import GRID, Folds, Tuned, fit, losses_on
 from bilevel.apps.tuning.task import Task
-from bilevel.apps.tuning.tune import GRID, Folds, Tuned, fit, losses_on
+from bilevel.apps.tuning.two_levels import Sharing
 from bilevel.files import needs
 
 EACH, ALL = "tuned penalties", "one penalty"

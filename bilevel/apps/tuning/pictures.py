@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from bilevel.apps.tuning.tune import GRID, Tuned
+from bilevel.apps.tuning.search import GRID, Tuned
 from bilevel.report import figures, series_color
 
 MOST_BARS = 40

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from bilevel import options, report
 from bilevel.apps.tuning import judge, pictures
+from bilevel.apps.tuning.search import Tuned, fit, make_folds, tune
 from bilevel.apps.tuning.settings import Model, Tune
 from bilevel.apps.tuning.task import Task, read
-from bilevel.apps.tuning.tune import Tuned, fit, make_folds, tune
 from bilevel.driver import Outcome
 from bilevel.global_search import double_precision
 

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bilevel import losses
-from bilevel.apps.tuning.problem import Sharing
 from bilevel.apps.tuning.settings import Model, Per, Tune
+from bilevel.apps.tuning.two_levels import Sharing
 from bilevel.files import Table, Target, listed, read_table, read_target
 from bilevel.losses import RowLoss, Rows
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from bilevel import lower, methods, trees
-from bilevel.apps.tuning.problem import Sharing, problem, row_losses
+from bilevel.apps.tuning.two_levels import Sharing, problem, row_losses
 from bilevel.data import Data
 from bilevel.driver import Result
 from bilevel.losses import RowLoss, Rows, zero_model
