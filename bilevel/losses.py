@@ -28,6 +28,11 @@ def zero_model(d: int, outputs: int) -> dict[str, Array]:
     return {"weights": jnp.zeros((d, outputs)), "bias": jnp.zeros(outputs)}
 
 
+def losses_of(loss: RowLoss, y: PyTree, rows: Rows) -> Float[Array, " n"]:
+    """The loss of each row under a linear model."""
+    return loss(scores(y, jnp.asarray(rows.features)), jnp.asarray(rows.target))
+
+
 def squared(scores: Float[Array, "n 1"], target: Float[Array, " n"]) -> Float[Array, " n"]:
     """Half the squared error."""
     return (scores[:, 0] - target) ** 2 / 2
@@ -35,7 +40,7 @@ def squared(scores: Float[Array, "n 1"], target: Float[Array, " n"]) -> Float[Ar
 
 def logistic(scores: Float[Array, "n 1"], target: Array) -> Float[Array, " n"]:
     """Cross-entropy of two classes, 0 and 1."""
-    return optax.sigmoid_binary_cross_entropy(scores[:, 0], target)
+    return optax.sigmoid_binary_cross_entropy(scores[:, 0], target.astype(scores.dtype))
 
 
 def softmax(scores: Float[Array, "n classes"], target: Int[Array, " n"]) -> Float[Array, " n"]:

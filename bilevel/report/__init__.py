@@ -13,6 +13,7 @@ from bilevel.report.environment import environment
 from bilevel.report.figures import curves, series_color, svg
 from bilevel.report.methods import EXPERIMENTAL, LEGEND, MethodRow, method_rows
 from bilevel.report.page import check_writable, render, write
+from bilevel.report.score import Score, mean_and_error
 
 __all__ = [
     "EXPERIMENTAL",
@@ -22,6 +23,7 @@ __all__ = [
     "Figure",
     "MethodRow",
     "Numbers",
+    "Score",
     "Section",
     "Table",
     "Text",
@@ -29,6 +31,7 @@ __all__ = [
     "clock",
     "curves",
     "environment",
+    "mean_and_error",
     "method_rows",
     "of",
     "render",

@@ -1,8 +1,12 @@
 """Reweighting four sources: two clean, one of the opposite sign, one of noise (spec 5.5)."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from commands import run
 
 import bilevel as bl
 from bilevel.apps import reweight
@@ -53,7 +57,8 @@ def test_the_hypergradient_is_the_closed_form_and_tells_good_sources_from_bad():
     y, expected, _ = exact(np.zeros(4))
     problem = reweight.problem(reweight.squared, decay=DECAY)
     batch = bl.Batch(Rows(*map(jnp.asarray, VALIDATION)), everything(SOURCES))
-    h = bl.hypergrad.implicit(problem, jnp.zeros(4), tree(y), batch, linear=bl.linear.Dense())
+    at = jax.jit(lambda x, y: bl.hypergrad.implicit(problem, x, y, batch, linear=bl.linear.Dense()))
+    h = at(jnp.zeros(4), tree(y))
     np.testing.assert_allclose(h.grad, expected, atol=1e-12)
     assert np.sign(expected).tolist() == [-1, -1, 1, 1]
 
@@ -102,3 +107,74 @@ def test_doge_collapses_on_one_of_two_good_sources():
     found = reweight.doge(SOURCES, VALIDATION, reweight.squared)
     assert found.last[2:].max() < 0.02
     assert found.last[:2].max() > 0.9
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def write(path, rows, source=None):
+    lines = ["a,b,y" + (",where" if source is not None else "")]
+    for i, row in enumerate(rows):
+        lines.append(",".join(map(str, row)) + ("" if source is None else f",{source[i]}"))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    draw = np.random.default_rng(0)
+    A = draw.normal(size=(60, 2))
+    rows = np.c_[A, A @ [1.0, 2.0] + 0.1 * draw.normal(size=60)]
+    rows[20:40, 2] *= -1
+    train = write(tmp_path / "train.csv", rows[:40], ["good"] * 20 + ["flipped"] * 20)
+    return train, write(tmp_path / "trusted.csv", rows[40:])
+
+
+def reweigh(files, *words, out):
+    train, trusted = files
+    return run(
+        "reweight", str(train), "--target", "y", "--source", "where", "--validation", str(trusted),
+        "--out", str(out), *words,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_command_weighs_the_sources_and_writes_a_report(files, tmp_path):
+    out = tmp_path / "out.html"
+    found = reweigh(files, "--steps", "1500", "--json", out=out)
+    assert found.exit_code == 0
+    told = json.loads(found.output)
+    assert told["weights"]["ScaleBiO"]["good"] > 0.95
+    assert told["test"]["ScaleBiO"]["mean"] < told["test"]["uniform"]["mean"]
+    assert "flipped" in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("train", "trusted", "told"),
+    [
+        ("a,y,where\n1,2,n\n2,3,n\n", "a,y\n1,2\n", "column 'where' is 'n'; at least two sources"),
+        ("a,y\n1,2\n2,3\n", "a,y\n1,2\n", "has no column 'where'; it has 'a', 'y'"),
+        ("a,y,where\n1,2,n\n2,3.5,s\n", "y\n1\n", "lacks 'a', which"),
+        ("a,y,where\n1,2,n\nx,3.5,s\n", "a,y\n1,2\n", "line 3, column 'a': 'x'; a finite number"),
+        ("a,y,where\n1,2,n\n2,,s\n", "a,y\n1,2\n", "line 3, column 'y': the value is missing"),
+        ("a,y,where\n1,2.5,n\n2,3.5,s\n", "a,y\n1,2\n", "has 1 rows; at least two to learn by"),
+        (
+            "a,y,where\n1,u,n\n2,v,s\n",
+            "a,y\n1,w\n",
+            "has classes 'w', which the training rows lack",
+        ),
+        ("", "a,y\n1,2\n", "is empty"),
+        ("y,where\n1,n\n2,s\n", "y\n1\n", "has no column to learn from"),
+    ],
+)
+def test_bad_tables_are_refused_in_a_sentence_and_nothing_is_written(
+    tmp_path, train, trusted, told
+):
+    files = tmp_path / "train.csv", tmp_path / "trusted.csv"
+    for path, content in zip(files, (train, trusted), strict=True):
+        path.write_text(content)
+    found = reweigh(files, out=tmp_path / "out.html")
+    assert found.exit_code == 1
+    assert told in found.output
+    assert found.output.count("\n") == 1
+    assert not (tmp_path / "out.html").exists()

@@ -2,7 +2,7 @@
 
 The upper variable x holds a logit for each of K sources, whose weights are `p = softmax(x)`. The
 lower problem trains one model on all of them, `y*(x) = argmin_y Σ_k p_k mean_i loss_ki(y) +
-(decay/2) ‖y‖²`, and the upper loss is that of y* on a few rows that can be trusted. ScaleBiO solves the penalty problem
+(decay/2) ‖y‖²`, and the upper loss is that of y* on a few rows that can be trusted. ScaleBiO solves
 `min_{x, y} max_z f(y) + α (g(x, y) − g(x, z))` in a single loop: this is F2SA with a constant
 penalty and one AdamW step on each variable, the copies y and z on the same batch. No derivative in
 the model enters the move of x, only the losses of the sources.

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from bilevel import trees
@@ -55,7 +56,7 @@ def doge(
         return (log_p, y), jnp.exp(log_p)
 
     y0 = zero_model(sources.rows.features.shape[1], outputs)
-    start = jnp.full(sources.count, -jnp.log(sources.count)), y0
+    start = jnp.full(sources.count, -np.log(sources.count)), y0
     keys = jax.random.split(jax.random.key(seed), steps)
     (log_p, y), path = jax.jit(lambda: jax.lax.scan(step, start, keys))()
     return Doge(jnp.exp(log_p), path.mean(0), y)

@@ -54,8 +54,8 @@ class Stratified(eqx.Module):
     size: int = eqx.field(static=True)
 
     def __call__(self, key: RandomKey) -> Rows:
-        places = jax.random.uniform(key, (len(self.counts), self.size))
-        numbers = jnp.floor(places * self.counts[:, None]).astype(int) + self.starts[:, None]
+        shape = (len(self.counts), self.size)
+        numbers = self.starts[:, None] + jax.random.randint(key, shape, 0, self.counts[:, None])
         return trees.map(lambda leaf: leaf[numbers], self.rows)
 
 

@@ -19,14 +19,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bilevel.apps.tuning.search import Folds, Tuned, fit, losses_on, make_folds, tune
+    from bilevel.apps.tuning.search import Folds, Tuned, fit, make_folds, tune
     from bilevel.apps.tuning.two_levels import Sharing, per_feature, problem, row_losses
-    from bilevel.losses import Rows, logistic, softmax, squared
+    from bilevel.losses import Rows, logistic, losses_of, softmax, squared
 
 _HOMES = {
-    "bilevel.apps.tuning.search": ("Folds", "Tuned", "fit", "losses_on", "make_folds", "tune"),
+    "bilevel.apps.tuning.search": ("Folds", "Tuned", "fit", "make_folds", "tune"),
     "bilevel.apps.tuning.two_levels": ("Sharing", "per_feature", "problem", "row_losses"),
-    "bilevel.losses": ("Rows", "logistic", "softmax", "squared"),
+    "bilevel.losses": ("Rows", "logistic", "losses_of", "softmax", "squared"),
 }
 __all__ = [
     "Folds",
@@ -35,7 +35,7 @@ __all__ = [
     "Tuned",
     "fit",
     "logistic",
-    "losses_on",
+    "losses_of",
     "make_folds",
     "per_feature",
     "problem",

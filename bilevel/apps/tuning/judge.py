@@ -1,42 +1,30 @@
 """Test scores beside what people use today, and what a careful reader should be told."""
 
 import warnings
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import log_softmax
 
 from bilevel import losses, trees
-from bilevel.apps.tuning.search import GRID, Folds, Tuned, fit, losses_on
+from bilevel.apps.tuning.search import GRID, Folds, Tuned, fit
 from bilevel.apps.tuning.task import Task
 from bilevel.apps.tuning.two_levels import Sharing
 from bilevel.files import needs
+from bilevel.report import mean_and_error
 
 EACH, ALL = "tuned penalties", "one penalty"
-
-
-class Score(NamedTuple):
-    """A mean and its standard error."""
-
-    mean: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4g} ± {self.error:.2g}"
-
-
-def score(values: Float[np.ndarray, " n"]) -> Score:
-    return Score(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
 
 
 def on_test_rows(task: Task, tuned: Tuned) -> dict[str, Float[np.ndarray, " n"]]:
     """The loss of every test row: our penalties, the best common one, and scikit-learn's."""
     common = trees.map(lambda p: np.full(p.shape, tuned.common), tuned.penalties)
     name, ready_made = sklearn_losses(task, tuned.folds, "l1" in tuned.penalties)
-    found = {which: losses_on(task.test, task.loss, fit(task.train, task.loss, task.sharing, p))
+    found = {which: losses.losses_of(
+            task.loss, fit(task.train, task.loss, task.sharing, p), task.test
+        )
              for which, p in ((EACH, tuned.penalties), (ALL, common))}  # fmt: skip
-    return {which: values * task.unit for which, values in found.items()} | {
+    return {which: np.asarray(values) * task.unit for which, values in found.items()} | {
         name: ready_made * task.unit
     }
 
@@ -68,7 +56,7 @@ def sklearn_losses(task: Task, folds: Folds, elastic: bool) -> tuple[str, Float[
 
 def verdict(found: dict[str, Float[np.ndarray, " n"]], other: str) -> str:
     """How the tuned penalties compare with another model, row by row."""
-    apart = score(found[EACH] - found[other])
+    apart = mean_and_error(found[EACH] - found[other])
     told = f"{abs(apart.mean):.2g} (standard error {apart.error:.2g}, row by row)"
     if abs(apart.mean) <= 2 * apart.error:
         return f"No difference from {other} beyond chance: {told}."
@@ -88,7 +76,7 @@ def before(sharing: Sharing, folds: Folds) -> list[str]:
 
 def after(tuned: Tuned, found: dict[str, Float[np.ndarray, " n"]], unit: float) -> list[str]:
     """Whether the penalties have fitted the validation rows by chance."""
-    first, apart = float(tuned.curve.min()) * unit, score(found[EACH] - found[ALL])
+    first, apart = float(tuned.curve.min()) * unit, mean_and_error(found[EACH] - found[ALL])
     if tuned.validation * unit >= first or apart.mean <= apart.error:
         return []
     return [

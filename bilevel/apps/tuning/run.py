@@ -53,7 +53,9 @@ def run(asked: Tune) -> None:
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     console.print(_lead(asked, task), markup=False)
     for which, values in found.items():
-        console.print(f"  test {task.measure}  {judge.score(values)!s:18} {which}", markup=False)
+        console.print(
+            f"  test {task.measure}  {report.mean_and_error(values)!s:18} {which}", markup=False
+        )
     for line in [*_verdicts(found), *(f"Warning: {warning}" for warning in warned)]:
         console.print(line, markup=False)
     console.print(f"Report written to {out}", markup=False)
@@ -72,9 +74,9 @@ def summary(task: Task, tuned: Tuned, found: dict[str, np.ndarray], warned: list
             judge.EACH: tuned.validation * task.unit,
             judge.ALL: float(tuned.curve.min()) * task.unit,
         },
-        "test": {which: judge.score(values)._asdict() for which, values in found.items()},
+        "test": {which: report.mean_and_error(values)._asdict() for which, values in found.items()},
         "differences": {
-            which: judge.score(found[judge.EACH] - values)._asdict()
+            which: report.mean_and_error(found[judge.EACH] - values)._asdict()
             for which, values in found.items()
             if which != judge.EACH
         },
@@ -104,7 +106,7 @@ def _sections(
     found: dict[str, np.ndarray],
     warned: list[str],
 ) -> list[report.Section]:
-    cards = [(str(judge.score(values)), f"test {task.measure}, {which}")
+    cards = [(str(report.mean_and_error(values)), f"test {task.measure}, {which}")
              for which, values in found.items()]  # fmt: skip
     short = [report.Numbers(cards), report.Text(" ".join(_verdicts(found)))]
     short += [report.Text(f"Warning: {warning}") for warning in warned]

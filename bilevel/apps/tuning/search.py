@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from bilevel import lower, methods, trees
-from bilevel.apps.tuning.two_levels import Sharing, problem, row_losses
+from bilevel.apps.tuning.two_levels import Sharing, problem
 from bilevel.data import Data
 from bilevel.driver import Result
 from bilevel.losses import RowLoss, Rows, zero_model
@@ -131,12 +131,6 @@ def fit(rows: Rows, loss: RowLoss, sharing: Sharing, penalties: PyTree) -> PyTre
     x = trees.map(jnp.log, penalties)
     y = _solve(problem(loss, rows, sharing, 1), x, y0, jnp.full((1, n), 1 / n))
     return trees.map(lambda leaf: leaf[0], y)
-
-
-def losses_on(rows: Rows, loss: RowLoss, y: PyTree) -> Float[np.ndarray, " n"]:
-    """The loss of each row under a model."""
-    one = trees.map(lambda leaf: leaf[None], y)
-    return np.asarray(row_losses(loss, one, *map(jnp.asarray, rows)))[0]
 
 
 @jax.jit
