@@ -161,7 +161,7 @@ def test_the_command_weighs_the_sources_and_writes_a_report(files, tmp_path):
         (
             "a,y,where\n1,u,n\n2,v,s\n",
             "a,y\n1,w\n",
-            "has classes 'w', which the training rows lack",
+            "has classes 'w', which the training",
         ),
         ("", "a,y\n1,2\n", "is empty"),
         ("y,where\n1,n\n2,s\n", "y\n1\n", "has no column to learn from"),
