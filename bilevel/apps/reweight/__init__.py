@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from bilevel.apps.reweight.online import doge
     from bilevel.apps.reweight.single_loop import Reweighted, method, scalebio, train
     from bilevel.apps.reweight.two_levels import Sources, problem, stratified
-    from bilevel.losses import Rows, logistic, softmax, squared
+    from bilevel.losses import Rows, logistic, losses_of, softmax, squared
 
 _HOMES = {
     "bilevel.apps.reweight.online": ("doge",),
     "bilevel.apps.reweight.two_levels": ("Sources", "problem", "stratified"),
     "bilevel.apps.reweight.single_loop": ("Reweighted", "method", "scalebio", "train"),
-    "bilevel.losses": ("Rows", "logistic", "softmax", "squared"),
+    "bilevel.losses": ("Rows", "logistic", "losses_of", "softmax", "squared"),
 }
 __all__ = [
     "Reweighted",
@@ -36,6 +36,7 @@ __all__ = [
     "Sources",
     "doge",
     "logistic",
+    "losses_of",
     "method",
     "problem",
     "scalebio",
