@@ -13,7 +13,7 @@ from bilevel.report.environment import environment
 from bilevel.report.figures import curves, series_color, svg
 from bilevel.report.methods import EXPERIMENTAL, LEGEND, MethodRow, method_rows
 from bilevel.report.page import check_writable, render, write
-from bilevel.report.score import Score, mean_and_error
+from bilevel.report.score import Score, mean_and_error, verdict
 
 __all__ = [
     "EXPERIMENTAL",
@@ -37,5 +37,6 @@ __all__ = [
     "render",
     "series_color",
     "svg",
+    "verdict",
     "write",
 ]

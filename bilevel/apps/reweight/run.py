@@ -36,7 +36,9 @@ def run(asked: Reweight) -> None:
             raise KeyboardInterrupt
         found = _test_losses(task, weights)
     scores = {name: report.mean_and_error(values) for name, values in found.items()}
-    sections = _sections(asked, task, weights, scores, result)
+    verdicts = [report.verdict(found[OURS], values, name)
+                for name, values in found.items() if name != OURS]  # fmt: skip
+    sections = _sections(asked, task, weights, scores, verdicts, result)
     n, m = len(task.validation.target), len(task.test.target)
     lead = (
         f"{len(task.names)} sources of {len(task.sources.source)} training rows, weighted by "
@@ -60,6 +62,7 @@ def run(asked: Reweight) -> None:
         console.print(f"  {name:{width}}{told}", markup=False)
     for which, score in scores.items():
         console.print(f"  test {task.measure}  {score!s:18} {which}", markup=False)
+    console.print("\n".join(verdicts), markup=False)
     console.print(f"Report written to {out}", markup=False)
 
 
@@ -98,18 +101,18 @@ def _sections(
     asked: Reweight,
     task: Task,
     weights: dict[str, Float[np.ndarray, " sources"]],
-    scores: dict[str, Any],
+    scores: dict[str, report.Score],
+    verdicts: list[str],
     result: Result,
 ) -> list[report.Section]:
     cards = [(str(score), f"test {task.measure}, {which}") for which, score in scores.items()]
-    best = min(scores, key=lambda which: scores[which].mean)
-    told = f"The smallest test {task.measure} is that of: {best}. Each ± is a standard error."
+    told = " ".join(verdicts)
     rows = [(name, *(float(w[i]) for w in weights.values())) for i, name in enumerate(task.names)]
     counts = np.bincount(task.sources.source)
     rows = [(*row, int(count)) for row, count in zip(rows, counts, strict=True)]
     table = report.Table(["source", *weights, "rows"], rows, dict.fromkeys(weights, ".3f"))
     return [
-        report.Section("In short", [report.Numbers(cards), report.Text(told)]),
+        report.Section("In short", [report.Numbers(cards), report.Text(f"{OURS}. {told}")]),
         report.Section("Weights", [report.Figure(_bars(task.names, weights)), table]),
         report.Section("Run", [report.Text(str(result.status))]),
         report.Section("Settings", [

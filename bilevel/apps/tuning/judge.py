@@ -54,15 +54,6 @@ def sklearn_losses(task: Task, folds: Folds, elastic: bool) -> tuple[str, Float[
     return type(model).__name__, -log_softmax(scores, axis=1)[rows, task.test.target]
 
 
-def verdict(found: dict[str, Float[np.ndarray, " n"]], other: str) -> str:
-    """How the tuned penalties compare with another model, row by row."""
-    apart = mean_and_error(found[EACH] - found[other])
-    told = f"{abs(apart.mean):.2g} (standard error {apart.error:.2g}, row by row)"
-    if abs(apart.mean) <= 2 * apart.error:
-        return f"No difference from {other} beyond chance: {told}."
-    return f"{'Better' if apart.mean < 0 else 'Worse'} than {other} by {told}."
-
-
 def before(sharing: Sharing, folds: Folds) -> list[str]:
     """What to warn of before anything is tuned."""
     penalties, rows = int(np.prod(sharing.shape)), int((folds.validation > 0).any(0).sum())

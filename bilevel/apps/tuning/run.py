@@ -94,8 +94,22 @@ def _lead(asked: Tune, task: Task) -> str:
     )
 
 
+def _ended(tuned: Tuned) -> str:
+    """How the descent went."""
+    norms, steps = tuned.result.history["hypergrad_norm"], tuned.result.stats.steps
+    norms = norms[np.isfinite(norms)]
+    told = f"{steps} steps from the best common penalty."
+    if len(norms):
+        told += f" The norm of the hypergradient fell from {norms[0]:.2g} to {norms[-1]:.2g}."
+    return f"{told} {tuned.result.status.outcome.value.capitalize()}."
+
+
 def _verdicts(found: dict[str, np.ndarray]) -> list[str]:
-    return [judge.verdict(found, other) for other in found if other != judge.EACH]
+    return [
+        report.verdict(found[judge.EACH], values, other)
+        for other, values in found.items()
+        if other != judge.EACH
+    ]
 
 
 def _sections(
@@ -117,7 +131,7 @@ def _sections(
     )
     return [
         report.Section("In short", short),
-        report.Section("Validation", [curve, report.Text(str(tuned.result.status))]),
+        report.Section("Validation", [curve, report.Text(_ended(tuned))]),
         *(report.Section(f"{CAUSES[kind].capitalize()}", _penalties(task, tuned, kind))
           for kind in tuned.penalties),
         report.Section("Coefficients", [_coefficients(task, model)]),
