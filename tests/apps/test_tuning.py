@@ -9,6 +9,7 @@ import pytest
 from commands import run
 
 import bilevel as bl
+from bilevel import report
 from bilevel.apps import tuning
 from bilevel.apps.tuning import judge, two_levels
 
@@ -65,41 +66,58 @@ def test_each_row_is_held_out_once_and_each_class_is_in_every_fold():
 
 @pytest.mark.slow
 def test_a_loss_of_your_own_and_the_elastic_net():
-    """A useless feature gets the larger penalty; more freedom cannot end worse on the folds."""
+    """The useless feature gets the largest penalty on |w|; freedom helps on the folds."""
     rows = a_table(60)
 
     def pseudo_huber(scores, target):
         return jnp.sqrt(1 + (scores[:, 0] - target) ** 2) - 1
 
     tuned = tuning.tune(rows, pseudo_huber, tuning.per_feature(3), elastic=True, steps=20, spread=3)
-    for kind in ("l2", "l1"):
-        a, b, useless = np.ravel(tuned.penalties[kind])
-        assert useless > 2 * max(a, b)
+    assert set(tuned.penalties) == {"l2", "l1"}
+    assert np.argmax(np.ravel(tuned.penalties["l1"])) == 2
     assert tuned.validation < tuned.curve.min()
 
 
 @pytest.mark.slow
-def test_on_breast_cancer_many_penalties_beat_scikit_learn_and_one_validation_set_is_overfitted(
-    tmp_path,
-):
-    """The split of the docs; `benchmarks.tuning` has more of them, and where we lose."""
+def test_where_few_features_matter_many_penalties_beat_one_and_scikit_learn():
+    linear = pytest.importorskip("sklearn.linear_model")
+    draw = np.random.default_rng(0)
+    A = draw.normal(size=(1100, 30))
+    b = A[:, :3] @ [2.0, -1.5, 1.0] + draw.normal(size=1100)
+    train, test = tuning.Rows(A[:100], b[:100]), tuning.Rows(A[100:], b[100:])
+    each = tuning.per_feature(30)
+    tuned = tuning.tune(train, tuning.squared, each, spread=3)
+    penalties = np.ravel(tuned.penalties["l2"])
+    assert penalties[:3].max() < penalties[3:].min()
+    ours, one = (
+        np.asarray(
+            tuning.losses_of(tuning.squared, tuning.fit(train, tuning.squared, each, p), test)
+        )
+        for p in (tuned.penalties, {"l2": np.full((30, 1), tuned.common)})
+    )
+    ridge = linear.RidgeCV(np.logspace(-3, 4, 30), cv=5).fit(*train)
+    for theirs in (one, (ridge.predict(test.features) - test.target) ** 2 / 2):
+        apart = report.mean_and_error(ours - theirs)
+        assert apart.mean + 3 * apart.error < 0
+
+
+@pytest.mark.slow
+def test_one_validation_set_is_overfitted_and_the_command_says_so(tmp_path):
+    """Thirty free penalties on 143 rows of breast cancer."""
     datasets = pytest.importorskip("sklearn.datasets")
     X, labels = datasets.load_breast_cancer(return_X_y=True)
     lines = [",".join([*(f"a{i}" for i in range(30)), "kind"])]
-    lines += [",".join([*map(str, row), "bm"[label]]) for row, label in zip(X, labels, strict=True)]
+    lines += [",".join([*map(str, row), "mb"[label]]) for row, label in zip(X, labels, strict=True)]
     path = tmp_path / "cancer.csv"
     path.write_text("\n".join(lines))
-    out = str(tmp_path / "out.html")
-    words = "tune", str(path), "--target", "kind", "--out", out, "--json"
-    told = json.loads(run(*words).output)
-    apart = told["differences"]["LogisticRegressionCV"]
-    assert apart["mean"] + 2 * apart["error"] < 0
-    assert told["warnings"] == []
-    assert len(told["penalties"]["l2"]) == 30
-    alone = json.loads(run(*words, "--folds", "1", "--spread", "30").output)
-    assert "30 penalties are chosen by one set of 143 validation rows" in alone["warnings"][0]
-    assert "The penalties overfit the validation rows" in alone["warnings"][1]
-    assert alone["test"][judge.EACH]["mean"] > 1.2 * told["test"][judge.EACH]["mean"]
+    words = "--out", str(tmp_path / "out.html"), "--json", "--folds", "1", "--spread", "30"
+    found = json.loads(run("tune", str(path), "--target", "kind", *words).output)
+    assert len(found["penalties"]["l2"]) == 30
+    assert found["validation"][judge.EACH] < 0.8 * found["validation"][judge.ALL]
+    assert found["test"][judge.EACH]["mean"] > found["test"][judge.ALL]["mean"]
+    assert "30 penalties are chosen by one set of 143 validation rows" in found["warnings"][0]
+    assert "The penalties overfit the validation rows" in found["warnings"][1]
+    assert "overfit" in (tmp_path / "out.html").read_text()
 
 
 # --- the command on what people bring -----------------------------------------------------------

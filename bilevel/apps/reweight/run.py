@@ -112,7 +112,7 @@ def _sections(
     rows = [(*row, int(count)) for row, count in zip(rows, counts, strict=True)]
     table = report.Table(["source", *weights, "rows"], rows, dict.fromkeys(weights, ".3f"))
     return [
-        report.Section("In short", [report.Numbers(cards), report.Text(f"{OURS}. {told}")]),
+        report.Section("In short", [report.Numbers(cards), report.Text(f"{OURS} beside the others: {told}")]),
         report.Section("Weights", [report.Figure(_bars(task.names, weights)), table]),
         report.Section("Run", [report.Text(str(result.status))]),
         report.Section("Settings", [
