@@ -1,21 +1,20 @@
 """Losses of linear models, a value for each row."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 RowLoss = Callable[[Float[Array, "n outputs"], Array], Float[Array, " n"]]
 
 
 class Rows(NamedTuple):
-    """Samples, one a row."""
+    """Samples, one a row; arrays of NumPy or JAX."""
 
-    features: Float[np.ndarray, "n d"]
-    target: Float[np.ndarray, " n"] | Int[np.ndarray, " n"]
+    features: Float[Any, "n d"]
+    target: Shaped[Any, " n"]  # numbers, or classes numbered from 0
 
 
 def scores(y: PyTree, features: Float[Array, "n d"]) -> Float[Array, "n outputs"]:

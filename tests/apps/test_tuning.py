@@ -85,8 +85,8 @@ def test_where_few_features_matter_many_penalties_beat_one_and_scikit_learn():
     A = draw.normal(size=(1100, 30))
     b = A[:, :3] @ [2.0, -1.5, 1.0] + draw.normal(size=1100)
     train, test = tuning.Rows(A[:100], b[:100]), tuning.Rows(A[100:], b[100:])
-    each = tuning.per_feature(30)
-    tuned = tuning.tune(train, tuning.squared, each, spread=3)
+    each, loss = tuning.per_feature(30), tuning.squared
+    tuned = tuning.tune(train, loss, each, spread=3)
     penalties = np.ravel(tuned.penalties["l2"])
     assert penalties[:3].max() < penalties[3:].min()
     ours, one = (

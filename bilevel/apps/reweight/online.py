@@ -38,7 +38,7 @@ def doge(
     The score of source k is `step_size ⟨G_k, G⟩ / mean_j ‖G_j‖`, G the gradient on the validation
     rows, clipped to `[0, 5 step_size]`; the model moves along `Σ_k p_k G_k`.
     """
-    draw = stratified(sources, max(1, batch_size // sources.count))
+    draw = stratified(sources, max(1, batch_size // sources.number))
     target = Rows(*map(jnp.asarray, validation))
     step_size, mu = jnp.asarray(step_size, float), jnp.asarray(mu, float)
 
@@ -56,7 +56,7 @@ def doge(
         return (log_p, y), jnp.exp(log_p)
 
     y0 = zero_model(sources.rows.features.shape[1], outputs)
-    start = jnp.full(sources.count, -np.log(sources.count)), y0
+    start = jnp.full(sources.number, -np.log(sources.number)), y0
     keys = jax.random.split(jax.random.key(seed), steps)
     (log_p, y), path = jax.jit(lambda: jax.lax.scan(step, start, keys))()
     return Doge(jnp.exp(log_p), path.mean(0), y)

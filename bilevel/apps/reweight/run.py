@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from rich.console import Console
 
 from bilevel import options, report
@@ -78,7 +78,7 @@ def _weights(
     by = method(asked.penalty, asked.step_size)
     ours = scalebio(task.sources, task.validation, task.loss, by=by, **common)
     online = doge(task.sources, task.validation, task.loss, **common)
-    k = task.sources.count
+    k = task.sources.number
     weights = {OURS: ours.weights, "DoGE": np.asarray(online.mean), "uniform": np.full(k, 1 / k)}
     return weights, ours.result
 
@@ -106,13 +106,13 @@ def _sections(
     result: Result,
 ) -> list[report.Section]:
     cards = [(str(score), f"test {task.measure}, {which}") for which, score in scores.items()]
-    told = " ".join(verdicts)
+    told = report.Text(f"{OURS} beside the others: {' '.join(verdicts)}")
     rows = [(name, *(float(w[i]) for w in weights.values())) for i, name in enumerate(task.names)]
     counts = np.bincount(task.sources.source)
     rows = [(*row, int(count)) for row, count in zip(rows, counts, strict=True)]
     table = report.Table(["source", *weights, "rows"], rows, dict.fromkeys(weights, ".3f"))
     return [
-        report.Section("In short", [report.Numbers(cards), report.Text(f"{OURS} beside the others: {told}")]),
+        report.Section("In short", [report.Numbers(cards), told]),
         report.Section("Weights", [report.Figure(_bars(task.names, weights)), table]),
         report.Section("Run", [report.Text(str(result.status))]),
         report.Section("Settings", [
@@ -121,7 +121,7 @@ def _sections(
     ]  # fmt: skip
 
 
-def _bars(names: tuple[str, ...], weights: dict[str, Float[Array, " sources"]]) -> Any:
+def _bars(names: tuple[str, ...], weights: dict[str, Float[np.ndarray, " sources"]]) -> Any:
     with figures.style():
         figure = figures.new_figure(9.6, 1.1 + 0.45 * len(names))
         axes = figure.subplots()

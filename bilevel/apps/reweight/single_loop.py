@@ -56,12 +56,12 @@ def scalebio(
         batch_size: rows of a step at each level, the same number from every source.
         options: handed to `bl.solve`.
     """
-    rows = max(1, batch_size // sources.count)
+    rows = max(1, batch_size // sources.number)
     some = min(batch_size, len(validation.target))
     result = solve(
         problem(loss),
         method() if by is None else by,
-        jnp.zeros(sources.count),
+        jnp.zeros(sources.number),
         zero_model(sources.rows.features.shape[1], outputs),
         data=Data(
             Rows(*map(jnp.asarray, validation)),

@@ -62,11 +62,12 @@ def read(asked: Reweight) -> Task:
         )
     binary = len(target.classes) == 2
     loss = losses.logistic if binary else losses.softmax if target.classes else losses.squared
-    parts = [Rows(inputs[rows], values[rows]) for rows in (order[kept:], order[:kept])]
+    learn, test = (Rows(inputs[rows], values[rows]) for rows in (order[kept:], order[:kept]))
     return Task(
         Sources(Rows(train, known.values), source.codes),
         source.names,
-        *parts,
+        learn,
+        test,
         loss,
         1 if binary or not target.classes else len(target.classes),
         "log loss" if target.classes else "squared error",

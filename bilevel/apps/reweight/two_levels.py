@@ -22,7 +22,7 @@ class Sources(NamedTuple):
     source: Int[np.ndarray, " n"]
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         return int(self.source.max()) + 1
 
 
@@ -68,7 +68,7 @@ def stratified(sources: Sources, size: int) -> Stratified:
 
 def everything(sources: Sources) -> Weighted:
     """All rows, for exact answers."""
-    member = sources.source == np.arange(sources.count)[:, None]
+    member = sources.source == np.arange(sources.number)[:, None]
     shares = member / member.sum(1, keepdims=True)
     return Weighted(Rows(*map(jnp.asarray, sources.rows)), jnp.asarray(shares))
 
