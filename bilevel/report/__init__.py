@@ -12,7 +12,7 @@ from bilevel.report.comparison import of
 from bilevel.report.environment import environment
 from bilevel.report.figures import curves, series_color, svg
 from bilevel.report.methods import EXPERIMENTAL, LEGEND, MethodRow, method_rows
-from bilevel.report.page import check_writable, render, write
+from bilevel.report.page import check_writable, render, try_write, write
 from bilevel.report.score import Score, mean_and_error, verdict
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "render",
     "series_color",
     "svg",
+    "try_write",
     "verdict",
     "write",
 ]
