@@ -56,7 +56,8 @@ def draw(found, path: str) -> None:
                 axes.bar(place, [held_out, test.mean], 0.32, yerr=error, color=color, label=name)
             axes.set_xticks([0, 1], ["rows that chose", "test rows"])
             axes.set_title(how)
-        axes.legend()
+        handles = axes.get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=2)
         figure.savefig(path, dpi=150, facecolor="white")
 
 
