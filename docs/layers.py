@@ -12,8 +12,8 @@ class Layer(NamedTuple):
 
 LAYERS = (
     Layer(
-        ("trees", "typing", "fields", "sharding", "host", "options", "_version"),
-        "pytrees, aliases, meshes, settings",
+        ("trees", "typing", "fields", "sharding", "host", "options", "losses", "_version"),
+        "pytrees, aliases, meshes, settings, losses of linear models",
     ),
     Layer(("files",), "tables that users bring, and packages that read them"),
     Layer(("sets",), "constraint sets and their projections"),

@@ -17,6 +17,8 @@ from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from bilevel import host, options
 from bilevel.apps.llm.run.settings import SFT, Align
+from bilevel.apps.reweight.settings import Reweight
+from bilevel.apps.tuning.settings import Tune
 from bilevel.cli.help import PlainHelp
 from bilevel.cli.options import Chat, Clean, Compare, Demo, Methods, Probe, Run, Textbook
 
@@ -40,6 +42,8 @@ COMMANDS = {
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
+    "tune": Command(Tune, "bilevel.apps.tuning.run:run"),
+    "reweight": Command(Reweight, "bilevel.apps.reweight.run:run"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }
 FOLDERS = {"bench": "Benchmarks on files of problems."}

@@ -79,6 +79,8 @@ class Nested(NamedTuple):
         samples = as_samples(batch.lower, self.draws(problem).lower)
         others = samples.skip(most_steps(self.lower_steps))
         key, now = (None, None) if key is None else jax.random.split(key)
+        if not self.warm:  # nor does the update of y remember the descent before
+            sy = lower.lower_step(problem, self.y_update).init(problem, x, y0)
 
         def fast(x, y):
             return lower.descend(
