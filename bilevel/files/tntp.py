@@ -89,8 +89,9 @@ def read_links(file: str | Path) -> Links:
         raise ValueError(f"{file} has {len(rows)} links, and says that it has {told}.")
     table = np.array(rows)
     start, end = table[:, :2].T.astype(int)
-    numbers = (table[:, i] for i in (2, 4, 5, 6, 8))
-    return Links(file, np.array(found), start, end, *numbers, nodes, zones, first)
+    capacity, free, b, power, toll = table[:, (2, 4, 5, 6, 8)].T
+    told = nodes, zones, first
+    return Links(file, np.array(found), start, end, capacity, free, b, power, toll, *told)
 
 
 def read_trips(file: str | Path, links: Links) -> Trips:
@@ -129,7 +130,8 @@ def read_trips(file: str | Path, links: Links) -> Trips:
     if not rows:
         raise ValueError(f"{file} has no trips between two zones.")
     table = np.array(rows)
-    return Trips(file, *table[:, :3].T.astype(int), table[:, 3])
+    lines_of, origins, destinations = table[:, :3].T.astype(int)
+    return Trips(file, lines_of, origins, destinations, table[:, 3])
 
 
 def _parts(file: Path, wanted: str) -> tuple[dict[str, tuple[int, str]], Iterator[tuple[int, str]]]:

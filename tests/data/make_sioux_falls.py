@@ -39,7 +39,9 @@ def main(wheel: str, out: Path) -> None:
     content += f"<END OF METADATA>\n{SOURCE}"
     for i, row in enumerate(trips, 1):
         parts = [f"{j} : {v:.10g};" for j, v in enumerate(row, 1) if v > 0]
-        content += "\n".join([f"Origin {i}", *(" ".join(parts[k : k + 6]) for k in range(0, len(parts), 6))])
+        content += "\n".join(
+            [f"Origin {i}", *(" ".join(parts[k : k + 6]) for k in range(0, len(parts), 6))]
+        )
         content += "\n"
     (out / "sioux_falls_trips.tntp").write_text(content)
 

@@ -125,13 +125,7 @@ def _tables(links: str | Path, trips: str | Path) -> Network:
     if not asked:
         raise ValueError(f"{pairs.file} has no trips between two nodes.")
     origin, destination, count = np.array(asked).T
-    start, end = ([known[n] for n in side] for side in ends)
-    return Network(
-        names,
-        np.array(start),
-        np.array(end),
-        *numbers.T,
-        origin.astype(int),
-        destination.astype(int),
-        count,
-    )
+    start, end = (np.array([known[n] for n in side]) for side in ends)
+    capacity, free, b, power = numbers.T
+    pairs_told = origin.astype(int), destination.astype(int), count
+    return Network(names, start, end, capacity, free, b, power, *pairs_told)

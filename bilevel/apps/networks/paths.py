@@ -40,7 +40,9 @@ def cheapest(network: Network, cost: Float[np.ndarray, " links"]) -> Cheapest:
         values = np.maximum(cost[best], LEAST)
         graph = csr_array((values, (n.start[best], n.end[best])), shape=shape)
         distance, before = dijkstra(graph, indices=origin, return_predecessors=True)
-        link = {(int(a), int(b)): i for a, b, i in zip(n.start[best], n.end[best], best, strict=True)}
+        link = {
+            (int(a), int(b)): i for a, b, i in zip(n.start[best], n.end[best], best, strict=True)
+        }
         for pair in np.flatnonzero(n.origin == origin):
             node = int(n.destination[pair])
             costs[pair] = distance[node]

@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from bilevel import sets
-from bilevel.apps.networks.equilibrium import Equilibrium, equilibrium, links_of, total_time
+from bilevel.apps.networks.assignment import Equilibrium, equilibrium, links_of, total_time
 from bilevel.apps.networks.network import Network, travel_time
 from bilevel.apps.networks.paths import Paths
 from bilevel.problem import Problem
@@ -124,10 +124,10 @@ def problem(evaluator: Evaluator) -> Problem:
     def solve(x, y, batch):
         def host(x):
             found = evaluator.solve(x)
-            return Flows(found.flows, found.moves)
+            return found.flows, found.moves
 
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), y)
-        return jax.pure_callback(host, like, x)
+        return Flows(*jax.pure_callback(host, tuple(like), x))
 
     def hypergradient(x, y, batch):
         f_x, f_y = jax.grad(upper, argnums=(0, 1))(x, y, None)

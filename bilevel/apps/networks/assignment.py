@@ -46,7 +46,7 @@ class Links(NamedTuple):
 
     @property
     def factor(self):
-        """b; times power + 1 where costs are marginal, since (v t)' = free (1 + (power + 1) b ...)."""
+        """b; times power + 1 where costs are marginal: (v t)' = free (1 + (power + 1) b ...)."""
         return self.b * (self.power + 1) if self.marginal else self.b
 
     def slope(self, v):
@@ -147,11 +147,27 @@ def _over_paths(network: Network, links: Links, paths: Paths):
         dpi = (missing - summed(w * (r - turned))) / n
         dh = w * (r - turned + dpi[pair])
         ds = 0.1 * mu / h - s - s / h * dh
-        a, b = _step(h, dh), _step(s, ds)
-        a = b = min(a, b)
-        h, s, pi = h + a * dh, s + b * ds, pi + b * dpi
+        a = _descent(links, A, h, dh, 0.1 * mu, float(-r @ dh), _step(h, dh))
+        h, s, pi = h + a * dh, s + min(a, _step(s, ds)) * ds, pi + a * dpi
+        near = 0.1 * mu / h
+        s = np.clip(s, 1e-8 * near, 1e8 * near)
         v = A.T @ h
     return v, h, s
+
+
+def _descent(links: Links, A, h, dh, mu: float, slope: float, most: float) -> float:
+    """A step at which `Beckmann − μ Σ log h` falls, which a Newton step makes for."""
+
+    def merit(h):
+        return beckmann(links, A.T @ h) - mu * np.log(h).sum()
+
+    now, a = merit(h), most
+    room = 1e-12 * abs(now)
+    for _ in range(40):
+        if merit(h + a * dh) <= now + 1e-4 * a * slope + room:
+            break
+        a /= 2
+    return a
 
 
 def _pair_sums(rows, pair, pairs: int):
