@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, Token
 from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from bilevel import host, options
+from bilevel.apps.games.settings import Mip
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.apps.networks.settings import NetworkOptions
 from bilevel.cli.help import PlainHelp
@@ -38,6 +39,7 @@ COMMANDS = {
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
     "network": Command(NetworkOptions, "bilevel.apps.networks.run:run"),
+    "mip": Command(Mip, "bilevel.apps.games.run:run"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }
 FOLDERS = {"bench": "Benchmarks on files of problems."}

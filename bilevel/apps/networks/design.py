@@ -1,8 +1,10 @@
 """A design by the hypergradient, with settings that work."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -13,7 +15,6 @@ from bilevel.apps.networks.assignment import Equilibrium, equilibrium, links_of
 from bilevel.apps.networks.losses import Design, Evaluator, Kind, problem, start
 from bilevel.apps.networks.network import Network
 from bilevel.driver import Result
-from bilevel.global_search import double_precision
 from bilevel.methods import AbstractMethod
 from bilevel.selection import solve
 from bilevel.updates import FromOptax
@@ -71,7 +72,7 @@ def improve(evaluator: Evaluator, *, steps: int = 100, progress: bool | None = N
     """
     d = evaluator.design
     first = evaluator.count
-    with double_precision():
+    with _double_precision():
         x0 = jnp.zeros(len(d.links))
         made = problem(evaluator)
         options: dict[str, Any] = {"steps": steps, "log_every": 1, "certify": False}
@@ -86,6 +87,17 @@ def improve(evaluator: Evaluator, *, steps: int = 100, progress: bool | None = N
         value = evaluator.loss(x)
     history = np.minimum.accumulate(np.r_[seen, value])
     return Designed(x, value, history[: evaluator.count - first], result)
+
+
+@contextlib.contextmanager
+def _double_precision() -> Iterator[None]:
+    """float64 in every thread: equilibria are called from one of JAX's own."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
 
 
 def first_best_tolls(network: Network) -> tuple[Equilibrium, Float[np.ndarray, " links"]]:
