@@ -28,7 +28,7 @@ def duopoly(demand: float = 10.0, cost: float = 1.0) -> Problem:
 
 
 def min_max(value: Callable) -> Problem:
-    """`min_x max_y value(x, y)` for a value strongly concave in y: the follower minimises −value."""
+    """`min_x max_y value(x, y)` for a value strongly concave in y; g is −value."""
     return Problem(
         Partial(lambda x, y, batch: value(x, y)), Partial(lambda x, y, batch: -value(x, y))
     )
