@@ -1,7 +1,7 @@
 """Braess's paradox, and a toll that undoes it.
 
-Six travellers go from s to t. A new road a-b makes everybody slower: it should print 83 minutes each
-without it, 92 with it, and with a toll on it a total near 498 again, as without the road.
+Six travellers go from s to t. A new road a-b makes everybody slower: it should print 83 minutes
+each without it, 92 with it, and with a toll on it a total near 498 again, as without the road.
 
     python examples/networks.py
     python examples/networks.py NET.tntp TRIPS.tntp --save map.png     # flows of your own network

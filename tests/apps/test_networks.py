@@ -105,7 +105,7 @@ def test_the_hypergradient_beats_the_genetic_baselines_at_equal_cost(kind):
         (
             HEAD + LINK.replace("3\t2", "4\t2"),
             TRIPS,
-            "line 6: init node is 4; the nodes are 1 to 3",
+            "line 6: init node is 4; the nodes are 1",
         ),
         (HEAD + LINK.replace("1\t3\t10", "1\t3\tx"), TRIPS, "line 5: capacity is 'x'"),
         (HEAD + LINK.replace("1\t3\t10", "1\t3\t0"), TRIPS, "line 5: capacity is 0"),

@@ -94,15 +94,6 @@ def test_small_and_anything_else_is_searched(problem):
     assert "5 variables" in choice.why
 
 
-def test_large_and_constrained_is_refused_with_names():
-    problem = bl.Problem(smooth, follows, lower_set=bl.sets.Simplex())
-    able = [m.__name__ for m in bl.methods.all_methods() if not m.unsupported(problem)]
-    with pytest.raises(Unsupported, match="102 variables") as refused:
-        bl.solve(problem, x0=X, y0=jnp.zeros(100))
-    assert "no method was given" in str(refused.value)
-    assert all(name in str(refused.value) for name in able)
-
-
 ROWS = np.arange(8.0)[:, None] / 8
 
 
@@ -125,9 +116,6 @@ def test_batches_without_a_choice_get_a_reason():
     stream = bl.Data(upper=iter([ROWS]), lower=iter([ROWS]))
     with pytest.raises(Unsupported, match=r"cannot be tuned.*Give a method"):
         bl.solve(noisy(), x0=X, y0=Y, data=stream)
-    data = bl.Data(upper=ROWS, lower=ROWS, batch_size=4)
-    with pytest.raises(Unsupported, match=r"in batches\. Pass one"):
-        chosen(bl.Problem(smooth, follows, lower_set=bl.sets.Box(0, 1)), data=data)
 
 
 def test_what_belongs_to_a_method_is_refused():

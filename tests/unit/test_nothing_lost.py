@@ -1,5 +1,9 @@
 """What can go wrong around a run costs a note, not the run."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,3 +114,29 @@ def test_python_numbers_are_starting_points():
     result = bl.solve(problem, x0=0.0, y0={"a": 0.0}, progress=False)
     np.testing.assert_allclose(result.x, 1 / 1.1, atol=1e-2)  # d/dx of (x - 1)^2 + x^2 / 10
     assert isinstance(result.y["a"], jax.Array)
+
+
+def test_a_result_is_a_table_a_picture_and_a_page(tmp_path):
+    result = bl.solve(PROBLEM, SOBA(0.1, 0.3), jnp.zeros(3), jnp.zeros(3), steps=50, log_every=10)
+    table = result.to_pandas()
+    assert list(table.index) == [0, 10, 20, 30, 40, 50]
+    np.testing.assert_array_equal(table["upper"], result.history["upper"])
+    ax = result.plot("upper", "lower_grad_norm")
+    assert [line.get_label() for line in ax.lines] == ["upper", "lower_grad_norm"]
+    assert ax.get_xlabel() == "step"
+    with pytest.raises(ValueError, match="the history has no 'loss'; it has step, "):
+        result.plot("loss")
+    assert result._repr_html_().startswith("<table>")
+    assert "finished: all steps made" in result._repr_html_()
+
+
+def test_double_precision_that_is_not_kept_is_said():
+    code = (
+        "import numpy as np, bilevel as bl;"
+        "p = bl.Problem(lambda x, y, b: ((y - 1)**2).sum(), lambda x, y, b: ((y - x)**2).sum());"
+        "bl.solve(p, bl.methods.SOBA(.1, .1), np.zeros(2), np.zeros(2), steps=1, certify=False)"
+    )
+    env = {**os.environ, "JAX_ENABLE_X64": "0"}
+    ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "x0 or y0 is float64, and JAX computes in float32" in ended.stderr

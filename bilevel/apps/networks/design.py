@@ -92,7 +92,7 @@ def improve(evaluator: Evaluator, *, steps: int = 100, progress: bool | None = N
 @contextlib.contextmanager
 def _double_precision() -> Iterator[None]:
     """float64 in every thread: equilibria are called from one of JAX's own."""
-    before = jax.config.jax_enable_x64
+    before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", True)
     try:
         yield
