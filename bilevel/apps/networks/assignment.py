@@ -26,7 +26,7 @@ class Equilibrium(NamedTuple):
     pair_costs: Float[np.ndarray, " pairs"]  # of the cheapest path
     gap: float  # (flows·costs − trips·pair_costs) / flows·costs
     moves: Float[np.ndarray, "links links"]  # projects on changes of flow between paths taken
-    paths: Paths
+    paths: Paths  # those taken
 
 
 class Links(NamedTuple):
@@ -104,8 +104,10 @@ def equilibrium(
         now = float((spent - network.trips @ found.cost) / spent)
         grown = joined(known, found.paths)
         if now <= gap or (len(grown.pair) == len(known.pair) and now < 1e-6):
-            moves = _moves(network, known, h, s / costs.max())
-            return Equilibrium(flows, costs, found.cost, max(now, 0.0), moves, known)
+            # One of h and s is nearly zero for each path.
+            taken = h / network.trips[known.pair] > s / costs.max()
+            used = Paths(known.links[taken], known.pair[taken])
+            return Equilibrium(flows, costs, found.cost, max(now, 0.0), _moves(network, used), used)
         best, known = min(best, now), grown
     raise RuntimeError(f"the equilibrium's relative gap stays at {best:.1e}; {gap:.0e} is needed.")
 
@@ -128,14 +130,15 @@ def _over_paths(network: Network, links: Links, paths: Paths):
     np.minimum.at(least, pair, cost)
     s = cost - least[pair] + 0.1 * least[pair] + 1e-12
     pi = 0.9 * least - 1e-12
+    mu = h @ s / len(h)
     for _ in range(MOST_STEPS):
         cost, slope = A @ links.cost(v), links.slope(v)
-        mu = h @ s / len(h)
         uneven = np.abs(cost - pi[pair] - s).max() / (1e-300 + np.abs(cost).max())
-        if mu * len(h) <= 1e-13 * (h @ cost) and uneven < 1e-12:
+        least_mu = 1e-13 * (h @ cost) / len(h)  # below it rounding is in the way
+        if mu <= least_mu and uneven < 1e-10:
             break
         w = h / s
-        r = -(cost - pi[pair]) + 0.1 * mu / h
+        r = -(cost - pi[pair]) + mu / h
         missing = trips - summed(h)
         n = summed(w)
         AW = A.multiply(w[:, None]).tocsr()
@@ -146,11 +149,12 @@ def _over_paths(network: Network, links: Links, paths: Paths):
         turned = A @ (slope * dv)
         dpi = (missing - summed(w * (r - turned))) / n
         dh = w * (r - turned + dpi[pair])
-        ds = 0.1 * mu / h - s - s / h * dh
-        a = _descent(links, A, h, dh, 0.1 * mu, float(-r @ dh), _step(h, dh))
+        ds = mu / h - s - s / h * dh
+        a = _descent(links, A, h, dh, mu, float(-r @ dh), _step(h, dh))
         h, s, pi = h + a * dh, s + min(a, _step(s, ds)) * ds, pi + a * dpi
-        near = 0.1 * mu / h
-        s = np.clip(s, 1e-8 * near, 1e8 * near)
+        h *= (trips / summed(h))[pair]  # what rounding took
+        s = np.clip(s, 1e-8 * mu / h, 1e8 * mu / h)
+        mu = max(0.1 * mu, 0.5 * least_mu) if a > 0.5 else mu
         v = A.T @ h
     return v, h, s
 
@@ -184,13 +188,9 @@ def _step(values, change) -> float:
     return float(min(1.0, 0.995 * np.min(-values[down] / change[down], initial=np.inf)))
 
 
-def _moves(network: Network, paths: Paths, h, s) -> Float[np.ndarray, "links links"]:
-    """The projection on the span of differences between paths of the same pair that are taken.
-
-    One of h and s is nearly zero for each path; s comes relative to the costs.
-    """
-    taken = h / network.trips[paths.pair] > s
-    rows, pair = paths.links[taken], paths.pair[taken]
+def _moves(network: Network, paths: Paths) -> Float[np.ndarray, "links links"]:
+    """The projection on the span of differences between paths of the same pair."""
+    rows, pair = paths.links, paths.pair
     count = np.maximum(np.bincount(pair, minlength=len(network.trips)), 1)
     M = _pair_sums(rows, pair, len(network.trips))
     spread = (rows.T @ rows).toarray() - (M.T @ M.multiply(1 / count[:, None])).toarray()
