@@ -16,6 +16,7 @@ LAYERS = (
         "pytrees, aliases, meshes, settings, losses of linear models",
     ),
     Layer(("files",), "tables that users bring, and packages that read them"),
+    Layer(("mip",), "linear and quadratic bilevel programs with integers, by HiGHS"),
     Layer(("sets",), "constraint sets and their projections"),
     Layer(("problem",), "the problem, and the samples of a step"),
     Layer(("oracles",), "derivatives of the two losses, fused"),

@@ -16,7 +16,9 @@ from cyclopts import App, CycloptsError, Group, Parameter, Token
 from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from bilevel import host, options
+from bilevel.apps.games.settings import Mip
 from bilevel.apps.llm.run.settings import SFT, Align
+from bilevel.apps.networks.settings import NetworkOptions
 from bilevel.apps.reweight.settings import Reweight
 from bilevel.apps.tuning.settings import Tune
 from bilevel.cli.help import PlainHelp
@@ -44,6 +46,8 @@ COMMANDS = {
     "chat": Command(Chat, "bilevel.cli.chat:run"),
     "tune": Command(Tune, "bilevel.apps.tuning.run:run"),
     "reweight": Command(Reweight, "bilevel.apps.reweight.run:run"),
+    "network": Command(NetworkOptions, "bilevel.apps.networks.run:run"),
+    "mip": Command(Mip, "bilevel.apps.games.run:run"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }
 FOLDERS = {"bench": "Benchmarks on files of problems."}
