@@ -19,7 +19,7 @@ class Outcome(enum.Enum):
 
     FINISHED = "finished"  # all steps were made
     CONVERGED = "converged"  # the certificate fell below tol, or to what float64 can tell
-    STALLED = "stalled"  # rounding leaves no step that is certain to help, short of a stationary x
+    STALLED = "stalled"  # ended short of a stationary x: rounding hides what helps, or the search
     STOPPED = "stopped"  # a callback asked for it
     DIVERGED = "diverged"  # a variable is no longer finite
     INTERRUPTED = "interrupted"  # Ctrl-C
@@ -178,7 +178,8 @@ def advice(
         Outcome.DIVERGED: (
             f"a variable became NaN or infinite soon after step {step}; the result holds the "
             f"iterate of that step. Lower the step sizes of {method!r}: y steps to at most 1/L "
-            "(bl.certificates.probe tells L), then x steps to a tenth of those."
+            "(bl.certificates.probe(problem, x0, y0, batch).L tells L), then x steps to a tenth of "
+            "those."
         ),
         Outcome.INTERRUPTED: f"stopped from the keyboard after step {step}; the result is valid.",
         Outcome.OUT_OF_DATA: (

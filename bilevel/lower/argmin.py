@@ -136,8 +136,9 @@ def _checked(given, solver, found: LowerSolution, throw: bool) -> Lower:
 
 UNFINISHED = (
     "did not finish the lower solve, so neither y nor its derivatives can be trusted. Give "
-    "solver= more max_steps, a larger tol or another start y0, and check that the lower loss is "
-    "finite and strongly convex there."
+    "argmin more max_steps, such as solver=bl.lower.ToTolerance(max_steps=100_000), a larger tol "
+    "or another start y0, and check that the lower loss is finite and strongly convex "
+    "there."
 )
 
 

@@ -12,7 +12,8 @@ from bilevel.report.comparison import of
 from bilevel.report.environment import environment
 from bilevel.report.figures import curves, series_color, svg
 from bilevel.report.methods import EXPERIMENTAL, LEGEND, MethodRow, method_rows
-from bilevel.report.page import check_writable, render, write
+from bilevel.report.page import check_writable, render, try_write, write
+from bilevel.report.tensorboard import TensorBoard
 
 __all__ = [
     "EXPERIMENTAL",
@@ -24,6 +25,7 @@ __all__ = [
     "Numbers",
     "Section",
     "Table",
+    "TensorBoard",
     "Text",
     "check_writable",
     "clock",
@@ -34,5 +36,6 @@ __all__ = [
     "render",
     "series_color",
     "svg",
+    "try_write",
     "write",
 ]

@@ -9,6 +9,7 @@ import pytest
 from commands import run
 
 import bilevel as bl
+from bilevel.cli import textbook as command
 from bilevel.driver import FollowerCertificate
 from bilevel.global_search import check_small, solve_small
 from bilevel.global_search.follower import Follower, Region
@@ -437,6 +438,20 @@ def test_the_referee_without_a_reference_and_without_a_minimum():
     assert referee.judge(unknown, *at).kind is referee.Kind.NO_REFERENCE
     unbounded = textbook.read(entry(lower_ineq=["y[0] + 1.0"]))
     assert referee.judge(unbounded, *at).kind is referee.Kind.NOT_OPTIMAL
+
+
+def test_a_referee_that_fails_is_a_line_of_the_table(monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("no point")
+
+    monkeypatch.setattr(referee, "judge", broken)
+    monkeypatch.setattr(bl, "solve", lambda *_, **__: bl.Result(
+        jnp.ones(1), jnp.ones(1), {}, bl.Status(bl.Outcome.CONVERGED, ""),
+        FollowerCertificate(2.0, -1.0, -1.0, None, 0.0, 0.0, 65), None, None))  # fmt: skip
+    row = command.solve(textbook.read(entry()))
+    assert row.kind == command.ERROR
+    assert row.status == "ZeroDivisionError: no point"
+    assert not row.claimed
 
 
 def test_the_command(tmp_path):

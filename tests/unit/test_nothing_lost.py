@@ -1,8 +1,10 @@
 """What can go wrong around a run costs a note, not the run."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +107,39 @@ def test_a_loaders_buffer_may_be_used_again():
         return bl.solve(problem, SOBA(), *start, data=data, steps=20, certify=False).x
 
     np.testing.assert_array_equal(x_of(False), x_of(True))
+
+
+def test_a_second_ctrl_c_leaves_a_loader_that_blocks():
+    blocked = threading.Event()
+
+    def stream():
+        for _ in range(3):
+            yield np.ones((2, 2))
+        for after in (0.2, 0.6):
+            threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()
+        blocked.wait()
+
+    problem = bl.Problem(
+        lambda x, y, b: jnp.sum((y - b.mean(0)) ** 2), lambda x, y, b: jnp.sum((y - x) ** 2)
+    )
+    start = jnp.zeros(2), jnp.zeros(2)
+    data = bl.Data(upper=stream())
+    result = bl.solve(problem, SOBA(), *start, data=data, steps=20, log_every=1, progress=False)
+    others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+    assert result.status.outcome is bl.Outcome.INTERRUPTED
+    assert all(t.daemon for t in others if t.is_alive())  # none keeps the process alive
+    blocked.set()
+    assert result.stats.steps == 3
+
+
+def test_a_check_that_fails_after_the_run_is_a_note(monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("no scale")
+
+    monkeypatch.setattr("bilevel.global_search.check_small", broken)
+    result = bl.solve(PROBLEM, x0=jnp.zeros(3), y0=jnp.zeros(3), steps=20, progress=False)
+    assert result.status.ok
+    assert any("ZeroDivisionError: no scale" in note for note in result.stats.notes)
 
 
 def test_python_numbers_are_starting_points():
