@@ -77,7 +77,7 @@ state = method.init(problem, jnp.zeros(2), jnp.zeros(2))
 
 
 def last_loss(x_step):
-    ended, history = bl.run(problem, Alternating(x_step, 0.3), state, steps=50)
+    _, history = bl.run(problem, Alternating(x_step, 0.3), state, steps=50)
     return history["upper"][-1]
 
 
