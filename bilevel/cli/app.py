@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, Token
 from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from bilevel import host, options
+from bilevel.apps.dag.settings import Dag
 from bilevel.apps.denoising.settings import Denoise
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.cli.help import PlainHelp
@@ -35,6 +36,7 @@ COMMANDS = {
     "demo": Command(Demo, "bilevel.cli.demo:run"),
     "methods": Command(Methods, "bilevel.cli.methods:run"),
     "denoise": Command(Denoise, "bilevel.apps.denoising.run:run"),
+    "dag": Command(Dag, "bilevel.apps.dag.run:run"),
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
