@@ -50,7 +50,7 @@ class FieldsOfExperts(Regularizer):
     `x = {"weights": (K,), "filters": (K, K), "smoothing": ()}` with `K = size² − 1`.
 
     Roth, Black. "Fields of experts". IJCV 2009. Chen, Ranftl, Pock. "Insights into analysis
-    operator learning". IEEE TIP 2014, arXiv:1401.2804.
+    operator learning". IEEE TIP 2014.
     """
 
     size: int = eqx.field(static=True, default=3)
