@@ -15,7 +15,7 @@ LAYERS = (
         ("trees", "typing", "fields", "sharding", "host", "options", "_version"),
         "pytrees, aliases, meshes, settings",
     ),
-    Layer(("files",), "tables that users bring, and packages that read them"),
+    Layer(("files",), "tables and pictures that users bring, and packages that read them"),
     Layer(("sets",), "constraint sets and their projections"),
     Layer(("problem",), "the problem, and the samples of a step"),
     Layer(("oracles",), "derivatives of the two losses, fused"),

@@ -198,7 +198,7 @@ def test_the_command_writes_a_report_and_denoised_pictures(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     for folder in ("clean", "noisy"):
         (tmp_path / folder).mkdir()
-    write_picture(tmp_path / "clean" / "a.png", np.vstack(shapes(8))[..., None])
+    write_picture(tmp_path / "clean" / "a.png", shapes(8).reshape(-1, 16, 1))
     write_picture(tmp_path / "noisy" / "b.jpg", DRAW.uniform(size=(12, 13, 3)))
     sizes = ("--crop", "16", "--crops", "4", "--held-out", "4", "--steps", "2")
     found = run("denoise", "clean", *sizes, "--apply", "noisy")

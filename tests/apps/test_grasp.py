@@ -36,6 +36,8 @@ def test_wrenches_are_those_of_mechanics():
 def test_forces_minimise_and_the_declared_slope_is_that_of_the_value():
     outline, x, mu = grasp.rounded(3, 0.1), jnp.array([0.1, 0.9, 2.8]), 0.1
     problem = grasp.problem(outline, friction=mu)
+    assert problem.lower_step is not None
+    assert problem.hypergradient is not None
     step, slope, value = (
         jax.jit(problem.lower_step),
         jax.jit(problem.hypergradient),

@@ -90,7 +90,7 @@ def read(table: Table, names: Sequence[str]) -> Covariance:
 
 def edges_of(W: Float[np.ndarray, "d d"], names: Sequence[str]) -> list[tuple[str, str, float]]:
     """From, to and weight, the largest weights first."""
-    there = [(names[i], names[j], float(W[i, j])) for i, j in np.argwhere(W != 0)]
+    there = [(names[i], names[j], float(W[i, j])) for i, j in np.argwhere(W != 0).tolist()]
     return sorted(there, key=lambda edge: -abs(edge[2]))
 
 
@@ -123,7 +123,7 @@ def sections(
     caption = "Blue: positive weights; dashed: negative ones. Wider lines: larger weights."
     blocks.append(report.Figure(figures.graph(W, names), caption))
     columns = ("from", "to", "weight")
-    order = ", ".join(names[i] for i in found.order)
+    order = ", ".join(names[i] for i in found.order.tolist())
     found_sections = [
         report.Section("In short", blocks),
         report.Section("Edges", [report.Table(columns, edges, {"weight": "+.3f"})]),

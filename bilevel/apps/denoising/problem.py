@@ -66,7 +66,7 @@ class FieldsOfExperts(Regularizer):
 
     def __call__(self, x, y):
         # Patches and one matrix product: XLA is slow with convolutions in a loop on a CPU.
-        patches = jnp.stack([_shifted(y, *shift, self.size) for shift in _square(self.size)])
+        patches = jnp.stack([_shifted(y, i, j, self.size) for i, j in _square(self.size)])
         responses = jnp.tensordot(x["filters"] @ cosines(self.size), patches, axes=1)
         penalties = jnp.sqrt(responses**2 + jnp.exp(2 * x["smoothing"])).sum((1, 2, 3))
         return jnp.exp(x["weights"]) @ penalties

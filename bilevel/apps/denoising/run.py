@@ -104,12 +104,12 @@ def apply(learned: Learned, picture: Picture) -> np.ndarray:
 def blur(task: Task) -> Pictures:
     """The held-out pictures under the Gaussian blur that is best on the training pictures."""
 
-    def at(width: float, pairs: Pairs) -> np.ndarray:
-        return gaussian_filter(np.asarray(pairs.noisy), (0, width, width))
+    def at(width: float, pairs: Pairs) -> Pictures:
+        return jnp.asarray(gaussian_filter(np.asarray(pairs.noisy), (0, width, width)))
 
     widths = np.linspace(0, 3, 31)[1:]
     best = max(widths, key=lambda w: pooled_psnr(task.train.clean, at(w, task.train)))
-    return jnp.asarray(at(best, task.held_out))
+    return at(best, task.held_out)
 
 
 def _check_folder(options: Denoise) -> None:

@@ -60,12 +60,13 @@ def forces(outline: Outline, friction: ScalarLike, x: Float[Array, " n"]) -> Flo
     """The lower problem: forces whose wrench is nearest to zero."""
     n = len(x)
     G, eye, zeros = wrenches(outline, x), jnp.eye(n, dtype=x.dtype), jnp.zeros((n, n), x.dtype)
+    cone = friction * eye
     A = jnp.concatenate(
         [
             jnp.concatenate([-eye, zeros], 1),
             jnp.concatenate([eye, zeros], 1),
-            jnp.concatenate([-friction * eye, eye], 1),
-            jnp.concatenate([-friction * eye, -eye], 1),
+            jnp.concatenate([-cone, eye], 1),
+            jnp.concatenate([-cone, -eye], 1),
             jnp.concatenate([-jnp.ones((1, n), x.dtype), jnp.zeros((1, n), x.dtype)], 1),
         ]
     )
