@@ -36,7 +36,7 @@ def start(users: int, widths: Sequence[int] = (64, 32), *, key: Array) -> PyTree
 
 def powers(x: PyTree, gains: Float[Array, "n users users"]) -> Float[Array, "n users"]:
     """What the network sends, from 0 to 1."""
-    hidden = gains.reshape(len(gains), -1)
+    hidden = jnp.log(gains.reshape(len(gains), -1) + 1e-2)  # near or far: of one size
     *layers, last = x
     for layer in layers:
         hidden = jax.nn.relu(hidden @ layer["weights"] + layer["bias"][None])
