@@ -20,7 +20,7 @@ from bilevel.apps.dag.settings import Dag
 from bilevel.apps.denoising.settings import Denoise
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.cli.help import PlainHelp
-from bilevel.cli.options import Chat, Demo, Methods, Textbook
+from bilevel.cli.options import Chat, Compare, Demo, Methods, Probe, Run, Textbook
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130  # exit codes; WRONG: of usage, or of how a run ended
 
@@ -34,6 +34,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(Demo, "bilevel.cli.demo:run"),
+    "run": Command(Run, "bilevel.cli.solving:run"),
+    "compare": Command(Compare, "bilevel.cli.solving:compare"),
+    "probe": Command(Probe, "bilevel.cli.solving:probe"),
     "methods": Command(Methods, "bilevel.cli.methods:run"),
     "denoise": Command(Denoise, "bilevel.apps.denoising.run:run"),
     "dag": Command(Dag, "bilevel.apps.dag.run:run"),
