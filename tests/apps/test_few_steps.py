@@ -74,20 +74,13 @@ def test_a_design_is_above_most_sequences_and_all_that_were_known(example, seed)
 
 
 @pytest.mark.slow
-def test_a_learned_mask_merges_no_worse_than_task_arithmetic(example):
-    found = example.merge()
-    assert found["learned mask"] >= found["task arithmetic"]
-
-
-@pytest.mark.slow
 def test_calibration_is_better_than_rounding_to_nearest(example):
     found = example.rounding()
-    assert found["MetaAug"] < found["to nearest"]
-    assert found["raw images"] < found["to nearest"]
+    assert found["MetaAug"] < found["raw images"] < found["to nearest"]
 
 
 @pytest.mark.slow
 def test_adapted_weights_answer_better_than_a_network_that_reads_the_facts(example):
     adapted, in_context = example.facts()
     assert adapted > in_context + 0.1
-    assert adapted > 0.5
+    assert adapted > 0.9
