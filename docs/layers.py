@@ -15,7 +15,7 @@ LAYERS = (
         ("trees", "typing", "fields", "sharding", "host", "options", "losses", "_version"),
         "pytrees, aliases, meshes, settings, losses of linear models",
     ),
-    Layer(("files",), "tables that users bring, and packages that read them"),
+    Layer(("files",), "tables, arrays and pictures that users bring, and packages that read them"),
     Layer(("mip",), "linear and quadratic bilevel programs with integers, by HiGHS"),
     Layer(("sets",), "constraint sets and their projections"),
     Layer(("problem",), "the problem, and the samples of a step"),

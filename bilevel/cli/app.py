@@ -17,6 +17,8 @@ from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from bilevel import host, options
 from bilevel.apps.games.settings import Mip
+from bilevel.apps.dag.settings import Dag
+from bilevel.apps.denoising.settings import Denoise
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.apps.networks.settings import NetworkOptions
 from bilevel.apps.reweight.settings import Reweight
@@ -41,6 +43,8 @@ COMMANDS = {
     "probe": Command(Probe, "bilevel.cli.solving:probe"),
     "methods": Command(Methods, "bilevel.cli.methods:run"),
     "clean": Command(Clean, "bilevel.cli.clean:run"),
+    "denoise": Command(Denoise, "bilevel.apps.denoising.run:run"),
+    "dag": Command(Dag, "bilevel.apps.dag.run:run"),
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
