@@ -30,6 +30,7 @@ LAYERS = (
     Layer(("global_search",), "small problems with any constraints"),
     Layer(("selection",), "which method, which step sizes; the front door `solve`"),
     Layer(("problems",), "test problems with known answers"),
+    Layer(("layers",), "convolutions that are fast inside a loop"),
     Layer(("report",), "figures and the HTML report"),
     Layer(("apps",), "applications; no app imports another"),
     Layer(("cli",), "the command `bilevel`"),

@@ -17,6 +17,7 @@ from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from bilevel import host, options
 from bilevel.apps.llm.run.settings import SFT, Align
+from bilevel.apps.pruning.settings import Prune
 from bilevel.cli.help import PlainHelp
 from bilevel.cli.options import Chat, Demo, Methods, Textbook
 
@@ -36,6 +37,7 @@ COMMANDS = {
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
+    "prune": Command(Prune, "bilevel.apps.pruning.run:run"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }
 FOLDERS = {"bench": "Benchmarks on files of problems."}
