@@ -41,7 +41,7 @@ def digits(seed):
     """1297 digits to train on, 500 for the test."""
     inputs, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(labels))
-    inputs, labels = jnp.asarray(inputs[order] / 16, jnp.float32), jnp.asarray(labels[order])
+    inputs, labels = jnp.asarray(inputs[order] / 16, float), jnp.asarray(labels[order])
     return (inputs[:1297], labels[:1297]), (inputs[1297:], labels[1297:])
 
 

@@ -235,7 +235,7 @@ def test_convnet_with_two_of_four_and_with_filters():
     draw = np.random.default_rng(0)
     shapes = {"one": (3, 3, 1, 16), "two": (3, 3, 16, 32), "last": (128, 10)}
     start = {
-        n: jnp.asarray(draw.normal(size=s) * np.sqrt(2 / np.prod(s[:-1])), jnp.float32)
+        n: jnp.asarray(draw.normal(size=s) * np.sqrt(2 / np.prod(s[:-1])))
         for n, s in shapes.items()
     }
 
