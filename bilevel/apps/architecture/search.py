@@ -16,6 +16,7 @@ from bilevel.data import Data
 from bilevel.driver import Result, train
 from bilevel.methods import AbstractMethod
 from bilevel.problem import Problem
+from bilevel.schedules import Constant
 from bilevel.selection import solve
 from bilevel.typing import RandomKey
 from bilevel.updates import FromOptax, Momentum
@@ -74,7 +75,7 @@ def method(
         FromOptax(optax.adam, x_step, b1=0.5),
         Momentum(y_step, 0.9),
         radius=0.01 if second_order else None,
-        unroll_step=y_step if second_order else 0.0,
+        unroll_step=Constant(y_step if second_order else 0.0),
     )
 
 

@@ -79,7 +79,8 @@ class Cell(NamedTuple):
         def edge(name: str, h: Array) -> Array:
             shares, own = jax.nn.softmax(x[name]), weights[name]
             ops = self.operations.items()
-            return sum(s * op.apply(own.get(n), h) for s, (n, op) in zip(shares, ops, strict=True))
+            given = [s * op.apply(own.get(n), h) for s, (n, op) in zip(shares, ops, strict=True)]
+            return sum(given, jnp.zeros_like(h))
 
         return self._through(edge, self.edges, h)
 
