@@ -90,8 +90,8 @@ def test_fifty_learned_digits_beat_random_ones_and_k_means():
 
 @pytest.mark.slow
 def test_students_trained_on_images_learned_without_labels_have_better_features():
-    """KRR-ST: targets of a teacher (16 principal components); a probe on 100 labelled digits."""
-    (images, one_hot), (unseen, labels) = example.digits(0)
+    """KRR-ST: targets of a teacher (16 principal components); a head on the fifty images."""
+    (images, _), (unseen, _) = example.digits(0)
     flat = images.reshape(len(images), -1)
     _, _, axes = jnp.linalg.svd(flat - flat.mean(0), full_matrices=False)
     targets = (flat - flat.mean(0)) @ axes[:16].T

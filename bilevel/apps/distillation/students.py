@@ -12,7 +12,7 @@ from bilevel.typing import RandomKey
 
 
 class Student(NamedTuple):
-    """A family of networks: `init(key)` draws weights; `features(weights, images)`, a row an image."""
+    """A family of networks: `init(key)` draws weights, `features(weights, images)` are rows."""
 
     init: Callable[[RandomKey], PyTree]
     features: Callable[[PyTree, Array], Float[Array, "n d"]]
