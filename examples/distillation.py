@@ -59,7 +59,7 @@ def compare(seed=0, steps=600):
 def draw(found, file):
     """The images at the start and at the end, a row for two classes each."""
     with figures.style():
-        figure = figures.new_figure(9.6, 4.9)
+        figure = figures.new_figure(9.6, 2.7)
         for axes, name in zip(figure.subplots(1, 2), ("random", "learned"), strict=True):
             images = np.asarray(found[name][0].images).reshape(5, 10, 8, 8)
             page = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)

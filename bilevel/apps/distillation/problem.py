@@ -35,8 +35,8 @@ class Draw(NamedTuple):
 
     student: Int[Array, ""]
     seed: Int[Array, ""]
-    images: Array | None = None
-    targets: Array | None = None
+    images: Any = None
+    targets: Any = None
 
 
 class Distillation(eqx.Module):
@@ -77,8 +77,8 @@ class Distillation(eqx.Module):
         """A gradient step of the drawn student; one that is too old is drawn anew."""
         old = _row(y, draw.student)
         grads = jax.grad(self.fit, argnums=(1, 2))(x, old.weights, old.heads)
-        stepped = trees.axpy(-self.step, grads, (old.weights, old.heads))
-        moved = Pool(*stepped, old.ages + 1)
+        weights, heads = trees.axpy(-self.step, grads, (old.weights, old.heads))
+        moved = Pool(weights, heads, old.ages + 1)
         fresh = self.fresh(jax.random.key(draw.seed), old)
         new = trees.where(moved.ages >= self.reset, fresh, moved)
         return jax.tree.map(lambda all_, one: all_.at[draw.student].set(one), y, new)
