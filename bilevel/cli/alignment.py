@@ -52,11 +52,16 @@ def align(asked: Align) -> bool:
         return False
     after = session.answers(given, found.policy)
     # With the report in it from the start, so that what stands at `out` is whole.
-    session.save(given, found, out, also=lambda part: write(given, found, before, after, part))
+    failed: list[str] = []
+    session.save(
+        given, found, out, also=lambda part: failed.append(write(given, found, before, after, part))
+    )
     if first and found.status.ok:
         remove_ours(state)
     console.print(f"{found.status}\n{found.speed:,.0f} tokens/s.", markup=False)
-    console.print(f"Checkpoint and report.html written to {out}", markup=False)
+    both = f"Checkpoint and report.html written to {out}"
+    told = " ".join(part for part in failed if part)
+    console.print(f"Checkpoint written to {out}. {told}" if told else both, markup=False)
     return found.status.ok
 
 
@@ -105,14 +110,25 @@ def _told(given: Session) -> list[str]:
     ]
 
 
-def write(given: Session, found: TrainResult, before, after, out: Path) -> None:
-    """`report.html` and `history.json` into the result."""
+def write(given: Session, found: TrainResult, before, after, out: Path) -> str:
+    """`history.json` and `report.html` into the result; a sentence if there is no report."""
+    kept = {name: [None if np.isnan(v) else float(v) for v in column]
+            for name, column in found.history.items()}  # fmt: skip
+    (out / "history.json").write_text(json.dumps(kept, indent=1) + "\n")
+    title = f"Aligned by {given.settings.method.value}"
+    lead = "Rewards and divergences are those of responses drawn from the policy at that step."
+    return report.try_write(
+        out / "report.html", title, lambda: _sections(given, found, before, after), lead
+    )
+
+
+def _sections(given: Session, found: TrainResult, before, after) -> list[report.Section]:
     columns = [name for name in PROGRESS_COLUMNS if name in found.history]
     results = {given.settings.method.value: found.aligned.results[-1]._replace(status=found.status)}
     settings = options.rows(given.settings)
     rows = [(p, b, a) for (p, b), (_, a) in zip(before, after, strict=True)]
     numbers = [(f"{found.history[name][-1]:.3g}", f"{name}, at the end") for name in columns]
-    sections = [
+    return [
         report.Section("In short", [
             report.Numbers([*numbers, (f"{found.speed:,.0f}", "tokens a second")]),
             report.Text(str(found.status)),
@@ -124,8 +140,3 @@ def write(given: Session, found: TrainResult, before, after, out: Path) -> None:
         report.Section("Settings", [report.Table(("option", "value", "what it is"), settings)]),
         *report.of(results, columns=columns),
     ]  # fmt: skip
-    lead = "Rewards and divergences are those of responses drawn from the policy at that step."
-    report.write(out / "report.html", f"Aligned by {given.settings.method.value}", sections, lead)
-    kept = {name: [None if np.isnan(v) else float(v) for v in column]
-            for name, column in found.history.items()}  # fmt: skip
-    (out / "history.json").write_text(json.dumps(kept, indent=1) + "\n")

@@ -19,7 +19,7 @@ from bilevel import host, options
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.apps.pruning.settings import Prune
 from bilevel.cli.help import PlainHelp
-from bilevel.cli.options import Chat, Demo, Methods, Textbook
+from bilevel.cli.options import Chat, Compare, Demo, Methods, Probe, Run, Textbook
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130  # exit codes; WRONG: of usage, or of how a run ended
 
@@ -33,6 +33,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(Demo, "bilevel.cli.demo:run"),
+    "run": Command(Run, "bilevel.cli.solving:run"),
+    "compare": Command(Compare, "bilevel.cli.solving:compare"),
+    "probe": Command(Probe, "bilevel.cli.solving:probe"),
     "methods": Command(Methods, "bilevel.cli.methods:run"),
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),

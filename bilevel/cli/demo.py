@@ -25,8 +25,10 @@ def run(options: Demo) -> None:
     console = Console()
     task = cleaning.digits(options.wrong, options.seed)
     total, clean = len(task.train.labels), len(task.validation.labels)
-    told = f"{total} handwritten digits, {task.wrong.sum()} with a wrong label; {clean} clean ones"
-    console.print(f"{told} to judge by.\n", highlight=False)
+    counts = (
+        f"{total} handwritten digits, {task.wrong.sum()} with a wrong label; {clean} clean ones"
+    )
+    console.print(f"{counts} to judge by.\n", highlight=False)
     references = cleaning.references(task)
     settings = cleaning.settings()
     results = _solve(task, settings, cleaning.equal_cost(options.steps), options.seed)
@@ -39,17 +41,22 @@ def run(options: Demo) -> None:
         "trains the classifier."
     )
     partial = _partial(results, settings)
-    sections = [
-        *_sections(task, results, found, references),
-        *report.of(
-            results,
-            lines={"test accuracy": references},
-            measures={"F1": {name: d.f1 for name, d in found.items()}},
-            settings=settings,
-        ),
-    ]
-    report.write(out, title, sections, f"{partial} {lead}" if partial else lead)
-    console.print(f"Report written to {out}", soft_wrap=True, highlight=False)
+
+    def sections() -> list[report.Section]:
+        return [
+            *_sections(task, results, found, references),
+            *report.of(
+                results,
+                lines={"test accuracy": references},
+                measures={"F1": {name: d.f1 for name, d in found.items()}},
+                settings=settings,
+            ),
+        ]
+
+    failed = report.try_write(out, title, sections, f"{partial} {lead}" if partial else lead)
+    console.print(
+        failed or f"Report written to {out}", soft_wrap=True, highlight=False, markup=False
+    )
     if partial:
         console.print(partial, soft_wrap=True, highlight=False)
         raise KeyboardInterrupt

@@ -28,8 +28,61 @@ class Methods(options.Settings):
 
     name: Annotated[str | None, Argument()] = None
     """A method, such as SOBA; all when absent."""
+    for_: str | None = None
+    """Only methods that handle this problem, module:name."""
     bibtex: bool = False
     """Print the BibTeX entry of its paper."""
+    json: bool = False
+    """Print JSON for machines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Problem(options.Settings):
+    """Problem."""
+
+    problem: Annotated[str, Argument()]
+    """module:name of a bl.Problem of yours (x0, y0, data beside it), or of a case with these."""
+    float64: bool = False
+    """Compute in double precision."""
+    json: bool = False
+    """Print JSON for machines on standard output, all else on standard error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(_Problem):
+    """Solve a problem of a Python module of yours."""
+
+    method: str | None = None
+    """SOBA, with steps from bl.tune, or with your own: 'SOBA(x_update=0.1)'; chosen when absent."""
+    steps: Annotated[int, Bounds(least=1)] = 1000
+    """Updates of x."""
+    seeds: Annotated[int, Bounds(least=1, most=1000)] = 1
+    """Run with the seeds 0, 1, ... up to this many."""
+    checkpoint: Path | None = None
+    """Folder that holds the state; a run that was stopped goes on from it."""
+    save: Path | None = None
+    """Write x and y into this .npz file."""
+    report: Path | None = None
+    """Write an HTML report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(_Problem):
+    """Compare methods on a problem, each with the best of several step sizes."""
+
+    methods: str | None = None
+    """Names with commas, such as SOBA,TTSA,F2SA; up to six that fit the problem when absent."""
+    steps: Annotated[int, Bounds(least=1)] = 1000
+    """Updates of x of each method, after the race for steps."""
+    seconds: Annotated[float, Bounds(above=0)] = 60.0
+    """Time for the race."""
+    report: Path | None = None
+    """Write an HTML report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(_Problem):
+    """Measure curvature and convexity of a problem at its start, and the steps that follow."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from bilevel.report.comparison import of
 from bilevel.report.environment import environment
 from bilevel.report.figures import curves, series_color, svg
 from bilevel.report.methods import EXPERIMENTAL, LEGEND, MethodRow, method_rows
-from bilevel.report.page import check_writable, render, write
+from bilevel.report.page import check_writable, render, try_write, write
 
 __all__ = [
     "EXPERIMENTAL",
@@ -34,5 +34,6 @@ __all__ = [
     "render",
     "series_color",
     "svg",
+    "try_write",
     "write",
 ]
