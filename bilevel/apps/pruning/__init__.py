@@ -12,10 +12,21 @@ Reference: Zhang, Yao, Ram, Zhao, Chen, Hong, Wang, Liu. "Advancing model prunin
 optimization". NeurIPS 2022, arXiv:2210.04092.
 """
 
-from bilevel.apps.pruning.masks import AbstractMasking, NofM, Slices, Unstructured, kept
-from bilevel.apps.pruning.problem import masked, problem, relaxed, weights
-from bilevel.apps.pruning.prune import Pruned, iterative, method, one_shot, prune
+import importlib
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from bilevel.apps.pruning.losses import masked, problem, relaxed, weights
+    from bilevel.apps.pruning.masks import AbstractMasking, NofM, Slices, Unstructured, kept
+    from bilevel.apps.pruning.ways import Pruned, iterative, method, one_shot, prune
+
+# Imported at their first use, so that the command line reads the settings without JAX.
+_HOMES = {
+    "masks": ("AbstractMasking", "NofM", "Slices", "Unstructured", "kept"),
+    "losses": ("masked", "problem", "relaxed", "weights"),
+    "ways": ("Pruned", "iterative", "method", "one_shot", "prune"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "AbstractMasking",
     "NofM",
@@ -32,3 +43,11 @@ __all__ = [
     "relaxed",
     "weights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'bilevel.apps.pruning' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from bilevel import files, report
 from bilevel.apps.pruning.masks import AbstractMasking, NofM, Slices, Unstructured, kept
-from bilevel.apps.pruning.prune import Pruned, one_shot, prune
 from bilevel.apps.pruning.settings import Kind, Prune
+from bilevel.apps.pruning.ways import Pruned, one_shot, prune
 
 Samples = tuple[Array, Array]  # inputs and labels
 SEEN = 0.8  # share of the samples to train on, where the data name no test

@@ -8,8 +8,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
 from bilevel import methods
+from bilevel.apps.pruning.losses import Loss, masked, problem, weights
 from bilevel.apps.pruning.masks import AbstractMasking, Unstructured
-from bilevel.apps.pruning.problem import Loss, masked, problem, weights
 from bilevel.data import Data
 from bilevel.driver import Result, train
 from bilevel.methods import AbstractMethod
