@@ -3,7 +3,8 @@
 200 digits to train on, 300 to tune on, 1297 for the test. Prints validation and test loss of the
 self-tuning network, of the best of 16 constant strengths by validation loss, each trained as many
 steps (2000) from the same start, and of training at the strengths at which STN begins. It beats
-the last, and loses to the best constant. `--save FILE` draws the strengths over the steps. Paper: arXiv:1903.03088.
+the last, and loses to the best constant. `--save FILE` draws the strengths over the
+steps. Paper: arXiv:1903.03088.
 """
 
 import argparse

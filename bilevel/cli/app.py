@@ -196,7 +196,7 @@ def _sentence(error: CycloptsError) -> str:
 
 def _say(command: str, told: str) -> None:
     """On standard error, in place of a traceback."""
-    from rich.console import Console
+    from bilevel.cli.console import plain_console
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"{f'bilevel {command}'.strip()}: {told}", markup=False)
+    console = plain_console(stderr=True, soft_wrap=True)
+    console.print(f"{f'bilevel {command}'.strip()}: {told}")

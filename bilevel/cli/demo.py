@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bilevel import report
 from bilevel.apps import cleaning
 from bilevel.cli import pictures, tables
+from bilevel.cli.console import plain_console
 from bilevel.cli.options import Demo
 from bilevel.driver import Outcome, Result
 from bilevel.methods import AbstractMethod
@@ -22,13 +23,13 @@ def run(options: Demo) -> None:
         KeyboardInterrupt: Ctrl-C was pressed; the report of what was done until then is written.
     """
     out = report.check_writable(options.out)
-    console = Console()
+    console = plain_console()
     task = cleaning.digits(options.wrong, options.seed)
     total, clean = len(task.train.labels), len(task.validation.labels)
     counts = (
         f"{total} handwritten digits, {task.wrong.sum()} with a wrong label; {clean} clean ones"
     )
-    console.print(f"{counts} to judge by.\n", highlight=False)
+    console.print(f"{counts} to judge by.\n")
     references = cleaning.references(task)
     settings = cleaning.settings()
     results = _solve(task, settings, cleaning.equal_cost(options.steps), options.seed)
@@ -54,11 +55,9 @@ def run(options: Demo) -> None:
         ]
 
     failed = report.try_write(out, title, sections, f"{partial} {lead}" if partial else lead)
-    console.print(
-        failed or f"Report written to {out}", soft_wrap=True, highlight=False, markup=False
-    )
+    console.print(failed or f"Report written to {out}", soft_wrap=True)
     if partial:
-        console.print(partial, soft_wrap=True, highlight=False)
+        console.print(partial, soft_wrap=True)
         raise KeyboardInterrupt
 
 
@@ -112,10 +111,10 @@ def _table(
         pace = f"{result.stats.steps / running:,.0f}" if running > 0 else "–"
         row = (f"{_accuracy(result):.3f}", _number(found[name].f1, ".2f"), f"{running:.1f}")
         ended = result.status.outcome.value
-        table.add_row(f"[bold]{name}", *row, _number(time.compiling, ".1f"), pace, ended)
+        table.add_row(Text(name, "bold"), *row, _number(time.compiling, ".1f"), pace, ended)
     table.add_section()
     for name, value in references.items():
-        table.add_row(f"[dim]{name}", f"[dim]{value:.3f}")
+        table.add_row(Text(name, "dim"), Text(f"{value:.3f}", "dim"))
     return table
 
 

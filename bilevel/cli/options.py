@@ -104,7 +104,7 @@ class Chat(options.Settings):
     """Talk to a language model; lines come from standard input."""
 
     model: Path
-    """Hugging Face checkpoint folder."""
+    """Hugging Face folder, GGUF file, or name of a model on the hub."""
     prompt: str | None = None
     """Answer this, and end."""
     new: Annotated[int, Bounds(least=1)] = 128

@@ -13,6 +13,7 @@ from bilevel.report.environment import environment
 from bilevel.report.figures import curves, series_color, svg
 from bilevel.report.methods import EXPERIMENTAL, LEGEND, MethodRow, method_rows
 from bilevel.report.page import check_writable, render, try_write, write
+from bilevel.report.tensorboard import TensorBoard
 
 __all__ = [
     "EXPERIMENTAL",
@@ -24,6 +25,7 @@ __all__ = [
     "Numbers",
     "Section",
     "Table",
+    "TensorBoard",
     "Text",
     "check_writable",
     "clock",

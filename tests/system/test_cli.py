@@ -125,6 +125,13 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_pat
     assert "Choose another path." in found.output
 
 
+def test_what_was_typed_is_repeated_to_the_letter():
+    """No emoji and no markup are read in it."""
+    found = run("methods", ":smile: [bold]m", columns=40)
+    assert found.output.startswith("bilevel methods: there is no method :smile: [bold]m. ")
+    assert found.output.count("\n") == 1
+
+
 @pytest.mark.usefixtures("without_sklearn")
 def test_without_scikit_learn_one_sentence_says_what_to_install(tmp_path):
     found = run("demo", "--out", str(tmp_path / "r.html"))
