@@ -16,11 +16,12 @@ from cyclopts import App, CycloptsError, Group, Parameter, Token
 from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from bilevel import host, options
-from bilevel.apps.games.settings import Mip
 from bilevel.apps.dag.settings import Dag
 from bilevel.apps.denoising.settings import Denoise
+from bilevel.apps.games.settings import Mip
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.apps.networks.settings import NetworkOptions
+from bilevel.apps.pruning.settings import Prune
 from bilevel.apps.reweight.settings import Reweight
 from bilevel.apps.tuning.settings import Tune
 from bilevel.cli.help import PlainHelp
@@ -52,6 +53,7 @@ COMMANDS = {
     "reweight": Command(Reweight, "bilevel.apps.reweight.run:run"),
     "network": Command(NetworkOptions, "bilevel.apps.networks.run:run"),
     "mip": Command(Mip, "bilevel.apps.games.run:run"),
+    "prune": Command(Prune, "bilevel.apps.pruning.run:run"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }
 FOLDERS = {"bench": "Benchmarks on files of problems."}
