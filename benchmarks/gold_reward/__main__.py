@@ -1,0 +1,3 @@
+from benchmarks.gold_reward.runs import everything
+
+everything(told=lambda line: print(line, flush=True))

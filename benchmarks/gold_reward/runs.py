@@ -1,0 +1,144 @@
+"""All runs: first the choice of settings, then three seeds, then other numbers of preferences."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks.gold_reward import text
+from benchmarks.gold_reward.ways import BY_NAME, WAYS, Point, Reached, Setting, Way, run
+from benchmarks.gold_reward.world import POLICY, Base, World, base, scores, world
+from benchmarks.harness import RESULTS, machine
+from bilevel.apps.llm.policies.policy import generate
+
+FILE = RESULTS / "gold_reward.json"
+SEEDS, TUNED = (0, 1, 2), 100  # settings are chosen on the feedback and prompts of another seed
+PAIRS = 200
+SWEEP, SWEPT = (0, 50, 100, 400), ("AIHF", "RLHF", "DPO")
+KL = 4.0  # nats: among settings that end nearer to the base, that with the best gold reward is used
+SHOWN = 10  # samples
+
+
+class Choice(NamedTuple):
+    setting: Setting
+    until: int  # checkpoint to stop at
+
+
+class Book:
+    """The kept results, written after every run; what is already there is not run again."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.kept = json.loads(file.read_text()) if file.is_file() else {"rows": []}
+
+    def find(self, **key: Any) -> dict | None:
+        rows = self.kept["rows"]
+        return next((row for row in rows if all(row[k] == v for k, v in key.items())), None)
+
+    def add(self, **row: Any) -> None:
+        self.kept["rows"].append(row)
+        self.save()
+
+    def save(self) -> None:
+        text = json.dumps({"machine": machine(), **self.kept}, indent=None, ensure_ascii=False)
+        self.file.write_text(text.replace('{"gold"', '\n{"gold"') + "\n")
+
+
+def best(rows: list[tuple[Setting, list[Point]]]) -> Choice:
+    """The setting and checkpoint with the best gold reward, among those within KL of the base."""
+    every = [
+        (point.gold, setting, at)
+        for setting, points in rows
+        for at, point in enumerate(points, 1)
+        if point.kl <= KL
+    ]
+    _, setting, at = max(every, key=lambda one: one[0])
+    return Choice(setting, at)
+
+
+def rounded(points: list[Point]) -> list[list[float | None]]:
+    return [[None if v is None else float(f"{v:.4g}") for v in point] for point in points]
+
+
+class Runs:
+    """The runs with one gold reward."""
+
+    def __init__(self, trained: Base, gold: str, book: Book, told: Callable[[str], object]):
+        self.base, self.gold, self.book, self.told = trained, gold, book, told
+        self.sft: dict[int, Reached] = {}
+
+    @functools.cache  # noqa: B019
+    def world(self, seed: int) -> World:
+        return world(self.base, self.gold, seed)
+
+    def one(self, way: Way, setting: Setting, seed: int, pairs: int, until: int | None = None):
+        """A run, from the book where it is there."""
+        key = {"gold": self.gold, "way": way.name, "seed": seed, "pairs": pairs,
+               "setting": [float(f"{v:.4g}") for v in setting]}  # fmt: skip
+        if (row := self.book.find(**key)) is not None:
+            return [Point(*point) for point in row["points"]], None
+        more = {} if until is None else {"until": until}
+        found = run(self.world(seed), way, setting, pairs=pairs, key=seed,
+                    sft=self.sft.get(seed), **more)  # fmt: skip
+        self.book.add(**key, points=rounded(found.points))
+        last = found.points[-1]
+        self.told(f"{self.gold}, {way.name}, seed {seed}, {pairs} pairs, {tuple(setting)}: gold "
+                  f"{last.gold:.3f}, KL {last.kl:.2f}, {last.seconds:.1f} s")  # fmt: skip
+        return found.points, found
+
+    def choice(self, way: Way) -> Choice:
+        return best([(s, self.one(way, s, TUNED, PAIRS)[0]) for s in way.tried])
+
+    def start(self) -> None:
+        """SFT, where others start; not kept in the book, since its policy is needed."""
+        way = BY_NAME["SFT"]
+        setting, until = self.choice(way)
+        for seed in (TUNED, *SEEDS):
+            self.sft[seed] = run(self.world(seed), way, setting, pairs=0, key=seed, until=until)
+
+    def found(self, way: Way, pairs: int) -> None:
+        setting, until = self.choice(way)
+        for seed in SEEDS:
+            _, reached = self.one(way, setting, seed, pairs, until)
+            if seed == SEEDS[0] and pairs == PAIRS and reached is not None:
+                self.keep_samples(way, reached)
+
+    def keep_samples(self, way: Way, reached: Reached) -> None:
+        """What it says to the first prompts, and what its reward likes."""
+        samples = self.book.kept.setdefault("samples", {}).setdefault(self.gold, {})
+        given = self.world(SEEDS[0])
+        few = jax.tree.map(lambda leaf: leaf[:SHOWN], given.prompts)
+        for name, y in ((way.name, reached.policy), ("base", self.base.params)):
+            said = generate(POLICY, y, few, jax.random.key(3))
+            words = text.said(self.base.text, said.tokens, said.mask)
+            samples[name] = [
+                words,
+                [round(float(v), 2) for v in scores(self.base, self.gold, said)],
+            ]
+        samples["prompts"] = text.said(self.base.text, np.asarray(few.tokens))
+        if reached.reward is not None:
+            order = np.argsort(-np.asarray(reached.reward["token"]))
+            liked = self.book.kept.setdefault("liked", {}).setdefault(self.gold, {})
+            liked[way.name] = [[self.base.text.words[i] for i in part]
+                               for part in (order[:24], order[:-13:-1])]  # fmt: skip
+        self.book.save()
+
+    def everything(self) -> None:
+        self.start()
+        for way in WAYS[:5]:
+            self.found(way, PAIRS)
+            if way.name in SWEPT:
+                for pairs in SWEEP if way.name == "AIHF" else SWEEP[1:]:
+                    self.found(way, pairs)
+        for way in WAYS[5:]:
+            self.found(way, PAIRS)
+
+
+def everything(golds=("sentiment", "length"), file: Path = FILE, told=print) -> None:
+    trained, book = base(), Book(file)
+    for gold in golds:
+        Runs(trained, gold, book, told).everything()
