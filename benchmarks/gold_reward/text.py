@@ -6,6 +6,7 @@ the response goes to the end of the sentence or has RESPONSE tokens.
 """
 
 import gzip
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -30,7 +31,7 @@ def sentences(plain: str) -> list[list[str]]:
     spoken = re.sub(r"(?m)^[^\n]{1,40}:$", "", plain).lower()
     tokens = re.findall(r"[a-z]+(?:'[a-z]+)*|[.,;:?!]", spoken)
     ends = [0, *(i + 1 for i, token in enumerate(tokens) if token in ENDS)]
-    return [tokens[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return [tokens[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def read(file: Path = FILE) -> Text:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from benchmarks.gold_reward import reward as rewards
+from benchmarks.gold_reward.settings import Point
 from benchmarks.gold_reward.world import BETA, POLICY, World, scores
 from bilevel.apps.llm.methods.aihf import AIHF, IRL
 from bilevel.apps.llm.methods.align import AbstractAlignment, align
@@ -74,19 +75,6 @@ WAYS = (
         after_sft=True),
 )  # fmt: skip
 BY_NAME = {way.name: way for way in WAYS}
-
-
-class Point(NamedTuple):
-    """What a checkpoint reached, on responses to prompts that no feedback is about."""
-
-    step: int
-    seconds: float  # of the processor, without compilation and without this measurement
-    gold: float
-    kl: float  # nats from the base
-    accuracy: (
-        float  # share of held-out pairs that the reward, or the log-ratio, orders as gold does
-    )
-    won: float | None  # share of prompts answered better than by SFT; a tie is half
 
 
 class Reached(NamedTuple):
