@@ -22,6 +22,7 @@ from benchmarks import (
     problems,
     rates,
 )
+from benchmarks.gold_reward import show as gold_reward
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.run.settings import Align
@@ -31,6 +32,7 @@ from docs.layers import layers_table
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
 GENERATED = "<!-- Written by `python -m docs.generate` from the classes and the kept results. -->"
@@ -310,6 +312,10 @@ def main() -> None:
         text = filled(text, name, part.readme())
     text = filled(text, "options", options.markdown(Align))
     LANGUAGE_MODELS.write_text(text)
+    text = GOLD_REWARD.read_text()
+    for name, part in gold_reward.parts().items():
+        text = filled(text, name, part)
+    GOLD_REWARD.write_text(text)
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())

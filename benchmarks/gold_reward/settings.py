@@ -8,6 +8,7 @@ FILE = RESULTS / "gold_reward.json"
 SEEDS, TUNED = (0, 1, 2), 100  # settings are chosen on the feedback and prompts of another seed
 PAIRS = 200
 SWEEP, SWEPT = (0, 50, 100, 400), ("AIHF", "RLHF", "DPO")
+SWEPT_GOLD = "sentiment"  # the gold reward of the sweep
 KL = 4.0  # nats: among settings that end nearer to the base, that with the best gold reward is used
 
 

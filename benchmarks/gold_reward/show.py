@@ -138,3 +138,22 @@ def draw(kept: Kept) -> None:
         right.set_title("How many preferences")
         figure.patch.set_alpha(1)
         figure.savefig(FIGURE, dpi=130, metadata={"Software": None})
+
+
+def golds() -> list[str]:
+    """The gold rewards with results of all three seeds."""
+    facts = json.loads(FILE.read_text())["facts"]
+    return [gold for gold in facts if Kept(gold).runs("AIHF")]
+
+
+def parts() -> dict[str, str]:
+    """The generated parts of `docs/gold-reward.md`."""
+    kept = {gold: Kept(gold) for gold in golds()}
+    sentiment = kept["sentiment"]
+    liked, disliked = sentiment.liked["AIHF"]
+    words = (
+        f"The words that the reward of AIHF likes best: {', '.join(liked)}. Least: "
+        f"{', '.join(disliked)}."
+    )
+    tables = {gold: table(one) for gold, one in kept.items()}
+    return tables | {"pairs": sweep(sentiment), "samples": samples(sentiment), "liked": words}
