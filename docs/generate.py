@@ -26,6 +26,7 @@ from benchmarks.gold_reward import show as gold_reward
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.run.settings import Align
+from bilevel.report import figures
 from docs import choosing, textbook
 from docs.layers import layers_table
 
@@ -236,7 +237,6 @@ def demo() -> str:
 
 def draw(task, runs, references) -> None:
     """Test accuracy against oracle calls, and the learned weights."""
-    figures = report.figures
     with figures.style():
         figure = figures.new_figure(9.6, 3.4)
         figure.patch.set_alpha(1)

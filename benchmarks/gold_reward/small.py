@@ -43,9 +43,7 @@ def story(told: Callable[[str], object] = print) -> Story:
     lines, policies, sft = [Line("before", gold, 0.0, 0.0)], [given.base.params], None
     for name in WAYS:
         setting, until = runs.choice(BY_NAME[name])
-        found = run(
-            given, BY_NAME[name], setting, pairs=PAIRS, key=seed, sft=sft, until=until
-        )
+        found = run(given, BY_NAME[name], setting, pairs=PAIRS, key=seed, sft=sft, until=until)
         sft = found if name == "SFT" else sft
         last = found.points[-1]
         lines.append(Line(name, last.gold, last.kl, last.seconds))
