@@ -22,7 +22,7 @@ from benchmarks.gold_reward.settings import (
     Point,
 )
 from benchmarks.gold_reward.ways import BY_NAME, WAYS, Reached, Setting, Way, run
-from benchmarks.gold_reward.world import POLICY, Base, World, base, scores, world
+from benchmarks.gold_reward.world import ANSWERS, POLICY, Base, World, base, scores, world
 from benchmarks.harness import machine
 from bilevel.apps.llm.policies.policy import generate
 
@@ -46,6 +46,11 @@ class Book:
         return next((row for row in rows if all(row[k] == v for k, v in key.items())), None)
 
     def add(self, **row: Any) -> None:
+        """Keep a run, in place of one with another setting that is no trial."""
+        if row["seed"] != TUNED:
+            same = ("gold", "way", "seed", "pairs")
+            rows = self.kept["rows"]
+            self.kept["rows"] = [one for one in rows if any(one[k] != row[k] for k in same)]
         self.kept["rows"].append(row)
         self.save()
 
@@ -80,7 +85,7 @@ class Runs:
     def one(self, way: Way, setting: Setting, seed: int, pairs: int, until: int | None = None):
         """A run, from the book where it is there."""
         key = {"gold": self.gold, "way": way.name, "seed": seed, "pairs": pairs,
-               "setting": [float(f"{v:.4g}") for v in setting]}  # fmt: skip
+               "setting": [float(f"{v:.4g}") for v in setting], "until": until}  # fmt: skip
         if (row := self.book.find(**key)) is not None:
             return [Point(*point) for point in row["points"]], None
         more = {} if until is None else {"until": until}
@@ -104,6 +109,8 @@ class Runs:
 
     def found(self, way: Way, pairs: int) -> None:
         setting, until = self.choice(way)
+        choices = self.book.kept.setdefault("choices", {}).setdefault(self.gold, {})
+        choices[way.name] = [list(map(float, setting)), until]
         for seed in SEEDS:
             _, reached = self.one(way, setting, seed, pairs, until)
             if seed == SEEDS[0] and pairs == PAIRS and reached is not None:
@@ -113,7 +120,7 @@ class Runs:
         """What it says to the first prompts, and what its reward likes."""
         samples = self.book.kept.setdefault("samples", {}).setdefault(self.gold, {})
         given = self.world(SEEDS[0])
-        few = jax.tree.map(lambda leaf: leaf[:SHOWN], given.prompts)
+        few = jax.tree.map(lambda leaf: leaf[: ANSWERS * SHOWN : ANSWERS], given.prompts)
         for name, y in ((way.name, reached.policy), ("base", self.base.params)):
             said = generate(POLICY, y, few, jax.random.key(3))
             words = text.said(self.base.text, *map(np.asarray, (said.tokens, said.mask)))
@@ -143,13 +150,14 @@ class Runs:
     def everything(self) -> None:
         self.facts()
         self.start()
-        for way in WAYS[:5]:
+        for way in WAYS:
+            self.choice(way)
+        for way in WAYS:
             self.found(way, PAIRS)
-            if way.name in SWEPT and self.gold == SWEPT_GOLD:
-                for pairs in SWEEP if way.name == "AIHF" else SWEEP[1:]:
-                    self.found(way, pairs)
-        for way in WAYS[5:]:
-            self.found(way, PAIRS)
+        if self.gold == SWEPT_GOLD:
+            for name in SWEPT:
+                for pairs in SWEEP if name == "AIHF" else SWEEP[1:]:
+                    self.found(BY_NAME[name], pairs)
 
 
 def everything(golds: Sequence[str], file: Path, told: Callable[[str], object]) -> None:

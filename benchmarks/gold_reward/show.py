@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.gold_reward.settings import FILE, PAIRS, SEEDS, SWEEP, SWEPT, TUNED, Point
+from benchmarks.gold_reward.settings import FILE, PAIRS, SEEDS, SWEEP, SWEPT, Point
 from benchmarks.harness import RESULTS
 from bilevel.report import figures
 
@@ -37,8 +37,8 @@ class Kept:
         self.gold = gold
         self.rows = [row for row in record["rows"] if row["gold"] == gold]
         self.facts: dict[str, Any] = record["facts"][gold]
-        self.samples: dict[str, Any] = record["samples"][gold]
-        self.liked: dict[str, Any] = record["liked"][gold]
+        self.samples: dict[str, Any] = record["samples"].get(gold, {})
+        self.liked: dict[str, Any] = record["liked"].get(gold, {})
 
     def runs(self, way: str, pairs: int = PAIRS) -> list[list[Point]]:
         """The checkpoints of the three seeds; none where it was not run."""
@@ -63,9 +63,6 @@ class Kept:
         return list(have), [
             self.last(w, "gold", PAIRS if w == "SFT" else n) for n, w in have.items()
         ]
-
-    def trials(self) -> int:
-        return sum(row["seed"] == TUNED and row["way"] == "AIHF" for row in self.rows)
 
 
 def table(kept: Kept) -> str:
@@ -143,7 +140,7 @@ def draw(kept: Kept) -> None:
 def golds() -> list[str]:
     """The gold rewards with results of all three seeds."""
     facts = json.loads(FILE.read_text())["facts"]
-    return [gold for gold in facts if Kept(gold).runs("AIHF")]
+    return [gold for gold in facts if Kept(gold).runs("AIHF") and Kept(gold).samples]
 
 
 def parts() -> dict[str, str]:
@@ -155,5 +152,6 @@ def parts() -> dict[str, str]:
         f"The words that the reward of AIHF likes best: {', '.join(liked)}. Least: "
         f"{', '.join(disliked)}."
     )
-    tables = {gold: table(one) for gold, one in kept.items()}
-    return tables | {"pairs": sweep(sentiment), "samples": samples(sentiment), "liked": words}
+    found = {gold: table(one) for gold, one in kept.items()}
+    found |= {"samples": samples(sentiment), "liked": words}
+    return found | ({"pairs": sweep(sentiment)} if len(sentiment.swept("AIHF")[0]) > 1 else {})

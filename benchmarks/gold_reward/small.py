@@ -1,5 +1,6 @@
 """The benchmark in small, as `make align-demo` shows it: one seed, settings as they were chosen."""
 
+import json
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,17 +8,16 @@ import jax
 import numpy as np
 
 from benchmarks.gold_reward import text
-from benchmarks.gold_reward.runs import Book, Runs
 from benchmarks.gold_reward.settings import FILE, PAIRS, SEEDS
-from benchmarks.gold_reward.ways import BY_NAME, run
-from benchmarks.gold_reward.world import POLICY, base, scores
+from benchmarks.gold_reward.ways import BY_NAME, Setting, run
+from benchmarks.gold_reward.world import ANSWERS, POLICY, base, scores, world
 from bilevel.apps.llm.policies.policy import generate
 
 WAYS, SHOWN = ("SFT", "DPO", "AIHF"), 10
 FORMATS = {"gold": ".3f", "KL": ".1f", "seconds": ".1f"}
 READING = (
     "A model of 55 thousand parameters, trained on the plays of Shakespeare, learns to please a "
-    "gold reward that no method sees: VADER's sentiment of what it says. Gold: mean of 300 "
+    "gold reward that no method sees: VADER's sentiment of what it says. Gold: mean of 1200 "
     "drawn responses. One seed; docs/gold-reward.md has three, and more methods."
 )
 
@@ -36,20 +36,21 @@ class Story(NamedTuple):
 
 def story(told: Callable[[str], object] = print) -> Story:
     """Before, after SFT, after DPO and after AIHF, on the same feedback."""
-    runs, seed = Runs(base(), "sentiment", Book(FILE), told), SEEDS[0]
-    given = runs.world(seed)
+    choices, seed = json.loads(FILE.read_text())["choices"]["sentiment"], SEEDS[0]
+    given = world(base(), "sentiment", seed)
     before = generate(POLICY, given.base.params, given.prompts, jax.random.key(0))
     gold = float(scores(given.base, given.gold, before).mean())
     lines, policies, sft = [Line("before", gold, 0.0, 0.0)], [given.base.params], None
     for name in WAYS:
-        setting, until = runs.choice(BY_NAME[name])
+        numbers, until = choices[name]
+        setting = Setting(*numbers)
         found = run(given, BY_NAME[name], setting, pairs=PAIRS, key=seed, sft=sft, until=until)
         sft = found if name == "SFT" else sft
         last = found.points[-1]
         lines.append(Line(name, last.gold, last.kl, last.seconds))
         policies.append(found.policy)
         told(f"{name}: gold reward {last.gold:.3f}, KL {last.kl:.1f}, {last.seconds:.1f} s")
-    few = jax.tree.map(lambda leaf: leaf[:SHOWN], given.prompts)
+    few = jax.tree.map(lambda leaf: leaf[: ANSWERS * SHOWN : ANSWERS], given.prompts)
     columns = [text.said(given.base.text, np.asarray(few.tokens))]
     for y in policies:
         said = generate(POLICY, y, few, jax.random.key(3))

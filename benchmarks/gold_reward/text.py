@@ -1,8 +1,8 @@
 """A text that ships with the repository, as prompts and responses in words.
 
-The plays of Shakespeare (public domain). A token is one of the VOCABULARY most frequent words and
-marks; what is read are stretches of a sentence without other words. PROMPT tokens are a prompt, and
-the response goes to the end of the sentence or has RESPONSE tokens.
+Plays of Shakespeare (public domain; the file is that of char-rnn). A token is one of the VOCABULARY
+most frequent words and marks; what is read are stretches of a sentence without other words. PROMPT
+tokens are a prompt, and the response goes to the end of the sentence or has RESPONSE tokens.
 """
 
 import gzip

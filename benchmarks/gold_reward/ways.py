@@ -56,7 +56,7 @@ def _step(s: Setting) -> LeaveOneOut:
     return LeaveOneOut(adam(s.rate), samples=SAMPLES)
 
 
-LEARNED = tuple(Setting(*s) for s in ((1e-3, 0.03), (2e-3, 0.05), (3e-3, 0.08)))
+LEARNED = tuple(Setting(*s) for s in ((1e-3, 0.03), (2e-3, 0.05), (2e-3, 0.08)))
 DIRECT = tuple(Setting(rate, beta=b) for rate, b in ((5e-4, 0.1), (1e-3, 0.1), (1e-3, 1.0)))
 WAYS = (
     Way("SFT", lambda s: SFT(adam(s.rate)), 240,

@@ -27,6 +27,7 @@ MODEL = config.llama(text.VOCABULARY, 48, 128, 1, 4, tied=True, max_length=16)
 STEPS, BATCH = 800, 64  # of the training of the base
 PROMPTS = 2400  # stretches that the base never sees
 DEMONSTRATIONS, PAIRS, HELD, JUDGED = 400, 400, 400, 300  # prompts of each
+ANSWERS = 4  # to each prompt of judging
 TRIES = 32  # draws of the base that the expert chooses from
 BETA = 1.0  # β of the true objective
 STOP = tuple(range(len(text.ENDS)))
@@ -48,7 +49,7 @@ class World(NamedTuple):
     demonstrations: Responses
     preferences: Preferences
     held: Preferences  # to judge a reward by
-    prompts: PromptBatch  # to judge a policy by
+    prompts: PromptBatch  # to judge a policy by, each ANSWERS times in a row
 
 
 POLICY = Decoder(MODEL, None, FullFineTune(), Drawing(new=text.RESPONSE, stop=STOP))
@@ -106,4 +107,5 @@ def world(base: Base, name: str, seed: int) -> World:
             chosen(said, 2, np.where(first, 0, 1)), chosen(said, 2, np.where(first, 1, 0))
         )
 
-    return World(base, name, demonstrations, pairs(compared), pairs(held), asked(judged))
+    judged = asked(np.repeat(judged, ANSWERS, axis=0))
+    return World(base, name, demonstrations, pairs(compared), pairs(held), judged)
