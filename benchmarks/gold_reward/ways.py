@@ -125,11 +125,14 @@ class Look:
         won = None
         if self.sft is not None:
             won = float((np.sign(self.scores - self.sft).mean() + 1) / 2)
-        # The first stretch compiles: it is taken to cost what the others do.
-        each = float(np.median(self.spent[1:] or self.spent))
-        seconds = self.before + each * len(self.spent)
+        seconds = float(len(self.spent))  # stretches, until `finished`
         found = (seconds, float(self.scores.mean()), float(kl), float(right[differ].mean()), won)
         self.points.append(Point(step, *found))
+
+    def finished(self) -> list[Point]:
+        """The points with seconds. The first stretch compiles: it is taken to cost as the others."""
+        each = float(np.median(self.spent[1:] or self.spent))
+        return [p._replace(seconds=self.before + each * p.seconds) for p in self.points]
 
 
 def run(
@@ -164,4 +167,4 @@ def run(
         key=jax.random.key(key), batch_size=BATCH, prompts=PROMPTS,
         log_every=max(1, way.steps // CHECKPOINTS), progress=False, callbacks=[look],
     )  # fmt: skip
-    return Reached(look.points, found.policy, found.reward, look.scores)
+    return Reached(look.finished(), found.policy, found.reward, look.scores)
