@@ -17,6 +17,7 @@ PARTS = {
 REPORTS = (
     "rates",
     "problems",
+    "cleaning",
     "alignment",
     "drifting",
     "counterexamples",

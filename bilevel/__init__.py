@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bilevel._version import __version__
 
 if TYPE_CHECKING:
+    from bilevel import apps as apps
     from bilevel import certificates as certificates
     from bilevel import estimators as estimators
     from bilevel import host as host
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from bilevel import lower as lower
     from bilevel import methods as methods
     from bilevel import oracles as oracles
+    from bilevel import problems as problems
+    from bilevel import report as report
     from bilevel import schedules as schedules
     from bilevel import sets as sets
     from bilevel import sharding as sharding
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from bilevel.driver import Best, Checkpoint, Outcome, Result, SolveError, Status, run
     from bilevel.lower import responses as responses
     from bilevel.problem import Batch, Draws, Problem, RepeatedBatch, Stacked
-    from bilevel.selection import Tuned, solve, tune
+    from bilevel.selection import Race, Tuned, race, solve, tune
 
 __all__ = [
     "Batch",
@@ -40,6 +43,7 @@ __all__ = [
     "Draws",
     "Outcome",
     "Problem",
+    "Race",
     "RepeatedBatch",
     "Result",
     "SolveError",
@@ -47,6 +51,7 @@ __all__ = [
     "Status",
     "Tuned",
     "__version__",
+    "apps",
     "certificates",
     "estimators",
     "hypergrad",
@@ -54,6 +59,9 @@ __all__ = [
     "lower",
     "methods",
     "oracles",
+    "problems",
+    "race",
+    "report",
     "responses",
     "run",
     "schedules",
@@ -66,16 +74,16 @@ __all__ = [
 ]
 
 _MODULES = frozenset({
-    "certificates", "data", "driver", "estimators", "global_search", "host", "hypergrad", "linear",
-    "lower", "methods", "oracles", "problem", "schedules", "selection", "sets", "sharding", "trees",
-    "typing", "updates",
+    "apps", "certificates", "data", "driver", "estimators", "files", "global_search", "host",
+    "hypergrad", "linear", "lower", "methods", "oracles", "problem", "problems", "report",
+    "schedules", "selection", "sets", "sharding", "trees", "typing", "updates",
 })  # fmt: skip
 _HOMES = {
     "bilevel.data": ("Data",),
     "bilevel.driver": ("Best", "Checkpoint", "Outcome", "Result", "SolveError", "Status", "run"),
     "bilevel.lower": ("responses",),
     "bilevel.problem": ("Batch", "Draws", "Problem", "RepeatedBatch", "Stacked"),
-    "bilevel.selection": ("Tuned", "solve", "tune"),
+    "bilevel.selection": ("Race", "Tuned", "race", "solve", "tune"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -91,4 +99,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *_HOME_OF})
+    return sorted({*__all__, *_MODULES})

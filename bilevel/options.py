@@ -79,7 +79,7 @@ class Option(NamedTuple):
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return "--" + self.name.rstrip("_").replace("_", "-")  # `for_` is --for
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -248,12 +248,12 @@ def from_file(settings: type[Settings], path: Path) -> dict[str, Any]:
 
 def from_mapping(settings: type[Settings], content: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Values of options from what a configuration file holds."""
-    known = {option.name: option for option in options(settings)}
+    known = {option.name.rstrip("_"): option for option in options(settings)}
     found = {}
     for key, value in content.items():
         if (name := key.replace("-", "_")) not in known:
             raise ValueError(f"{path} has an unknown key {key!r}. {_nearest(name, known)}")
-        found[name] = known[name].convert(value, f"{path}: {key}")
+        found[known[name].name] = known[name].convert(value, f"{path}: {key}")
     return found
 
 
@@ -267,7 +267,7 @@ def _nearest(name: str, known: Mapping[str, Option]) -> str:
 def rows(settings: Settings) -> list[tuple[str, str, str]]:
     """Name, value and meaning of every option, for a report."""
     return [
-        (option.name, "–" if value is None else str(shown(value)), option.about)
+        (option.name, "–" if value in (None, ()) else str(shown(value)), option.about)
         for option in options(type(settings))
         for value in (getattr(settings, option.name),)
     ]

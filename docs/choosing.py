@@ -8,7 +8,8 @@ from bilevel.problem import Structure
 
 START = (
     "Not sure? `bl.solve(problem, x0=x0, y0=y0)` without a method looks at what the problem "
-    "declares, chooses, and says in `result.status` what it chose and why. With data, "
+    "declares, chooses, and says in `result.status` what it chose and why ([how](no-method.md)). "
+    "`bl.race(problem, x0, y0, data=data)` compares methods on your problem. With data, "
     "`bl.tune(bl.methods.SOBA, problem, x0, y0, data=data)` finds the steps. The questions below "
     "narrow the choice; a method that does not fit is refused before anything compiles, with the "
     "names of those that do. What each one does, costs and assumes stands on [the methods' "

@@ -130,7 +130,7 @@ class Look:
         self.points.append(Point(step, *found))
 
     def finished(self) -> list[Point]:
-        """The points with seconds. The first stretch compiles: it is taken to cost as the others."""
+        """The points with seconds; the first stretch, which compiles, counts as the others."""
         each = float(np.median(self.spent[1:] or self.spent))
         return [p._replace(seconds=self.before + each * p.seconds) for p in self.points]
 

@@ -46,7 +46,8 @@ WORDS = {
     Gap.LOWER_NONCONVEX: "the lower loss is not convex where the solve of y*(x) ended, which is no "
     "local minimum, so stationarity is not measured",
     Gap.KINK: "an inequality of the lower set is active without a force, so the hyper-objective "
-    "may have a kink here; stationarity is that of one side (look at certificates.goldstein)",
+    "may have a kink here; stationarity is that of one side; "
+    "bl.certificates.goldstein(problem, x, y, batch, radius=1e-3) looks at both",
     Gap.BRANCH: "the lower loss is not convex at the given y, so the lower solution is a local "
     "one, and all is said of its branch alone",
     Gap.INFEASIBLE: "a constraint is violated at the given point, which is not feasible",
@@ -124,16 +125,19 @@ class Certificate(NamedTuple):
     def _doubts(self) -> list[str]:
         """A residual that is not small beside the stationarity it is meant to support."""
         solves = {
-            "lower": (self.solved_lower_residual, "a solver with more max_steps"),
-            "adjoint": (self.solved_adjoint_residual, "a linear solver with more steps"),
+            "lower": (self.solved_lower_residual, "solver=bl.lower.ToTolerance(max_steps=100_000)"),
+            "adjoint": (self.solved_adjoint_residual, "linear=bl.linear.CG(1000)"),
         }
         if not all(map(math.isfinite, (self.stationarity, self.solved_lower_residual))):
-            return ["Not to be trusted: some number is not finite; check the losses with probe()."]
+            return [
+                "Not to be trusted: some number is not finite; "
+                "bl.certificates.probe(problem, x, y, batch) checks the losses."
+            ]
         eps = float(jnp.finfo(self.stationarity.dtype).eps)
         enough = max(1e-2 * self.stationarity, 10 * math.sqrt(eps))
         return [
             f"Not to be trusted: the {level} solve stopped at a residual of {size:.2e}; "
-            f"give {cure}."
+            f"call bl.certificates.certify(problem, x, y, batch, {cure})."
             for level, (size, cure) in solves.items()
             if size > enough
         ]

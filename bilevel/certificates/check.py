@@ -296,8 +296,8 @@ def _cause(e: _Evidence, margin: float) -> str:
 def _obstacle(e: _Evidence) -> str:
     if 3 * e.unsolved >= _norm(e.claimed - e.measured):  # explains the difference by itself
         return (
-            "the lower solves stopped too early; give a solver with more max_steps or a smaller "
-            "tol."
+            "the lower solves stopped too early; give "
+            "solver=bl.lower.ToTolerance(tol=1e-10, max_steps=100_000)."
         )
     if e.eps > 1e-10:
         return f"{e.dtype} is too coarse; enable jax_enable_x64 and pass x, y0 and data in float64."

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from bilevel import options, report
 from bilevel.apps.llm.hub import folders
@@ -14,9 +13,11 @@ from bilevel.apps.llm.run import session
 from bilevel.apps.llm.run.monitor import PROGRESS_COLUMNS
 from bilevel.apps.llm.run.session import Session, TrainResult
 from bilevel.apps.llm.run.settings import SFT, Align
+from bilevel.cli.console import plain_console
 from bilevel.driver import Outcome
 
 MARK = ".bilevel-align"  # in the folder of a run's state
+BEGUN = "options.json"  # there, too: the options with which the run began
 
 
 def sft(asked: SFT) -> bool:
@@ -38,25 +39,38 @@ def align(asked: Align) -> bool:
     state = out.with_name(f"{out.name}.run")
     check_ours(state)
     first = jax.process_index() == 0  # where several processes run this, it alone tells and writes
-    console = Console(soft_wrap=True, highlight=False, emoji=False, quiet=not first)
+    if first:
+        shutil.rmtree(folders.part_of(state), ignore_errors=True)  # of a call that was killed
+    console = plain_console(soft_wrap=True, quiet=not first)
     given = session.load(asked.model, asked.demos, asked.prefs, asked)
     for told in _told(given):
-        console.print(told, markup=False)
+        console.print(told)
     before = session.answers(given, given.task.reference)
     if first:
         state.mkdir(exist_ok=True)
         (state / MARK).touch()
-    found = session.train(given, state, told=lambda line: console.print(line, markup=False))
+        for told in changed(asked, state / BEGUN):
+            console.print(told)
+    logs = [report.TensorBoard(asked.tensorboard)] if first and asked.tensorboard else []
+    found = session.train(given, state, told=console.print, callbacks=logs)
     if found.status.outcome is Outcome.INTERRUPTED:
-        console.print(f"Interrupted; the same command goes on from {state}.", markup=False)
+        console.print(f"Interrupted; the same command goes on from {state}.")
         return False
     after = session.answers(given, found.policy)
     # With the report in it from the start, so that what stands at `out` is whole.
-    session.save(given, found, out, also=lambda part: write(given, found, before, after, part))
+    failed: list[str] = []
+    session.save(
+        given, found, out, also=lambda part: failed.append(write(given, found, before, after, part))
+    )
     if first and found.status.ok:
-        remove_ours(state)
-    console.print(f"{found.status}\n{found.speed:,.0f} tokens/s.", markup=False)
-    console.print(f"Checkpoint and report.html written to {out}", markup=False)
+        folders.remove(state)
+    for result in found.aligned.results:
+        for note in result.stats.notes:
+            console.print(note)
+    console.print(f"{found.status}\n{found.speed:,.0f} tokens/s.")
+    both = f"Checkpoint and report.html written to {out}"
+    told = " ".join(part for part in failed if part)
+    console.print(f"Checkpoint written to {out}. {told}" if told else both)
     return found.status.ok
 
 
@@ -77,15 +91,22 @@ def check_ours(state: Path) -> None:
         )
 
 
-def remove_ours(state: Path) -> None:
-    """Remove the state of a run that has been saved; the mark goes last, should this be killed."""
-    for path in state.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != MARK:
-            path.unlink()
-    (state / MARK).unlink()
-    state.rmdir()
+def changed(asked: Align, file: Path) -> list[str]:
+    """What differs from the options with which the run in this folder began, in a sentence.
+
+    A run that begins writes them down.
+    """
+    now = {name: value for name, value, _ in options.rows(asked) if name != "out"}
+    try:
+        begun = json.loads(file.read_text())
+    except FileNotFoundError:
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(now, indent=1))
+        part.replace(file)
+        return []
+    told = [f"{name} was {begun[name]}, and is {now[name]}" for name in now.keys() & begun.keys()
+            if begun[name] != now[name]]  # fmt: skip
+    return [f"Options changed since this run began: {'; '.join(sorted(told))}."] if told else []
 
 
 def _told(given: Session) -> list[str]:
@@ -105,14 +126,25 @@ def _told(given: Session) -> list[str]:
     ]
 
 
-def write(given: Session, found: TrainResult, before, after, out: Path) -> None:
-    """`report.html` and `history.json` into the result."""
+def write(given: Session, found: TrainResult, before, after, out: Path) -> str:
+    """`history.json` and `report.html` into the result; a sentence if there is no report."""
+    kept = {name: [None if np.isnan(v) else float(v) for v in column]
+            for name, column in found.history.items()}  # fmt: skip
+    (out / "history.json").write_text(json.dumps(kept, indent=1) + "\n")
+    title = f"Aligned by {given.settings.method.value}"
+    lead = "Rewards and divergences are those of responses drawn from the policy at that step."
+    return report.try_write(
+        out / "report.html", title, lambda: _sections(given, found, before, after), lead
+    )
+
+
+def _sections(given: Session, found: TrainResult, before, after) -> list[report.Section]:
     columns = [name for name in PROGRESS_COLUMNS if name in found.history]
     results = {given.settings.method.value: found.aligned.results[-1]._replace(status=found.status)}
     settings = options.rows(given.settings)
     rows = [(p, b, a) for (p, b), (_, a) in zip(before, after, strict=True)]
     numbers = [(f"{found.history[name][-1]:.3g}", f"{name}, at the end") for name in columns]
-    sections = [
+    return [
         report.Section("In short", [
             report.Numbers([*numbers, (f"{found.speed:,.0f}", "tokens a second")]),
             report.Text(str(found.status)),
@@ -124,8 +156,3 @@ def write(given: Session, found: TrainResult, before, after, out: Path) -> None:
         report.Section("Settings", [report.Table(("option", "value", "what it is"), settings)]),
         *report.of(results, columns=columns),
     ]  # fmt: skip
-    lead = "Rewards and divergences are those of responses drawn from the policy at that step."
-    report.write(out / "report.html", f"Aligned by {given.settings.method.value}", sections, lead)
-    kept = {name: [None if np.isnan(v) else float(v) for v in column]
-            for name, column in found.history.items()}  # fmt: skip
-    (out / "history.json").write_text(json.dumps(kept, indent=1) + "\n")

@@ -1,17 +1,18 @@
 """`bilevel methods`: a table of all, or the page of one."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Mapping
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from bilevel.cli import typed
+from bilevel.cli.console import plain_console
 from bilevel.cli.options import Methods
-from bilevel.cli.tables import new_table
+from bilevel.cli.tables import new_table, write_json
 from bilevel.methods import AbstractMethod, all_methods, references
 from bilevel.report import EXPERIMENTAL, LEGEND, MethodRow, method_rows
 
@@ -22,41 +23,40 @@ def run(options: Methods) -> None:
     Raises:
         ValueError: there is no such method.
     """
-    console = Console(highlight=False)
+    console = plain_console()
     rows = {row.name: row for row in method_rows()}
-    chosen = list(rows) if options.name is None else [_name(options.name, list(rows))]
     classes = {method.__name__: method for method in all_methods()}
-    if options.bibtex:
+    chosen = list(rows) if options.name is None else [typed.method_class(options.name).__name__]
+    if options.for_ is not None:
+        problem = typed.load(options.for_).problem
+        lacking = {name: classes[name].unsupported(problem) for name in chosen}
+        chosen = [name for name in chosen if not lacking[name]]
+        if not chosen:
+            reason = f": {' and '.join(lacking[options.name])}" if options.name in lacking else ""
+            raise ValueError(f"no such method handles {options.for_}{reason}.")
+    if options.json:
+        write_json([rows[name]._asdict() for name in chosen])
+    elif options.bibtex:
         keys = dict.fromkeys(classes[name].paper for name in chosen)
         console.out("\n\n".join(map(references.bibtex, keys)))
     elif options.name is None:
-        console.print(table(list(rows.values())))
+        console.print(table([rows[name] for name in chosen]))
     else:
         console.print(page(classes[chosen[0]], rows[chosen[0]]))
 
 
-def _name(typed: str, names: list[str]) -> str:
-    """The name as it is written; upper and lower case are the same."""
-    alike = {name.lower(): name for name in names}
-    if typed.lower() in alike:
-        return alike[typed.lower()]
-    near = difflib.get_close_matches(typed.lower(), alike, n=1)
-    hint = f"Did you mean {alike[near[0]]}?" if near else "`bilevel methods` lists all."
-    raise ValueError(f"there is no method {typed}. {hint}")
-
-
 def table(rows: list[MethodRow]) -> Table:
-    """Every method, by name, generated from the classes."""
-    table = new_table("Methods", caption=f"{LEGEND} * {EXPERIMENTAL}")
+    """Every method, by name, generated from the classes; fits 80 columns."""
+    table = new_table(
+        "Methods", caption=f"{LEGEND} * {EXPERIMENTAL} `bilevel methods NAME` shows one in full."
+    )
     table.add_column("name", style="bold", no_wrap=True)
-    table.add_column("handles", overflow="fold")
-    table.add_column("oracle calls a step")
-    table.add_column("memory")
+    table.add_column("oracle calls a step", max_width=22)
     table.add_column("paper", overflow="fold")
     for row in rows:
         paper = f"{row.paper}, arXiv:{row.arxiv}" if row.arxiv else row.paper
         name = row.name if row.status == "stable" else f"{row.name}*"
-        table.add_row(name, row.handles, row.price, row.memory, paper)
+        table.add_row(name, row.price, paper)
     return table
 
 

@@ -1,4 +1,8 @@
-"""Tables for the terminal."""
+"""Tables for the terminal, and JSON for machines."""
+
+import json
+import sys
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -15,3 +19,8 @@ def new_table(title: str, **options) -> Table:
         pad_edge=False,
         **options,
     )
+
+
+def write_json(content: Any) -> None:
+    """One line of JSON on standard output."""
+    sys.stdout.write(json.dumps(content) + "\n")

@@ -23,11 +23,12 @@ class FollowerCertificate(NamedTuple):
     upper_violation: float  # largest of an upper constraint
     lower_violation: float  # largest of a lower constraint
     starts: int  # of the lower problem at this x
+    minima: int = 1  # different values of the lower loss at which these starts ended
     traps: int = 0  # points given up: the lower conditions held, and a better answer was elsewhere
     scale: float = 1.0  # of the gap: how much the lower loss moves with y, at most 1 + |g|
-    falls: Any = None  # a direction of y along which the lower loss falls for ever, a tree like y
+    falls: Any = None  # a direction in which y goes to infinity as the lower loss falls, like y
     proved: bool = False  # a quadratic lower loss, convex on linear constraints, solved
-    stationary: bool | None = None  # x, along the follower's branch; None: not looked at
+    stationary: bool | None = None  # no small step of x lowers f, y answering; None: not looked at
     candidates: int = 0  # points that x is the best of; 0: no search was made
     upper_falls: Any = None  # a direction of x along which the upper loss falls for ever, or None
     pessimistic: float | None = None  # the largest upper loss among equal answers, where it differs
@@ -60,7 +61,13 @@ class FollowerCertificate(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        return self.feasible and self.optimal and self.bounded
+        """Whether the point solves the problem as far as it was looked at.
+
+        The constraints hold, y is the follower's answer, no small step of x lowers the upper loss
+        (y answering), and no direction of x was found along which that falls for ever.
+        """
+        solves = self.feasible and self.optimal and self.bounded
+        return solves and self.stationary is not False
 
     def summary(self) -> str:
         """What the numbers say, in a few sentences."""
@@ -68,8 +75,8 @@ class FollowerCertificate(NamedTuple):
         if self.pessimistic is not None:
             said.append(
                 f"The follower has other answers that are as good. y is the leader's favourite "
-                f"(optimistic); at the worst of them the upper loss is {self.pessimistic:.6g} "
-                "(pessimistic)."
+                "(optimistic); at the worst of them that was found the upper loss is "
+                f"{self.pessimistic:.6g} (pessimistic)."
             )
         if self.traps:
             plural = "s" if self.traps > 1 else ""
@@ -94,7 +101,7 @@ class FollowerCertificate(NamedTuple):
         if self.falls is not None:
             return (
                 "y: no answer; the lower problem has no minimum at this x, as the lower loss falls "
-                "for ever along a direction of y (`falls` in the certificate)."
+                "for ever as y goes to infinity (`certificate.falls` is the direction)."
             )
         if not math.isfinite(self.lower_best):
             return f"y: the follower's gap is not known; {how}, found no minimum."
@@ -108,12 +115,18 @@ class FollowerCertificate(NamedTuple):
                 f"y: proved; the lower problem is a convex quadratic program at this x, and the "
                 f"follower's gap is {self.gap:.1e}."
             )
-        return f"y: searched; the follower's gap is {self.gap:.1e} ({how})."
+        several = f" that ended in {self.minima} minima" if self.minima > 1 else ""
+        return f"y: searched; the follower's gap is {self.gap:.1e} ({how}{several})."
 
     def about_x(self) -> str:
         """What is known of x: stationary or not, the best of how many points, bounded or not."""
-        said = [] if self.stationary is None else [NOT[not self.stationary] + "stationary"]
-        said += [f"the best of {self.candidates} points"] if self.candidates > 1 else []
+        said = []
+        if self.stationary is not None:
+            said.append("stationary" if self.stationary else "not stationary")
+        if self.candidates > 1:
+            said.append(f"the best of {self.candidates} points")
+        elif self.candidates == 1:
+            said.append("reached from one start (a better x elsewhere was not looked for)")
         if self.upper_falls is not None:
             said.append("the upper loss falls for ever along a direction of x (`upper_falls`)")
         elif self.candidates:
@@ -122,6 +135,3 @@ class FollowerCertificate(NamedTuple):
 
     def __str__(self) -> str:
         return self.summary()
-
-
-NOT = {False: "", True: "not seen to be "}

@@ -1,6 +1,7 @@
 """What `solve` returns."""
 
 import enum
+import html
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from bilevel.certificates import Certificate
 from bilevel.driver.answer import FollowerCertificate
+from bilevel.files import needs
 from bilevel.oracles import Price
 from bilevel.typing import Lower, Upper
 
@@ -17,7 +19,7 @@ class Outcome(enum.Enum):
 
     FINISHED = "finished"  # all steps were made
     CONVERGED = "converged"  # the certificate fell below tol, or to what float64 can tell
-    STALLED = "stalled"  # rounding leaves no step that is certain to help, short of a stationary x
+    STALLED = "stalled"  # ended short of a stationary x: rounding hides what helps, or the search
     STOPPED = "stopped"  # a callback asked for it
     DIVERGED = "diverged"  # a variable is no longer finite
     INTERRUPTED = "interrupted"  # Ctrl-C
@@ -91,6 +93,60 @@ class Result(NamedTuple):
         shown = ", ".join(f"{name}={value:.6g}" for name, value in last.items())
         return f"Result({self.status.outcome.value} after {self.stats.steps} steps: {shown})"
 
+    def to_pandas(self) -> Any:
+        """The history as a `pandas.DataFrame`, with the steps as its index.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        pandas = needs("pandas", extra="pandas", what="tables")
+        return pandas.DataFrame(self.history).set_index("step")
+
+    def plot(self, *columns: str, ax: Any = None) -> Any:
+        """Draw columns of the history over the steps; on a log axis where all are positive.
+
+        Args:
+            columns: names in the history; when absent, the upper loss, or the metrics.
+            ax: matplotlib axes to draw on; new ones when absent.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ValueError: the history has no such column.
+        """
+        from matplotlib import pyplot
+
+        steps = self.history["step"]
+        named = columns or tuple(name for name in ("upper",) if name in self.history)
+        named = named or tuple(name for name in self.history if name not in ("step", "seconds"))
+        for name in named:
+            if name not in self.history:
+                raise ValueError(f"the history has no {name!r}; it has {', '.join(self.history)}.")
+        ax = pyplot.subplots(layout="constrained")[1] if ax is None else ax
+        for name in named:
+            ax.plot(steps, self.history[name], label=name)
+        if all(np.nanmin(self.history[name], initial=np.inf) > 0 for name in named):
+            ax.set_yscale("log")
+        ax.set_xlabel("step")
+        ax.legend()
+        return ax
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how the run ended, the last row, the certificate."""
+        last = {name: column[-1] for name, column in self.history.items() if len(column)}
+        told = {
+            "status": str(self.status),
+            **{name: f"{value:.6g}" for name, value in last.items()},
+            "certificate": "none" if self.certificate is None else str(self.certificate),
+        }
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in told.items()
+        )
+        return f"<table>{rows}</table>"
+
     def __str__(self) -> str:
         lines = [repr(self), f"  status: {self.status}"]
         if self.certificate is not None:
@@ -122,7 +178,8 @@ def advice(
         Outcome.DIVERGED: (
             f"a variable became NaN or infinite soon after step {step}; the result holds the "
             f"iterate of that step. Lower the step sizes of {method!r}: y steps to at most 1/L "
-            "(bl.certificates.probe tells L), then x steps to a tenth of those."
+            "(bl.certificates.probe(problem, x0, y0, batch).L tells L), then x steps to a tenth of "
+            "those."
         ),
         Outcome.INTERRUPTED: f"stopped from the keyboard after step {step}; the result is valid.",
         Outcome.OUT_OF_DATA: (

@@ -24,6 +24,7 @@ class Candidate(NamedTuple):
     violation: tuple[float, float]  # of the upper and the lower constraints
     scale: float  # what the gap is compared with
     worst: float  # the largest upper loss among answers that are as good as the best
+    minima: int  # different values of the lower loss where the starts ended
     falls: np.ndarray | None = None  # a direction of y along which the lower loss never ends
 
     @property
@@ -69,4 +70,30 @@ def compared(functions: Functions, point, c, violation, answer: Responses) -> Ca
         violation=(float(violation[0]), float(violation[1])),
         scale=float(functions.scale(np.asarray(mine))),
         worst=max(float(c[UPPER]), float(answer.worst[0])),
+        minima=int(answer.minima[0]),
     )
+
+
+def promising(functions: Functions, samples: Responses, count: int) -> Responses:
+    """The best samples by a merit of value and violation, and a few far from each other."""
+    if not len(samples.z):
+        return samples
+    upper, _ = functions.violations(samples.c)
+    value = samples.c[:, UPPER]
+    spread = np.median(np.abs(value - np.median(value))) + 1e-9
+    order = []
+    for weight in (0.0, 1.0, 100.0, np.inf):
+        merit = upper + 1e-9 * value if weight == np.inf else value / spread + weight * upper
+        order.append(np.argsort(merit, kind="stable"))
+    x = samples.z[:, : functions.n] / (1 + np.abs(functions.z0[: functions.n]))
+    far = [int(order[-1][0])]
+    while len(far) < min(4, len(x)):
+        distance = np.min([np.linalg.norm(x - x[i], axis=1) for i in far], axis=0)
+        far.append(int(distance.argmax()))
+    picked: list[int] = []
+    turn = 0
+    while len(picked) < min(count, len(x)) and turn < 4 * len(x):
+        i = int(order[turn % 4][turn // 4])
+        picked += [i] if i not in picked else []
+        turn += 1
+    return samples.take(np.array(list(dict.fromkeys(picked + far))))

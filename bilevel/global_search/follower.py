@@ -12,6 +12,8 @@ from bilevel.global_search.region import Region
 
 TIED = 1e-8  # times the scale of the lower loss: minima this close are equally good
 LOST = 1e-8  # times that scale: a value seen this far below every minimum says that one is missing
+INSIDE = 1e-12  # largest violation of a point whose value counts as seen, where no start ended
+APART = 1e-5  # times the scale of the lower loss: minima this far apart are different
 LOOKS = 24  # values of the lower loss that are looked at for each start
 
 
@@ -25,6 +27,7 @@ class Responses(NamedTuple):
     lower: np.ndarray  # the least lower loss that was found; infinite where none
     ended: np.ndarray  # whether it is at a minimum, as far as it was looked at
     worst: np.ndarray  # the largest upper loss among minima that are equally good
+    minima: np.ndarray  # how many different values of the lower loss the minima have
 
     def take(self, which) -> "Responses":
         """At some x."""
@@ -51,7 +54,11 @@ class Follower:
         upper, lower = f.violations(found.c)
         solved = (lower <= FEASIBLE) & (found.error <= 1e-5)
         g = np.where(solved, found.c[:, LOWER], np.inf).reshape(shape)
-        # Where the loss was seen to be lower than at every minimum, go down from there.
+        # Where the loss was seen to be lower than at every minimum, go down from there. Starts
+        # that did not end saw values, too: of a loss that falls for ever along a curve, say.
+        seen = np.where((lower <= INSIDE) & ~np.isnan(found.c[:, LOWER]), found.c[:, LOWER], np.inf)
+        values = np.concatenate([values, seen.reshape(shape)], 1)
+        looks = np.concatenate([looks, found.z[:, n:].reshape(*g.shape, -1)], 1)
         slack = np.abs(found.dual * found.c[:, f.g]).sum(1).reshape(shape).min(1, initial=np.inf)
         lost = values.min(1) < g.min(1) - LOST * f.scale(g.min(1)) - 2 * slack
         if lost.any():
@@ -68,7 +75,8 @@ class Follower:
         z = np.where(known[:, None], picked.z, np.nan)
         worst = np.where(tied & np.isfinite(g), value, -np.inf).max(1)
         ended = known & (np.abs(z[:, n:]).max(1, initial=0) < FAR) & (picked.error < np.inf)
-        return Responses(z, picked.c, picked.dual, picked.force, best, ended, worst)
+        minima = _different(g, APART * f.scale(best))
+        return Responses(z, picked.c, picked.dual, picked.force, best, ended, worst, minima)
 
     def nearest(self, z: np.ndarray) -> np.ndarray:
         """z with y at the local answer that is next to it, where there is one close by."""
@@ -124,6 +132,13 @@ def _promising(looks: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
         parts = values[:, : total - total % count].reshape(rows, -1, count)
         pick = parts.argmin(1) * count + np.arange(count)
     return np.take_along_axis(looks, pick[:, :, None], 1)
+
+
+def _different(g: np.ndarray, apart: np.ndarray) -> np.ndarray:
+    """How many finite values of each row are not within a distance of the one below."""
+    g = np.sort(g, 1)
+    far = g[:, 1:] > g[:, :-1] + apart[:, None]
+    return np.isfinite(g[:, 0]) + (far & np.isfinite(g[:, 1:])).sum(1)
 
 
 def _joined(found: Minima, g: np.ndarray, upper, ends: Minima, lost: np.ndarray, f: Functions):

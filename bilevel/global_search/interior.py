@@ -28,7 +28,7 @@ class Minima(NamedTuple):
 def minimise(
     functions: Functions,
     z: np.ndarray,
-    free: slice,
+    free: slice | np.ndarray,
     inequalities: np.ndarray,
     equations: np.ndarray,
     *,
@@ -110,7 +110,7 @@ class _Lanes:
     def _residuals(self, sigma):
         c, J, _ = self.values
         g, h = c[:, self.g], c[:, self.h]
-        A, E = J[:, self.g, self.free], J[:, self.h, self.free]
+        A, E = J[:, self.g][:, :, self.free], J[:, self.h][:, :, self.free]
         dual = self._gradient() + _pull(A, self.dual) + _pull(E, self.force)
         return A, E, dual, g + self.s, h, self.s * self.dual - np.reshape(sigma, (-1, 1))
 
@@ -141,7 +141,7 @@ class _Lanes:
                 self.sigma = np.where(near, lower, self.sigma)
             A, E, r_dual, r_g, r_h, r_c = self._residuals(self.sigma)
             ratio = self.dual / self.s
-            H = self.values.W[:, self.free, self.free]
+            H = self.values.W[:, self.free][:, :, self.free]
             m = H.shape[-1]
             if self.cost is None:
                 H = H + np.eye(m)

@@ -1,19 +1,28 @@
-"""Whether a loss falls for ever along a ray of its feasible set: then it has no minimum."""
+"""Whether a loss falls for ever on the way to infinity: then it has no minimum."""
 
 import numpy as np
 from scipy.optimize import linprog, nnls
 
 from bilevel.driver.answer import FEASIBLE
-from bilevel.global_search.follower import Follower
+from bilevel.global_search.follower import INSIDE, Follower
 from bilevel.global_search.functions import LOWER, UPPER, Functions
+from bilevel.global_search.interior import minimise
 from bilevel.global_search.leader import sensitivity
+from bilevel.global_search.region import Region
 
 FAR = 10.0 ** np.arange(0, 9)  # lengths of a ray, at scale 1 + |y|
 NEAR = np.array([0.03, 0.1, 0.3, 1.0, 3.0, 10.0])  # where its slope is looked at
-STEP = 1e-3  # of x, at scale 1 + |x|
-DROP = 1e-6  # times 1 + |f|: what such a step gains at a point that is not stationary
+DECADES = 10.0 ** np.arange(0, 5)  # lengths along an axis, the other entries of y following
+MOST_AXES = 8  # along which valleys are looked for
+SURE = 1e-10  # times the scale of the lower loss: what each decade gains in a valley without end
 NEXT = np.array([0.3, 1.0, 3.0])  # where z is large already
 AWAY = np.array([1e1, 1e3, 1e5])  # lengths of a ray of x
+
+
+def lower_fall(functions: Functions, region: Region, z: np.ndarray) -> np.ndarray | None:
+    """A direction of y in which the lower loss falls for ever: along a ray, or in a valley."""
+    way = lower_ray(functions, z)
+    return lower_valley(functions, region, z) if way is None else way
 
 
 def lower_ray(functions: Functions, z: np.ndarray) -> np.ndarray | None:
@@ -48,6 +57,31 @@ def lower_ray(functions: Functions, z: np.ndarray) -> np.ndarray | None:
             return way
     gentle = _gently_falling(f, z, ways[reach == len(FAR)], value[reach == len(FAR)])
     return gentle
+
+
+def lower_valley(functions: Functions, region: Region, z: np.ndarray) -> np.ndarray | None:
+    """An axis of y along which a valley of the lower loss falls for ever, if one is found.
+
+    A valley may be curved, as that of `y1` over `y1 y2 >= 1`, where no straight ray falls. One
+    entry of y is held further and further away, and the others minimise the lower loss. Looks from
+    z along the axes that are not bounded, where y has 2 to 8 entries.
+    """
+    f, n, m = functions, functions.n, functions.m
+    size = 1 + np.abs(z[n:]).max(initial=0)
+    for j in range(n, f.size) if 1 < m <= MOST_AXES else ():
+        others = np.array([k for k in range(n, f.size) if k != j])
+        for side in (1.0, -1.0):
+            if np.isfinite(region.hi[j] if side > 0 else region.lo[j]):
+                continue
+            points = np.repeat(z[None], len(DECADES), 0)
+            points[:, j] += side * size * DECADES
+            found = minimise(f, points, others, f.g, f.h, cost=LOWER)
+            inside = f.violations(found.c)[1] <= INSIDE
+            value = np.concatenate([f.values(z[None])[:, LOWER], found.c[:, LOWER]])
+            drops = value[:-1] - value[1:]
+            if inside.all() and (drops > SURE * f.scale(value[0])).all():
+                return side * np.eye(m)[j - n]
+    return None
 
 
 def _keeps_falling(values: np.ndarray, start: float, tol: float) -> bool:
@@ -134,27 +168,6 @@ def _on_this_piece(f: Functions, z, dual, force) -> np.ndarray:
     found = linprog(J[UPPER], **given, A_eq=E, b_eq=np.zeros(len(E)), bounds=(-1, 1))
     falls = found.status == 0 and found.fun < -1e-9
     return found.x[None] if falls else np.zeros((0, f.size))
-
-
-def can_improve(functions: Functions, follower: Follower, z, dual, force) -> bool:
-    """Whether a small step of x lowers the upper loss, y answering: then x is not stationary.
-
-    The follower is asked along the axes and the downhill direction, which holds at kinks, too.
-    """
-    f, n = functions, functions.n
-    if n == 0:
-        return False
-    D = sensitivity(f, z, dual, force)
-    c, J, _ = f(z[None]).at(0)
-    slope = np.nan_to_num(J[UPPER, :n] + J[UPPER, n:] @ D)
-    slope /= np.linalg.norm(slope) + 1e-300
-    ways = np.concatenate([np.eye(n), -np.eye(n), -slope[None]])
-    steps = STEP * (1 + np.abs(z[:n]).max(initial=0)) * ways
-    answers = follower.respond(z[:n] + steps, 2, (z[n:] + steps @ D.T)[:, None])
-    upper, _ = f.violations(answers.c)
-    value = np.where(answers.ended & (upper <= FEASIBLE), answers.c[:, UPPER], np.inf)
-    room = DROP * (1 / f.units[UPPER] + abs(c[UPPER]))
-    return bool(value.min() < c[UPPER] - room)
 
 
 def recession(tries: np.ndarray, A: np.ndarray, E: np.ndarray) -> np.ndarray:

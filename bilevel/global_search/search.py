@@ -6,12 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from bilevel.driver.answer import FEASIBLE
-from bilevel.global_search.candidates import CHECKS, Candidate, compared, measured
+from bilevel.global_search.candidates import CHECKS, Candidate, compared, measured, promising
+from bilevel.global_search.descent import DROP, can_improve, descend
 from bilevel.global_search.follower import Follower, Responses
 from bilevel.global_search.functions import LOWER, UPPER, Functions
 from bilevel.global_search.interior import minimise
 from bilevel.global_search.leader import Cut, polish, refine, sensitivity
-from bilevel.global_search.rays import can_improve, lower_ray, upper_ray
+from bilevel.global_search.rays import lower_fall, upper_ray
 from bilevel.global_search.region import Region
 
 SAMPLES = 96  # points x at which the follower is asked
@@ -24,8 +25,11 @@ IDLE = 3  # rounds of these without a better candidate, and no more are polished
 ROUNDS = 4  # of cuts
 TIGHT = 1e-9  # times the scale of the lower loss: a follower's gap that is aimed at
 SAME = 1e-8  # relative: upper losses this close are equal, and the smaller gap decides
-EXACT = 1e-12  # times that scale: a gap that is rounding
-LAST = 8  # best candidates whose follower is looked at along rays
+EXACT = 1e-15  # times that scale: a gap that is rounding
+SHARPER = 1e-3  # times a candidate's gap: what is left of it where it is refined
+NEAR = 0.1  # times 1 + |z|: candidates this close are of one kind
+LAST = 8  # best candidates that are refined, and whose follower is looked at along rays
+DESCENTS = 2  # of x from one that is not stationary
 
 
 class SearchResult(NamedTuple):
@@ -36,7 +40,7 @@ class SearchResult(NamedTuple):
     starts: int  # of the follower, in all
     candidates: int  # that were checked
     traps: int  # of these, points where the follower's conditions held and it had a better answer
-    stationary: bool  # a program started at the best went nowhere
+    stationary: bool  # no small step of x from the best lowers the upper loss
     ray: np.ndarray | None  # a direction of x along which the upper loss falls for ever
 
 
@@ -58,7 +62,7 @@ class Search:
     def run(self) -> SearchResult:
         samples = self.sample()
         self.note("sampled")
-        self.polish_until_idle(self.chosen(samples))
+        self.polish_until_idle(promising(self.f, samples, POLISHED))
         for _ in range(ROUNDS):
             again = self.cut()
             if not again:
@@ -100,30 +104,6 @@ class Search:
         z = z[np.sort(first)]
         answers = self.follower.respond(z[:, : f.n], STARTS, z[:, None, f.n :])
         return answers.take(answers.ended)
-
-    def chosen(self, samples: Responses) -> Responses:
-        """The best by a merit of value and violation, and a few far from each other."""
-        if not len(samples.z):
-            return samples
-        upper, _ = self.f.violations(samples.c)
-        value = samples.c[:, UPPER]
-        spread = np.median(np.abs(value - np.median(value))) + 1e-9
-        order = []
-        for weight in (0.0, 1.0, 100.0, np.inf):
-            merit = upper + 1e-9 * value if weight == np.inf else value / spread + weight * upper
-            order.append(np.argsort(merit, kind="stable"))
-        x = samples.z[:, : self.f.n] / (1 + np.abs(self.f.z0[: self.f.n]))
-        far = [int(order[-1][0])]
-        while len(far) < min(4, len(x)):
-            distance = np.min([np.linalg.norm(x - x[i], axis=1) for i in far], axis=0)
-            far.append(int(distance.argmax()))
-        picked: list[int] = []
-        turn = 0
-        while len(picked) < min(POLISHED, len(x)) and turn < 4 * len(x):
-            i = int(order[turn % 4][turn // 4])
-            picked += [i] if i not in picked else []
-            turn += 1
-        return samples.take(np.array(list(dict.fromkeys(picked + far))))
 
     # --- candidates -----------------------------------------------------------------------------
 
@@ -250,36 +230,64 @@ class Search:
         """Refine the best candidate; give it up where its follower has no minimum, for the next.
 
         A gap may be what makes a candidate look good, however small (in a flat quartic, y is off by
-        its fourth root). Such a candidate goes where its program, solved to rounding, or its
-        follower's answer at the same x, has none.
+        its fourth root). Such a candidate goes, and those close to it, where its program, solved to
+        rounding, or its follower's answer at the same x, has none. Where small steps of x help,
+        they are followed.
 
         Returns:
-            Whether the last one is stationary: the program that started there stayed there.
+            Whether the last one is stationary: no small step of x lowers the upper loss.
         """
+        last, descents = np.inf, 0
         for _ in range(LAST):
             best = self.best()
             if best is None or not best.passes():
                 return False
-            count = len(self.checked)
-            refined = [refine(self.f, *best[:3], at_x=at_x) for at_x in (False, True)]
-            moved = float(np.abs(refined[0][0] - best.z).max(initial=0))
-            self.check(refined, every=True)
-            exact = min((c.relative_gap for c in self.checked[count:] if c.passes()), default=1.0)
-            if best.relative_gap > EXACT and exact <= EXACT:
-                self.checked = [c for c in self.checked if c is not best]
-                continue
-            best = self.best()
+            sharp, best = self.sharpen(best), self.best()
             assert best is not None
-            way = lower_ray(self.f, best.z)
-            if way is None:
-                still = moved <= 1e-4 * (1 + float(np.abs(best.z).max(initial=0)))
-                return still and not can_improve(self.f, self.follower, *best[:3])
-            given_up = best._replace(falls=way)
-            self.checked = [given_up if c is best else c for c in self.checked]
+            if best.upper < sharp.upper - SAME * (1 + abs(sharp.upper)):
+                continue
+            if (way := lower_fall(self.f, self.region, best.z)) is not None:
+                given_up = best._replace(falls=way)
+                self.checked = [given_up if c is best else c for c in self.checked]
+                continue
+            # What a descent gained may have been gaps of the follower's answers, all of it.
+            gained = best.upper < last - DROP * (1 + abs(best.upper))
+            if not gained or not can_improve(self.f, self.follower, *best[:3]):
+                return True
+            if descents == DESCENTS:
+                return False
+            if not self.descend(best):
+                return True
+            last, descents = best.upper, descents + 1
         best = self.best()
-        if best is not None and best.passes() and lower_ray(self.f, best.z) is not None:
+        if (
+            best is not None
+            and best.passes()
+            and lower_fall(self.f, self.region, best.z) is not None
+        ):
             self.checked = [c._replace(best=-np.inf) if c.passes() else c for c in self.checked]
         return False
+
+    def sharpen(self, best: Candidate) -> Candidate:
+        """The best of a candidate and its refined forms; those near it that live on a gap go."""
+        count = len(self.checked)
+        self.check([refine(self.f, *best[:3], at_x=at_x) for at_x in (False, True)], every=True)
+        bar = max(EXACT, SHARPER * best.relative_gap)
+        near = [c for c in self.checked[count:] if c.passes(bar) and _is_near(c, best)]
+        near += [best] if best.passes(bar) or not near else []
+        sharp = min(near, key=_upper_loss)
+        bar = max(bar, sharp.relative_gap)
+        self.checked = [c for c in self.checked if c.relative_gap <= bar or not _is_near(c, sharp)]
+        return sharp
+
+    def descend(self, best: Candidate) -> bool:
+        """Follow small steps of x down from the best candidate; whether a better one was found."""
+        found = descend(self.f, self.follower, *best[:3])
+        if found is not None:
+            point = found.z[0], found.dual[0], found.force[0]
+            self.check([point, polish(self.f, *point)], every=True)
+            self.note("descended")
+        return self.best() is not best
 
     def best(self) -> Candidate | None:
         """The least upper loss among those that pass; a tight gap is preferred to a loose one."""
@@ -313,3 +321,7 @@ class Search:
 
 def _upper_loss(candidate: Candidate) -> float:
     return candidate.upper
+
+
+def _is_near(a: Candidate, b: Candidate) -> bool:
+    return bool(np.abs(a.z - b.z).max(initial=0) <= NEAR * (1 + np.abs(b.z).max(initial=0)))

@@ -9,9 +9,10 @@ from bilevel import trees
 from bilevel.driver.answer import FollowerCertificate
 from bilevel.driver.result import Outcome, Result, Stats, Status
 from bilevel.global_search.candidates import CHECKS, Candidate, measured
+from bilevel.global_search.descent import can_improve
 from bilevel.global_search.follower import Follower
 from bilevel.global_search.functions import LOWER, Functions
-from bilevel.global_search.rays import can_improve, lower_ray, upper_ray
+from bilevel.global_search.rays import lower_fall, upper_ray
 from bilevel.global_search.region import Region
 from bilevel.global_search.search import Search
 from bilevel.oracles import Price
@@ -83,7 +84,7 @@ def check_small(
     follower = Follower(functions, Region(functions))
     found = measured(functions, follower, follower.nearest(functions.z0))
     if found.passes():
-        found = found._replace(falls=lower_ray(functions, found.z))
+        found = found._replace(falls=lower_fall(functions, follower.region, found.z))
     proof = _certificate(functions, found, x, y)
     if found.passes():
         fall = upper_ray(functions, follower, *found[:3])
@@ -105,6 +106,7 @@ def _certificate(functions: Functions, at: Candidate, x: Upper, y: Lower) -> Fol
         upper_violation=upper,
         lower_violation=lower,
         starts=CHECKS + 1,
+        minima=at.minima,
         scale=at.scale * small,
         falls=None if at.falls is None else _as(functions.as_y, at.falls, y),
         proved=_is_convex_program(functions, at.z),
@@ -158,12 +160,18 @@ def verdict(proof: FollowerCertificate) -> tuple[Outcome, str]:
             "certificate), with y answering, so it has no minimum. Bound x, or change the upper "
             "loss. The result is one point on the way."
         )
+    if not proof.ok:
+        return Outcome.STALLED, (
+            f"Upper loss {proof.upper:.6g}, and a small step of x still lowers it, with y "
+            f"answering. {proof.about_y()} Call bl.solve again with x0=result.x, y0=result.y to "
+            "go on from here."
+        )
     ties = (
         ""
         if proof.pessimistic is None
         else (
             " The follower's answer is not unique: this is the optimistic one, and the "
-            f"pessimistic upper loss at this x is {proof.pessimistic:.6g}."
+            f"pessimistic upper loss at this x is at least {proof.pessimistic:.6g}."
         )
     )
     told = f"Upper loss {proof.upper:.6g}. {proof.about_y()} {proof.about_x()}"

@@ -8,6 +8,7 @@ from bilevel.lower.certified import Descend, NewtonCG
 from bilevel.lower.descent import Descent, GradientStep, descend, lower_step
 from bilevel.lower.duals_at import duals_at
 from bilevel.lower.gibbs import MALA, AbstractGibbs, Cloud, Quadrature
+from bilevel.lower.implicit import custom_fixed_point, custom_root
 from bilevel.lower.kkt import Duals
 from bilevel.lower.programs import AbstractQP, Mpax, Qpax, lp, qp
 from bilevel.lower.refine import BallSGD, EpochSGD
@@ -48,6 +49,8 @@ __all__ = [
     "Selected",
     "ToTolerance",
     "argmin",
+    "custom_fixed_point",
+    "custom_root",
     "descend",
     "duals_at",
     "lower_step",

@@ -1,12 +1,14 @@
 """The lower solution as a differentiable function of the upper variable."""
 
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array
 
 from bilevel import oracles, trees
@@ -21,7 +23,7 @@ from bilevel.typing import Lower, Scalar
 
 
 def argmin(
-    problem: Problem,
+    problem: Problem | Callable[..., Scalar],
     x,
     y0: Lower,
     batch=None,
@@ -49,7 +51,8 @@ def argmin(
     active constraints are independent; elsewhere, at a kink, it is that of one side.
 
     Args:
-        problem: its lower loss should be strongly convex in y.
+        problem: its lower loss should be strongly convex in y. Or that loss alone, a function
+            `g(x, y)`, or `g(x, y, batch)` with a batch; what it closes over is held fixed.
         x: upper variable.
         y0: where the solver starts; gives y its structure and does not affect derivatives.
         batch: handed to the lower loss.
@@ -63,11 +66,14 @@ def argmin(
         A tree like y0.
 
     Raises:
+        TypeError: `problem` is neither a problem nor a function.
         ValueError: the `lower_set` has no projection and the solver finds no multipliers.
 
     Reference: Blondel et al. "Efficient and modular implicit differentiation". NeurIPS 2022,
     arXiv:2105.15183.
     """
+    if not isinstance(problem, Problem):
+        problem = Problem(_nothing, _as_loss(problem, batch))
     simple = any(Structure.LOWER_SET in declared.kinds for declared in problem.structure())
     free = isinstance(problem.lower_set, Free)
     if solver is None:
@@ -88,6 +94,20 @@ def argmin(
             f"which has no projection, and {type(solver).__name__} finds none; lower.SQP() does."
         )
     return (y, found.residual) if return_residual else y
+
+
+def _as_loss(g: Callable[..., Scalar], batch) -> Callable[..., Scalar]:
+    if not callable(g):
+        raise TypeError(f"argmin: {type(g).__name__} is neither a Problem nor a function g(x, y).")
+    return g if batch is not None else Partial(_without_batch, Partial(g))
+
+
+def _without_batch(g, x, y, batch):
+    return g(x, y)
+
+
+def _nothing(x, y, batch):
+    return jnp.zeros(())
 
 
 def _checked(given, solver, found: LowerSolution, throw: bool) -> Lower:
@@ -116,8 +136,9 @@ def _checked(given, solver, found: LowerSolution, throw: bool) -> Lower:
 
 UNFINISHED = (
     "did not finish the lower solve, so neither y nor its derivatives can be trusted. Give "
-    "solver= more max_steps, a larger tol or another start y0, and check that the lower loss is "
-    "finite and strongly convex there."
+    "argmin more max_steps, such as solver=bl.lower.ToTolerance(max_steps=100_000), a larger tol "
+    "or another start y0, and check that the lower loss is finite and strongly convex "
+    "there."
 )
 
 

@@ -1,5 +1,8 @@
 """All algorithms, under the names of their papers, with one folder per family."""
 
+import difflib
+from typing import Never
+
 from bilevel.methods.base import (
     AbstractMethod,
     Constants,
@@ -134,3 +137,10 @@ __all__ = [
     "ZerothO2NC",
     "all_methods",
 ]
+
+
+def __getattr__(name: str) -> Never:
+    alike = {known.lower(): known for known in __all__}
+    near = difflib.get_close_matches(name.lower(), alike, n=1)
+    hint = f" Did you mean {alike[near[0]]!r}?" if near and not name.startswith("_") else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint}")

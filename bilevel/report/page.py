@@ -4,7 +4,7 @@ import datetime
 import html
 import importlib.resources
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bilevel._version import __version__
@@ -47,7 +47,7 @@ def write(path: str | Path, title: str, sections: Sequence[Section], lead: str =
     """Write the page and return its path.
 
     Args:
-        sections: from `of`, or your own `Section`s, in the order of the page.
+        sections: from `of`, or sections of your own, in the order of the page.
         lead: a sentence or two under the title.
 
     Raises:
@@ -56,6 +56,20 @@ def write(path: str | Path, title: str, sections: Sequence[Section], lead: str =
     path = check_writable(path)
     path.write_text(render(title, sections, lead), encoding="utf-8")
     return path
+
+
+def try_write(
+    path: str | Path, title: str, sections: Callable[[], Sequence[Section]], lead: str = ""
+) -> str:
+    """Write the page of the sections that a function makes; a sentence if that failed, else "".
+
+    Raises nothing: a finished run is not lost to a figure that cannot be drawn.
+    """
+    try:
+        write(path, title, sections(), lead)
+    except Exception as error:
+        return f"The report could not be made: {type(error).__name__}: {error}"
+    return ""
 
 
 def check_writable(path: str | Path) -> Path:

@@ -9,6 +9,7 @@ from bilevel.data.sources import Whole
 from bilevel.driver import validate
 from bilevel.methods.base import AbstractMethod, Unsupported, all_methods
 from bilevel.problem import Batch, Problem, Structure
+from bilevel.selection.race import race
 from bilevel.selection.tune import tune
 from bilevel.typing import Lower, RandomKey, Upper
 
@@ -42,21 +43,24 @@ def choose(
        at the start: the global search, where x and y have at most 40 entries together.
     3. A free y, x free or in a set with a projection, a lower loss strongly convex at the start:
        MAID, which finds its own steps.
+    4. All else that some method handles: the winner of `race`.
 
     Args:
         data, key: as for `solve`.
 
     Raises:
-        Unsupported: none of these; the methods that handle what the problem declares are named.
+        Unsupported: no method handles the problem, or a constraint ties x to y*(x); the methods
+            that handle what the problem declares are named.
+        ValueError: no method got anywhere in the race.
     """
     declared = problem.structure()
     kinds = frozenset().union(*(found.kinds for found in declared))
     told = " and ".join(found.words for found in declared) or "no constraints"
     size = trees.size(x0) + trees.size(y0)
     if data is not None and data.blocks is not None:
-        raise _refusal(problem, "the data draw blocks", needs=Structure.BLOCKS)
+        return _raced(problem, x0, y0, "the data draw blocks", data, key)
     if kinds & OWN:
-        raise _refusal(problem, told)
+        return _raced(problem, x0, y0, told, data, key)
     if not is_deterministic(data):
         return _stochastic(problem, x0, y0, told, kinds <= PLAIN, data, key)
     small = size <= SMALL and problem.blocks is None
@@ -81,7 +85,8 @@ def choose(
             None,
             f"Chose the global search for small problems: {told}; {size} variables in all",
         )
-    raise _refusal(problem, f"{told}, and {size} variables (the global search takes {SMALL})")
+    told = f"{told}, and {size} variables (the global search takes {SMALL})"
+    return _raced(problem, x0, y0, told, data, key)
 
 
 def is_deterministic(data: Data | None) -> bool:
@@ -114,7 +119,7 @@ def check_alone(**given: bool) -> None:
 
 def _stochastic(problem, x0, y0, told, plain: bool, data, key) -> Choice:
     if not plain:
-        raise _refusal(problem, f"{told}, with data that come in batches")
+        return _raced(problem, x0, y0, f"{told}, with data that come in batches", data, key)
     try:
         tuned = tune(methods.SOBA, problem, x0, y0, data=data, key=key)
     except (TypeError, ValueError) as error:
@@ -125,9 +130,21 @@ def _stochastic(problem, x0, y0, told, plain: bool, data, key) -> Choice:
     return Choice(tuned.method, f"Chose SOBA with steps from bl.tune: {told}, and data in batches")
 
 
-def _refusal(problem: Problem, told: str, needs: Structure | None = None) -> Unsupported:
+def _raced(problem: Problem, x0, y0, told: str, data: Data | None, key) -> Choice:
+    """What wins a race, where neither theory nor size decides."""
+    if any(Structure.UPPER_COUPLED in found.kinds for found in problem.structure()):
+        raise _refusal(problem, told)
+    if data is not None and data.streams:
+        raise _refusal(problem, f"{told}, from an iterator, which a race cannot read twice")
+    found = race(problem, x0, y0, data=data, key=key)
+    names = ", ".join(type(one.method).__name__ for one in found.entrants)
+    name = type(found.method).__name__
+    return Choice(found.method, f"Chose {name} in a race of bl.race among {names}: {told}")
+
+
+def _refusal(problem: Problem, told: str) -> Unsupported:
     able = [m for m in all_methods() if not m.unsupported(problem)]
-    names = sorted(m.__name__ for m in able if needs is None or needs in m.supports)
+    names = sorted(m.__name__ for m in able)
     return Unsupported(
         f"no method was given, and none can be chosen for this problem: {told}. Pass one that "
         f"handles it: {', '.join(names) or 'none yet'}."

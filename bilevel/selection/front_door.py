@@ -13,7 +13,7 @@ from bilevel.driver.result import Best, Outcome, Result, SolveError, Status
 from bilevel.driver.solve import drive
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Problem
-from bilevel.selection.choose import check_alone, choose, is_small, whole
+from bilevel.selection.choose import Choice, check_alone, choose, is_small, whole
 from bilevel.typing import Lower, RandomKey, Upper
 
 # Options that only a method uses, not the global search.
@@ -98,11 +98,7 @@ def solve(
 
 def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Options) -> Result:
     """By a method that is chosen here, or the global search."""
-    from bilevel.global_search import (  # imports scipy.optimize: seconds
-        check_small,
-        solve_small,
-        verdict,
-    )
+    from bilevel.global_search import solve_small  # imports scipy.optimize: seconds
 
     if state is not None:
         raise ValueError("state belongs to a method: give the method that made it, too.")
@@ -115,32 +111,54 @@ def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Optio
     choice = choose(problem, x0, y0, data=options.data, key=options.key)
     batch = whole(options.data)
     if choice.method is not None:
-        result = drive(problem, choice.method, x0, y0, None, options)
-        status = result.status._replace(advice=f"{choice.why}. {result.status.advice}")
-        result = result._replace(status=status)
-        outcome = result.status.outcome
-        diverged = outcome is Outcome.DIVERGED
-        ended = result.status.ok or outcome in (Outcome.DIVERGED, Outcome.INFEASIBLE)
-        if not (ended and options.certify and is_small(problem, x0, y0, options.data)):
+        result, doubt = _checked(problem, choice, x0, y0, options)
+        if not doubt or any(methods_own.values()):
             return result
-        proof, y = check_small(problem, result.x, result.y, batch)
-        proof = proof._replace(local=result.certificate)
-        if not diverged and not proof.bounded:
-            outcome, words = verdict(proof)
-            status = result.status._replace(outcome=outcome, advice=f"{choice.why}. {words}")
-            return result._replace(y=y, status=status, certificate=proof)
-        if proof.ok and not diverged and (proof.stationary or any(methods_own.values())):
-            told = f"{result.status.advice} {proof.about_y()} {proof.about_x()}"
-            status = result.status._replace(advice=told)
-            return result._replace(y=y, status=status, certificate=proof)
-        if any(methods_own.values()):
-            outcome, words = (result.status.outcome, "") if diverged else verdict(proof)
-            status = Status(outcome, f"{result.status.advice} {words}".strip())
-            return result._replace(status=status, certificate=proof)
-        better = "x still improves" if proof.ok else "the follower has a better answer"
-        what = "diverged" if diverged else f"ended where {better}"
+        if result.status.outcome is not Outcome.DIVERGED:
+            x0, y0 = result.x, result.y
         choice = choice._replace(
-            why=f"{choice.why}; it {what}, so the global search for small problems came after it"
+            why=f"{choice.why}; it {doubt}, so the global search for small problems came after it"
         )
     check_alone(**methods_own)
     return solve_small(problem, x0, y0, batch, why=choice.why)
+
+
+def _checked(
+    problem: Problem, choice: Choice, x0: Upper, y0: Lower, options: Options
+) -> tuple[Result, str]:
+    """A run of the chosen method, and a reason to search globally after it, or nothing.
+
+    The follower of a small problem is asked again globally where the run ended.
+    """
+    from bilevel.global_search import check_small, verdict
+
+    assert choice.method is not None
+    result = drive(problem, choice.method, x0, y0, None, options)
+    outcome, advice = result.status.outcome, f"{choice.why}. {result.status.advice}"
+    result = result._replace(status=Status(outcome, advice))
+    others = Outcome.DIVERGED, Outcome.STALLED, Outcome.INFEASIBLE
+    ended = result.status.ok or outcome in others
+    if not (ended and options.certify and is_small(problem, x0, y0, options.data)):
+        return result, ""
+    try:
+        proof, y = check_small(problem, result.x, result.y, whole(options.data))
+    except Exception as error:  # the run itself is done, and stays
+        told = f"the follower was not asked again: {type(error).__name__}: {error}"
+        stats = result.stats._replace(notes=(*result.stats.notes, told))
+        return result._replace(stats=stats), ""
+    proof = proof._replace(local=result.certificate)
+    result = result._replace(certificate=proof)
+    if outcome is Outcome.DIVERGED:
+        return result, "diverged"
+    doubt = ""
+    if not (proof.feasible and proof.optimal and proof.bounded) or (proof.ok and outcome in others):
+        outcome, words = verdict(proof)
+        advice = f"{choice.why}. {words}"
+    else:
+        advice = f"{advice} {proof.about_y()} {proof.about_x()}"
+    if not proof.ok and outcome is not Outcome.UNBOUNDED:
+        wrong = "x still improves" if proof.optimal else "the follower has a better answer"
+        doubt = f"ended where {wrong if proof.feasible else 'a constraint does not hold'}"
+    elif proof.ok and proof.minima > 1:
+        doubt = "ended at one of several minima of the lower problem"
+    return result._replace(y=y, status=Status(outcome, advice)), doubt

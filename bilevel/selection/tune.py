@@ -14,18 +14,18 @@ from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
 from bilevel.driver.validate import check_arguments, check_method, check_steps, check_variable
-from bilevel.lower import ToTolerance
 from bilevel.methods.base import AbstractMethod
-from bilevel.problem import Batch, Draws, Problem
+from bilevel.problem import Draws, Problem
 from bilevel.selection.ahead import measured_ahead
+from bilevel.selection.judge import Judge, draws, judge_of
 from bilevel.typing import RandomKey
 from bilevel.updates import AbstractUpdate, scaled
 
 X_FACTORS = tuple(float(f) for f in np.geomspace(0.01, 10, 7))
 LOWER_FACTORS = (0.1, 0.3, 1.0)
-CHECKS = 5  # of a trial; the worst of the last three counts, so a growing oscillation loses
+PARTS = 5  # of a trial; the worst score after the last three counts, so a growing swing loses
+JUDGED = 3
 MOST_CONDITION = 30.0  # more lower steps than this a step, the race does not try
-MOST_BATCHES = 16  # that a score is the mean over, where there is no whole
 
 
 class Trial(NamedTuple):
@@ -99,10 +99,10 @@ def tune(
     key = jax.random.key(0) if key is None else key
     problem = on_parts(problem, data.feed(key, Draws(1, 1)))
 
-    judge = _judge(problem, data, key)
+    judge = judge_of(data, key)
     y_start = judge.solved(problem, x0, y0)
     look = probe(problem, x0, y_start, trees.map(lambda leaf: leaf[0], judge.batches))
-    suited = gentle(look, problem, x0, y_start, _draws(data, key).lower, key)
+    suited = gentle(look, problem, x0, y_start, draws(data, key).lower, key)
     base = method.theory(
         measured_ahead(suited, judge.mean(problem), x0, y_start, judge.batches, key)
     )
@@ -183,60 +183,21 @@ def run_trials(base, problem, state, feed, judge, x_factors, lower_factors, step
 
 
 @eqx.filter_jit
-def _scores(base, problem, state, feed: Feed, judge: "_Judge", grid, steps: int):
+def _scores(base, problem, state, feed: Feed, judge: Judge, grid, steps: int):
     def score(factors):
         method = multiplied(base, factors[0], factors[1])
 
-        def check(state, _):
-            state, _ = run(problem, method, state, data=feed, steps=-(-steps // CHECKS))
-            return state, judge.score(problem, state.x, state.y)
+        def part(carry, judged):
+            state, y = carry
+            state, _ = run(problem, method, state, data=feed, steps=-(-steps // PARTS))
+            y = jax.lax.cond(judged, lambda: judge.solved(problem, state.x, y), lambda: y)
+            return (state, y), judge.value(problem, state.x, y)
 
-        return jnp.max(jax.lax.scan(check, state, length=CHECKS)[1][CHECKS // 2 :])
+        judged = jnp.arange(PARTS) >= PARTS - JUDGED
+        _, values = jax.lax.scan(part, (state, state.y), judged)
+        return jnp.max(values, where=judged, initial=-jnp.inf)
 
     return jax.vmap(score)(grid)
-
-
-class _Judge(eqx.Module):
-    """The hyper-objective, on the whole data or on a few batches of it."""
-
-    batches: Batch  # on a leading axis
-
-    def solved(self, problem: Problem, x, y):
-        """The minimiser of the mean lower loss, from y."""
-        solver = ToTolerance(1e-4, max_steps=500)
-        return solver.solve(self.mean(problem), x, y, self.batches.lower).y
-
-    def mean(self, problem: Problem) -> Problem:
-        """The problem on all of its batches."""
-        return problem.replace(upper=_Mean(problem.upper), lower=_Mean(problem.lower))
-
-    def score(self, problem: Problem, x, y):
-        y = self.solved(problem, x, y)
-        return _Mean(problem.upper)(x, y, self.batches.upper)
-
-
-class _Mean(eqx.Module):
-    """A loss on batches along a leading axis."""
-
-    loss: Any
-
-    def __call__(self, x, y, batches):
-        if batches is None:
-            return self.loss(x, y, None)
-        return jnp.mean(jax.vmap(lambda batch: self.loss(x, y, batch))(batches))
-
-
-def _judge(problem: Problem, data: Data, key: RandomKey) -> _Judge:
-    full = data.full
-    if full is not None:
-        return _Judge(trees.map(lambda leaf: leaf[None], full))
-    return _Judge(_draws(data, key))
-
-
-def _draws(data: Data, key: RandomKey) -> Batch:
-    """Some batches of each level, on a leading axis."""
-    batch = data.feed(key, Draws(MOST_BATCHES, MOST_BATCHES)).batch(jnp.int32(0))
-    return Batch(batch.upper.stack(MOST_BATCHES), batch.lower.stack(MOST_BATCHES))
 
 
 @eqx.filter_jit

@@ -63,7 +63,11 @@ WRONG = [
     ("llama-v4", {"num_key_value_heads": 0}, "num_key_value_heads 0; a whole number"),
     ("llama-v4", {"num_key_value_heads": 2.0}, "num_key_value_heads 2.0; a whole number"),
     ("llama-gelu", {"head_dim": "6"}, "head_dim '6'; a whole number"),
-    ("mistral-window", {"sliding_window": -4}, "sliding_window -4; a whole number from 1 to 100000000"),
+    (
+        "mistral-window",
+        {"sliding_window": -4},
+        "sliding_window -4; a whole number from 1 ",
+    ),
     ("qwen2-windows", {"max_window_layers": -1}, "max_window_layers -1; a whole number from 0 to "),
     ("qwen2-v5", {"layer_types": "full_attention"}, "layer_types 'full_attention'; 2 of"),
     ("qwen2-v5", {"layer_types": [{}, {}]}, r"layer_types \[{}, {}\]; 2 of"),

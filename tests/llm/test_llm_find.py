@@ -4,6 +4,7 @@ import http.server
 import io
 import json
 import pathlib
+import struct
 import sys
 import threading
 
@@ -65,7 +66,7 @@ def test_a_gguf_file_chats_and_is_aligned(gguf_file, tmp_path):
     demos.write_text("\n".join(map(json.dumps, rows)))
     from bilevel.apps.llm.run import session
 
-    settings = session.Settings(session.Method.SFT, steps=1, batch=2)
+    settings = session.Settings(method=session.Method.SFT, steps=1, batch=2)
     given = session.load(gguf_file, demos, None, settings)
     session.save(given, session.train(given, None), tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer.json").is_file()
@@ -80,6 +81,31 @@ def test_a_torn_gguf_file_is_refused(gguf_file, tmp_path):
         torn.write_bytes(content[:length])
         with pytest.raises(ValueError, match="is not a GGUF file, or is cut off"):
             find.find(torn)
+
+
+def one_value(kind: int, value: bytes, pairs: int = 1) -> bytes:
+    """A GGUF file of no tensors and one value."""
+    start = b"GGUF" + struct.pack("<IQQ", 3, 0, pairs)
+    return start + struct.pack("<Q", 1) + b"k" + struct.pack("<I", kind) + value
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        one_value(9, struct.pack("<IQ", 0, 2**60)),  # an array of bytes, of which there are none
+        one_value(9, struct.pack("<IQ", 8, 2**60)),
+        one_value(9, struct.pack("<IQ", 9, 2**22) + struct.pack("<IQ", 0, 0) * 9),
+        one_value(8, struct.pack("<Q", 2**63)),
+        one_value(4, struct.pack("<I", 1), pairs=2**60),
+        one_value(77, b""),
+    ],
+    ids=["numbers", "texts", "arrays", "one text", "pairs", "unknown type"],
+)
+def test_counts_that_a_gguf_file_does_not_hold_are_refused(content, tmp_path):
+    file = tmp_path / "huge.gguf"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is not a GGUF file, or is cut off: (it|a value)"):
+        find.find(file)
 
 
 # --- the hub -----------------------------------------------------------------------------------
@@ -222,7 +248,7 @@ def test_chat_prints_what_the_model_said(monkeypatch, tmp_path):
             return said
 
     terminal = Console(file=out, force_terminal=True, width=40, soft_wrap=True, highlight=False)
-    monkeypatch.setattr(chat, "Console", lambda **_: terminal)
+    monkeypatch.setattr(chat, "plain_console", lambda **_: terminal)
     monkeypatch.setattr(chat, "open_talk", lambda *_: Said())
     chat.run(Chat(model=tmp_path, prompt="hello", new=1, temperature=0.0))
     assert out.getvalue() == expected + "\n"

@@ -9,6 +9,7 @@ import pytest
 from commands import run
 
 import bilevel as bl
+from bilevel.cli import textbook as command
 from bilevel.driver import FollowerCertificate
 from bilevel.global_search import check_small, solve_small
 from bilevel.global_search.follower import Follower, Region
@@ -94,15 +95,6 @@ def test_small_and_anything_else_is_searched(problem):
     assert "5 variables" in choice.why
 
 
-def test_large_and_constrained_is_refused_with_names():
-    problem = bl.Problem(smooth, follows, lower_set=bl.sets.Simplex())
-    able = [m.__name__ for m in bl.methods.all_methods() if not m.unsupported(problem)]
-    with pytest.raises(Unsupported, match="102 variables") as refused:
-        bl.solve(problem, x0=X, y0=jnp.zeros(100))
-    assert "no method was given" in str(refused.value)
-    assert all(name in str(refused.value) for name in able)
-
-
 ROWS = np.arange(8.0)[:, None] / 8
 
 
@@ -125,9 +117,6 @@ def test_batches_without_a_choice_get_a_reason():
     stream = bl.Data(upper=iter([ROWS]), lower=iter([ROWS]))
     with pytest.raises(Unsupported, match=r"cannot be tuned.*Give a method"):
         bl.solve(noisy(), x0=X, y0=Y, data=stream)
-    data = bl.Data(upper=ROWS, lower=ROWS, batch_size=4)
-    with pytest.raises(Unsupported, match=r"in batches\. Pass one"):
-        chosen(bl.Problem(smooth, follows, lower_set=bl.sets.Box(0, 1)), data=data)
 
 
 def test_what_belongs_to_a_method_is_refused():
@@ -449,6 +438,20 @@ def test_the_referee_without_a_reference_and_without_a_minimum():
     assert referee.judge(unknown, *at).kind is referee.Kind.NO_REFERENCE
     unbounded = textbook.read(entry(lower_ineq=["y[0] + 1.0"]))
     assert referee.judge(unbounded, *at).kind is referee.Kind.NOT_OPTIMAL
+
+
+def test_a_referee_that_fails_is_a_line_of_the_table(monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("no point")
+
+    monkeypatch.setattr(referee, "judge", broken)
+    monkeypatch.setattr(bl, "solve", lambda *_, **__: bl.Result(
+        jnp.ones(1), jnp.ones(1), {}, bl.Status(bl.Outcome.CONVERGED, ""),
+        FollowerCertificate(2.0, -1.0, -1.0, None, 0.0, 0.0, 65), None, None))  # fmt: skip
+    row = command.solve(textbook.read(entry()))
+    assert row.kind == command.ERROR
+    assert row.status == "ZeroDivisionError: no point"
+    assert not row.claimed
 
 
 def test_the_command(tmp_path):

@@ -143,3 +143,15 @@ def test_plotting_leaves_the_settings_of_the_caller_alone():
     before = dict(matplotlib.rcParams)
     report.render("Run", report.of({"SOBA": solved()}))
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_page_that_cannot_be_made_is_a_sentence_and_raises_nothing(tmp_path):
+    def broken():
+        raise ZeroDivisionError("no axes")
+
+    out = tmp_path / "r.html"
+    told = report.try_write(out, "Run", broken)
+    assert told == "The report could not be made: ZeroDivisionError: no axes"
+    assert not out.exists()
+    assert report.try_write(out, "Run", lambda: [report.Section("A", [report.Text("b")])]) == ""
+    assert "<h2>A</h2>" in out.read_text("utf-8")

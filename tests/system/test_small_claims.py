@@ -6,12 +6,14 @@ import pytest
 
 import bilevel as bl
 from bilevel.driver import FollowerCertificate
-from bilevel.global_search import check_small
+from bilevel.global_search import check_small, verdict
+from bilevel.global_search.descent import can_improve, descend
 from bilevel.global_search.follower import Follower
 from bilevel.global_search.functions import LOWER, Functions
 from bilevel.global_search.kinks import settle
-from bilevel.global_search.rays import can_improve, lower_ray, recession, upper_ray
+from bilevel.global_search.rays import lower_ray, lower_valley, recession, upper_ray
 from bilevel.global_search.region import Region
+from bilevel.global_search.search import Search
 
 INF = jnp.inf
 
@@ -85,6 +87,29 @@ def test_a_box_leaves_no_ray_and_a_half_open_one_does():
     assert way == pytest.approx([1.0])
 
 
+@pytest.mark.parametrize(
+    ("lower", "falls"),
+    [
+        (lambda x, y: (1 - y[0] * y[1]) ** 2 + y[0] ** 2, True),
+        (lambda x, y: (y[0] - 1) ** 2 + 9 * (y[1] - y[0] ** 2) ** 2, False),
+        (lambda x, y: (y[0] + y[1] - 2) ** 4, False),
+    ],
+    ids=["no minimum", "curved valley", "line of answers"],
+)
+def test_a_curved_valley_that_falls_for_ever(lower, falls):
+    f, z = functions(lower, y=(1.0, 1.0)), np.array([0.3, 1.0, 1.0])
+    assert lower_ray(f, z) is None
+    way = lower_valley(f, Region(f), z)
+    assert way == pytest.approx([0, 1]) if falls else way is None
+
+
+def test_values_that_starts_saw_on_their_way_count_against_an_answer():
+    rows = bl.sets.Coupled(lambda x, y: 1 - y[0] * y[1])  # inf y0 = 0 over the hyperbola
+    f = functions(lambda x, y: y[0], y=(1.4, 1.1), lower_set=(bl.sets.Box(0.0, INF), rows))
+    answer = Follower(f, Region(f)).respond(np.array([[0.3]]), 32)
+    assert not answer.ended[0] or answer.lower[0] * f.units[LOWER] < 0.01
+
+
 def test_recession_directions_are_projections_on_the_cone():
     A = np.array([[-1.0, 0.0], [1.0, -1.0]])  # d0 >= 0 and d1 >= d0
     found = recession(np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]]), A, np.zeros((0, 2)))
@@ -105,6 +130,10 @@ def test_a_point_of_x_that_a_step_improves_and_a_leader_without_end():
     assert can_improve(f, follower, np.array([0.5, 0.5]), *none)
     assert not can_improve(f, follower, np.array([1.0, 1.0]), *none)
     assert upper_ray(f, follower, np.array([1.0, 1.0]), *none) is None
+    down = descend(f, follower, np.array([0.5, 0.5]), *none)
+    assert down is not None
+    assert down.z[0] == pytest.approx([1, 1], abs=1e-4)
+    assert descend(f, follower, np.array([1.0, 1.0]), *none) is None
     down = functions(lambda x, y: (y[0] - x[0]) ** 2, upper=lambda x, y: x[0] + 0 * y[0])
     found = upper_ray(down, Follower(down, Region(down)), np.array([0.3, 0.3]), *none)
     assert found is not None
@@ -117,6 +146,26 @@ def test_far_minima_of_a_wave_are_found():
     grid = np.linspace(-40, 50, 900_001)
     right = (np.cos(5 * grid) + 0.01 * grid**2).min()
     assert answer.lower[0] * f.units[LOWER] == pytest.approx(right, abs=1e-6)
+
+
+def test_how_many_minima_the_starts_ended_at():
+    wells = functions(lambda x, y: (y[0] ** 2 - 1) ** 2 + 0.1 * y[0])
+    bowl = functions(lambda x, y: (y[0] - x[0]) ** 2)
+    counts = [Follower(f, Region(f)).respond(np.array([[0.3]]), 16).minima for f in (wells, bowl)]
+    assert [int(count[0]) for count in counts] == [2, 1]
+
+
+def test_a_candidate_that_lives_on_a_gap_goes_for_its_refined_form():
+    # The leader wants y = 1; y = 0.93 has a gap of 1e-9 only.
+    f = functions(lambda x, y: (y[0] - x[0]) ** 6, upper=lambda x, y: (y[0] - 1) ** 2 + x[0] ** 2)
+    search = Search(f)
+    z, none = np.array([0.9, 0.93]), np.zeros(0)
+    search.check([(z, none, none)], every=True)
+    best = search.best()
+    assert best is not None
+    sharp = search.sharpen(best)
+    assert sharp.gap < 1e-15
+    assert all(c.gap < 1e-15 for c in search.checked)
 
 
 # --- the certificate ----------------------------------------------------------------------------
@@ -146,6 +195,13 @@ def test_a_y_that_is_close_is_finished():
 def test_words_for_what_is_missing():
     known = FollowerCertificate(1.0, 0.0, 0.0, None, 0.0, 0.0, 65)
     assert known.ok
+    assert known._replace(stationary=True).ok
+    moving = known._replace(stationary=False, candidates=4)
+    assert not moving.ok
+    assert "x: not stationary, the best of 4 points" in moving.summary()
+    outcome, words = verdict(moving)
+    assert outcome is bl.Outcome.STALLED
+    assert "x0=result.x, y0=result.y" in words
     endless = known._replace(falls=1.0)
     assert not endless.ok
     assert endless.gap == np.inf
@@ -235,3 +291,45 @@ def test_a_kink_is_solved_in_x():
     )
     assert float(result.x) == pytest.approx(1, abs=1e-2)  # y* = 0 for |x| < 20
     assert not proof_of(result).proved
+
+
+@pytest.mark.slow
+def test_a_kinked_answer_is_followed_to_a_stationary_x():
+    def pinball(x, y):
+        return jnp.maximum(0.2 * (y - x), 0.8 * (x - y)) + 0.05 * y**2
+
+    # From y = 0.4 the lower loss looks like a parabola, and MAID stalls at the kink y = x.
+    result = solve(lambda x, y: (y - 1) ** 2 + 0.1 * x**2, pinball, 0.3, 0.4)
+    assert result.status.outcome is bl.Outcome.CONVERGED
+    assert proof_of(result).stationary
+    assert proof_of(result).upper == pytest.approx(1 / 11, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_local_x_of_a_wavy_follower_is_not_the_last_word():
+    def waves(x, y):
+        return jnp.cos(5 * y) + 0.01 * (y - x) ** 2
+
+    x = bl.sets.Box(-2.0, 2.0)
+    result = solve(lambda x, y: (y - 2) ** 2 + 0.1 * x**2, waves, 0.3, 0.4, upper_set=x)
+    grid = np.linspace(-6, 6, 200_001)
+    answers = {x: grid[(np.cos(5 * grid) + 0.01 * (grid - x) ** 2).argmin()] for x in
+               np.linspace(-2, 2, 801)}  # fmt: skip
+    right = min((y - 2) ** 2 + 0.1 * x**2 for x, y in answers.items())
+    assert "several minima" in result.status.advice
+    assert proof_of(result).upper <= right + 1e-6
+
+
+@pytest.mark.slow
+def test_an_infimum_along_a_curve_is_not_claimed():
+    rows = bl.sets.Coupled(lambda x, y: 1 - y[0] * y[1])
+    result = solve(
+        lambda x, y: jnp.sum((y - 1) ** 2) + 0.1 * x[0] ** 2,
+        lambda x, y: y[0] + 0 * y[1],
+        [0.3],
+        [1.4, 1.1],
+        lower_set=(bl.sets.Box(0.0, INF), rows),
+        upper_set=bl.sets.Box(-2.0, 2.0),
+    )
+    assert result.status.outcome is bl.Outcome.NOT_OPTIMAL
+    assert "no minimum" in result.status.advice

@@ -1,13 +1,16 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import bilevel as bl
 from bilevel import Problem, hypergrad, linear, lower, problems, sets, trees
 from bilevel import certificates as ct
 from bilevel.certificates import Convexity, Gap, Verdict
+from bilevel.certificates.certify import WORDS
 
 QUAD = problems.quad()
 GRAD_X0 = jnp.array([10.83868992524, -16.897800719908])
@@ -147,12 +150,33 @@ class TestCertify:
 
     def test_nan_is_not_trusted(self):
         bad = Problem(QUAD.problem.upper, lambda x, y, batch: jnp.sum(y**2) * jnp.log(x[1]))
-        assert "not finite" in str(ct.certify(bad, QUAD.x0, QUAD.y0))
+        told = str(ct.certify(bad, QUAD.x0, QUAD.y0))
+        assert "not finite" in told
+        assert followed(told, bad)
+
+    def test_the_advice_can_be_followed_as_typed(self):
+        solver = lower.ToTolerance(max_steps=2)
+        told = str(ct.certify(QUAD.problem, QUAD.x0, QUAD.y0, solver=solver))
+        (better,) = followed(told, QUAD.problem)
+        assert "Not to be trusted" not in str(better)
+        told = str(ct.certify(QUAD.problem, QUAD.x0, QUAD.y0, linear=linear.CG(1)))
+        (better,) = followed(told, QUAD.problem)
+        assert "Not to be trusted" not in str(better)
+        assert followed(WORDS[Gap.KINK], QUAD.problem)
 
     def test_trees(self):
         case = problems.nested()
         found = ct.certify(case.problem, case.x0, case.y0)
         assert jnp.allclose(found.stationarity, trees.norm(case.gradient(case.x0)), rtol=1e-6)
+
+
+CALL = re.compile(r"bl\.[\w.]+\((?:[^()]|\([^()]*\))*\)")
+
+
+def followed(told, problem):
+    """What the calls in a text give, typed as they are."""
+    names = {"bl": bl, "problem": problem, "x": QUAD.x0, "y": QUAD.y0, "batch": bl.Batch()}
+    return [eval(call, names) for call in CALL.findall(told)]  # the library's own text
 
 
 class TestCheckHypergradient:

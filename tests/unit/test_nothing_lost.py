@@ -1,5 +1,11 @@
 """What can go wrong around a run costs a note, not the run."""
 
+import os
+import signal
+import subprocess
+import sys
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +109,39 @@ def test_a_loaders_buffer_may_be_used_again():
     np.testing.assert_array_equal(x_of(False), x_of(True))
 
 
+def test_a_second_ctrl_c_leaves_a_loader_that_blocks():
+    blocked = threading.Event()
+
+    def stream():
+        for _ in range(3):
+            yield np.ones((2, 2))
+        for after in (0.2, 0.6):
+            threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()
+        blocked.wait()
+
+    problem = bl.Problem(
+        lambda x, y, b: jnp.sum((y - b.mean(0)) ** 2), lambda x, y, b: jnp.sum((y - x) ** 2)
+    )
+    start = jnp.zeros(2), jnp.zeros(2)
+    data = bl.Data(upper=stream())
+    result = bl.solve(problem, SOBA(), *start, data=data, steps=20, log_every=1, progress=False)
+    others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+    assert result.status.outcome is bl.Outcome.INTERRUPTED
+    assert all(t.daemon for t in others if t.is_alive())  # none keeps the process alive
+    blocked.set()
+    assert result.stats.steps == 3
+
+
+def test_a_check_that_fails_after_the_run_is_a_note(monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("no scale")
+
+    monkeypatch.setattr("bilevel.global_search.check_small", broken)
+    result = bl.solve(PROBLEM, x0=jnp.zeros(3), y0=jnp.zeros(3), steps=20, progress=False)
+    assert result.status.ok
+    assert any("ZeroDivisionError: no scale" in note for note in result.stats.notes)
+
+
 def test_python_numbers_are_starting_points():
     problem = bl.Problem(
         lambda x, y, b: (y["a"] - 1) ** 2 + 0.1 * x**2, lambda x, y, b: (y["a"] - x) ** 2
@@ -110,3 +149,29 @@ def test_python_numbers_are_starting_points():
     result = bl.solve(problem, x0=0.0, y0={"a": 0.0}, progress=False)
     np.testing.assert_allclose(result.x, 1 / 1.1, atol=1e-2)  # d/dx of (x - 1)^2 + x^2 / 10
     assert isinstance(result.y["a"], jax.Array)
+
+
+def test_a_result_is_a_table_a_picture_and_a_page(tmp_path):
+    result = bl.solve(PROBLEM, SOBA(0.1, 0.3), jnp.zeros(3), jnp.zeros(3), steps=50, log_every=10)
+    table = result.to_pandas()
+    assert list(table.index) == [0, 10, 20, 30, 40, 50]
+    np.testing.assert_array_equal(table["upper"], result.history["upper"])
+    ax = result.plot("upper", "lower_grad_norm")
+    assert [line.get_label() for line in ax.lines] == ["upper", "lower_grad_norm"]
+    assert ax.get_xlabel() == "step"
+    with pytest.raises(ValueError, match="the history has no 'loss'; it has step, "):
+        result.plot("loss")
+    assert result._repr_html_().startswith("<table>")
+    assert "finished: all steps made" in result._repr_html_()
+
+
+def test_double_precision_that_is_not_kept_is_said():
+    code = (
+        "import numpy as np, bilevel as bl;"
+        "p = bl.Problem(lambda x, y, b: ((y - 1)**2).sum(), lambda x, y, b: ((y - x)**2).sum());"
+        "bl.solve(p, bl.methods.SOBA(.1, .1), np.zeros(2), np.zeros(2), steps=1, certify=False)"
+    )
+    env = {**os.environ, "JAX_ENABLE_X64": "0"}
+    ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "x0 or y0 is float64, and JAX computes in float32" in ended.stderr

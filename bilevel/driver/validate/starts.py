@@ -1,10 +1,12 @@
 """Where a run begins, and the sets beside it."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from bilevel import trees
@@ -31,10 +33,22 @@ def check_start(problem: Problem, x0: Any, y0: Any) -> tuple[Any, Any]:
         if value is None:
             raise ValueError(f"{name} is missing: give x0 and y0, or state.")
         check_variable(name, value)
+    _warn_of_single_precision((x0, y0))
     x0, y0 = trees.copy((x0, y0))
     check_rows(problem, y0)
     check_sets(problem, x0, y0)
     return x0, y0
+
+
+def _warn_of_single_precision(start: Any) -> None:
+    """NumPy's default is double precision, JAX's is single: say so, once at each place."""
+    double = any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(start))
+    if double and not jax.config.read("jax_enable_x64"):
+        warnings.warn(
+            "x0 or y0 is float64, and JAX computes in float32 unless it is told otherwise: call "
+            "jax.config.update('jax_enable_x64', True) first, or pass float32 arrays.",
+            stacklevel=2,
+        )
 
 
 def check_variable(name: str, tree: Any) -> None:

@@ -36,9 +36,7 @@ from bilevel.oracles import Price
 from bilevel.problem import Batch, Draws, Problem, RepeatedBatch, Structure
 from bilevel.typing import Lower, Scalar, Upper
 
-
-def _optional(value: ScalarLike | None) -> Array | None:
-    return None if value is None else jnp.asarray(value)
+_KNOWN = fields.optional()
 
 
 def _number(default: float):
@@ -87,22 +85,22 @@ class MAID(AbstractMethod):
 
     eps: ScalarLike = _number(0.1)
     delta: ScalarLike = _number(0.1)
-    step_size: ScalarLike | None = eqx.field(converter=_optional, default=None)
+    step_size: ScalarLike | None = fields.positive(None, converter=_KNOWN)
     shrink: ScalarLike = _number(0.5)
     grow: ScalarLike = _number(10 / 9)
     sharpen: ScalarLike = _number(0.5)
     relax: ScalarLike = _number(1.25)
     slack: ScalarLike = _number(0.5)
-    decrease: ScalarLike | None = eqx.field(converter=_optional, default=1e-4)
+    decrease: ScalarLike | None = fields.positive(1e-4, converter=_KNOWN)
     trials: int = eqx.field(static=True, default=5)
     lower_solver: AbstractLowerSolver = eqx.field(default_factory=NewtonCG)
     warm_adjoint: bool = eqx.field(static=True, default=True)
-    mu: ScalarLike | None = eqx.field(converter=_optional, default=None)
-    cross: ScalarLike | None = eqx.field(converter=_optional, default=None)
-    upper_L: ScalarLike | None = eqx.field(converter=_optional, default=None)
-    upper_cross: ScalarLike | None = eqx.field(converter=_optional, default=None)
-    hessian_lipschitz: ScalarLike | None = eqx.field(converter=_optional, default=None)
-    cross_lipschitz: ScalarLike | None = eqx.field(converter=_optional, default=None)
+    mu: ScalarLike | None = fields.positive(None, converter=_KNOWN)
+    cross: ScalarLike | None = fields.nonnegative(None, converter=_KNOWN)
+    upper_L: ScalarLike | None = fields.nonnegative(None, converter=_KNOWN)
+    upper_cross: ScalarLike | None = fields.nonnegative(None, converter=_KNOWN)
+    hessian_lipschitz: ScalarLike | None = fields.nonnegative(None, converter=_KNOWN)
+    cross_lipschitz: ScalarLike | None = fields.nonnegative(None, converter=_KNOWN)
     safety: ScalarLike = _number(1.5)
     convex_upper: bool = eqx.field(static=True, default=False)
     min_eps: ScalarLike = _number(0.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bilevel.apps.llm.data.bad_rows import Findings, LineRef
-from bilevel.apps.llm.needs import needs
+from bilevel.files.needs import needs
 
 GZIP = b"\x1f\x8b"
 PARQUET = b"PAR1"

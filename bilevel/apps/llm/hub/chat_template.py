@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bilevel.apps.llm.needs import needs
+from bilevel.files.needs import needs
 
 Message = Mapping[str, Any]
 Template = str | Mapping[str, Any]  # one, or several by name

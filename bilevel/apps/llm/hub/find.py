@@ -11,7 +11,7 @@ from bilevel.apps.llm.hub import checkpoint, config_json, gguf, tensor_files, to
 from bilevel.apps.llm.hub.checkpoint import Checkpoint
 from bilevel.apps.llm.hub.tokenizer import Tokenizer
 from bilevel.apps.llm.models.config import Config
-from bilevel.apps.llm.needs import needs
+from bilevel.files.needs import needs
 
 # `organization/model`, or a model without one; not a path.
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import DTypeLike
 
 from bilevel.apps.llm.hub import assemble, checkpoint, config_json
+from bilevel.apps.llm.hub.gguf_header import check_header
 from bilevel.apps.llm.hub.values import LARGEST, REQUIRED, Values
 from bilevel.apps.llm.models.config import Activation, Config, Family, Layers, LinearScaling, Rope
-from bilevel.apps.llm.needs import needs
+from bilevel.files.needs import needs
 
 FAMILIES = {"llama": Family.LLAMA, "qwen2": Family.QWEN2, "qwen3": Family.QWEN3}
 
@@ -81,6 +82,7 @@ def open_gguf(file: str | Path) -> Opened:
         raise FileNotFoundError(f"{file} is not a file.")
     reader_of = needs("gguf").GGUFReader
     try:
+        check_header(file)
         reader = reader_of(str(file))
         metadata = {name: field.contents() for name, field in reader.fields.items()}
     except (OSError, ImportError):

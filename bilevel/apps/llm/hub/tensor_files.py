@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import DTypeLike
 
-from bilevel.apps.llm.needs import needs
+from bilevel.files.needs import needs
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bilevel.apps.llm.hub import chat_template
 from bilevel.apps.llm.hub.chat_template import Message, Template
-from bilevel.apps.llm.needs import needs
+from bilevel.files.needs import needs
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What is looked at while a model is aligned, and what ends a run that goes wrong."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from bilevel.apps.llm.policies.policy import Preferences, log_ratio, referred, size
 from bilevel.apps.llm.run.prepared import Session
+from bilevel.apps.llm.run.settings import Method
 
 SURE = 0.05  # nats of entropy a response: of four responses drawn, few differ
 PROGRESS_COLUMNS = ("reward", "KL", "accuracy", "reward accuracy", "loss")
@@ -75,11 +77,21 @@ def _loss(policy, shown, x, y):
     return -policy.logprob(y, shown).mean()
 
 
+def _limit(given: Session) -> float:
+    """The divergence at which a run is ended, in nats a response."""
+    if given.settings.method is Method.SFT:
+        return math.inf
+    if given.settings.divergence is not None:
+        return given.settings.divergence
+    return max(100.0, 2.0 * given.policy.drawing.new)
+
+
 class Monitor:
     """Ends a run that goes wrong, and keeps what it was before; warns of one that gets nowhere.
 
-    Wrong is a KL above its limit, or a reward that no longer tells held-out responses apart. A
-    warning is told once.
+    Wrong is a KL above its limit, or a reward that no longer tells held-out responses apart. SFT
+    has no limit: it may go as far from the model given as the demonstrations are. A warning is
+    told once.
     """
 
     def __init__(self, given: Session, told: Callable[[str], Any]):
@@ -87,18 +99,20 @@ class Monitor:
         self._start = given.task.reference
         self._pairs = 0 if given.held is None else size(given.held)
         self._warned: set[str] = set()
-        self._before, self._spread = (0, time.perf_counter()), 0.0
+        self._limit, self._spread = _limit(given), 0.0
+        self._before: tuple[int, float] | None = None  # step and time of the last call
         self.good: tuple[int, PyTree, PyTree] | None = None
         self.why: str | None = None
 
     def __call__(self, step: int, state: Any, row: Any) -> bool:
         self.why = self._wrong(row)
         now = time.perf_counter()
-        before = self._before[0] if self._before[0] < step else 0  # a phase counts anew
-        speed = (step - before) * self._tokens / (now - self._before[1])
+        told = [f"{name} {row[name]:.3g}" for name in PROGRESS_COLUMNS if name in row]
+        if self._before is not None:  # the first steps are mostly compilation
+            made, seconds = step - self._before[0], now - self._before[1]
+            told.append(f"{made * self._tokens / seconds:,.0f} tokens/s")
         self._before = step, now
-        told = ", ".join(f"{name} {row[name]:.3g}" for name in PROGRESS_COLUMNS if name in row)
-        self._told(f"step {step}: {told}, {speed:,.0f} tokens/s")
+        self._told(f"step {step}: {', '.join(told)}")
         for warning in {*self._warnings(step, row)} - self._warned:
             self._warned.add(warning)
             self._told(f"warning: {warning}")
@@ -129,7 +143,9 @@ class Monitor:
             )
 
     def _wrong(self, row) -> str | None:
-        if not row["KL"] <= self._settings.divergence:
+        if math.isnan(row["KL"]):
+            return "the policy is not finite any more. Lower --rate, or set --max-grad-norm."
+        if row["KL"] > self._limit:
             return (
                 f"KL explosion: the policy is {row['KL']:.3g} nats from the model it started from. "
                 "Raise --beta, lower --rate, or make fewer steps."

@@ -1,4 +1,4 @@
-"""Packages that only language models need."""
+"""Packages that not every user needs."""
 
 import importlib
 from types import ModuleType
@@ -10,6 +10,9 @@ def needs(name: str, *, extra: str = "llm", what: str = "language models") -> Mo
     Args:
         extra: that installs it.
         what: what needs it.
+
+    Raises:
+        ImportError: it is not installed.
     """
     try:
         return importlib.import_module(name)

@@ -1,0 +1,250 @@
+"""A race where theory does not decide: several methods, several step sizes, one of them kept."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel import trees
+from bilevel.certificates import Probe, probe
+from bilevel.data import Data, Feed, on_parts
+from bilevel.driver.run import run
+from bilevel.driver.validate import check_arguments, check_steps, check_variable
+from bilevel.lower import NewtonCG
+from bilevel.methods.base import AbstractMethod, LowerAssumption, Unsupported, all_methods
+from bilevel.problem import Draws, Problem, Structure
+from bilevel.selection.judge import Judge, judge_of
+from bilevel.selection.tune import multiplied
+from bilevel.sets import Free
+from bilevel.typing import Lower, RandomKey, Upper
+from bilevel.updates import AbstractUpdate
+
+X_FACTORS = tuple(float(f) for f in np.geomspace(0.01, 10, 4))
+LOWER_FACTORS = (0.1, 1.0)
+MOST_METHODS = 6  # that enter a race, when none are named
+
+
+class Entrant(NamedTuple):
+    """One method with one setting of its steps."""
+
+    method: AbstractMethod
+    steps: int  # made before it was left behind, or until the end
+    score: float  # upper loss at x with y solved for, less is better; infinite if it diverged
+
+
+class Race(NamedTuple):
+    """The method that won, with its steps, and everyone's numbers."""
+
+    method: AbstractMethod
+    entrants: tuple[Entrant, ...]  # the best of each method, the winner first
+    left_out: tuple[str, ...]  # sentences: which methods did not start, and why
+
+    def __str__(self) -> str:
+        rows = [f"{one.score:14.6g} {one.steps:7d}  {one.method!r}" for one in self.entrants]
+        return "\n".join([f"{'upper loss':>14} {'steps':>7}  method", *rows, *self.left_out])
+
+
+def race(
+    problem: Problem,
+    x0: Upper,
+    y0: Lower,
+    *,
+    data: Data | None = None,
+    methods: Sequence[type[AbstractMethod] | AbstractMethod] | None = None,
+    key: RandomKey | None = None,
+    steps: int = 50,
+    seconds: float = 60.0,
+) -> Race:
+    """The method that does best on this problem: `race(problem, x0, y0, data=data).method`.
+
+    Every method starts with the steps of its theory where `certificates.probe` finds the constants
+    (with its default steps where not) and eight multiples of them, all in one compilation. Each
+    round runs them further, twice as long as the round before, and the worse half of the methods is
+    left behind, until one remains. Trials are judged by the upper loss at their x, with the lower
+    problem solved accurately anew (by a problem's own `lower_step`: 200 steps), never by a method's
+    own estimate.
+
+    Args:
+        x0, y0: any pytrees of floating arrays.
+        data: arrays or samplers, as for `bl.run`.
+        methods: classes, or methods with settings of their own; when absent, at most six that
+            handle the problem, those that assume least and cost least first.
+        key: draws the samples and starts the methods.
+        steps: of the first round.
+        seconds: no further method starts, and no further round, after this much time. A method
+            takes 3 to 10 seconds to compile.
+
+    Returns:
+        `Race(method, entrants, left_out)`; printing it gives the table.
+
+    Raises:
+        TypeError: the data are streams.
+        ValueError: no method handles the problem, or every setting diverged.
+    """
+    check_steps(steps=steps)
+    check_arguments(data, key, ())
+    for name, tree in (("x0", x0), ("y0", y0)):
+        check_variable(name, tree)
+    data = Data() if data is None else data
+    if data.streams:
+        raise TypeError("race draws the same samples many times: give Data arrays or a sampler.")
+    start, key = time.monotonic(), jax.random.key(0) if key is None else key
+    problem = on_parts(problem, data.feed(key, Draws(1, 1)))
+    judge = judge_of(data, key)
+    look = _constants(problem, x0, y0, judge)
+    running, left_out = [], []
+    for method in able(problem, data) if methods is None else methods:
+        name = getattr(method, "__name__", type(method).__name__)
+        if running and time.monotonic() - start > seconds / 2:
+            left_out.append(f"{name} did not start: half of the {seconds:g} seconds were over.")
+            continue
+        try:
+            lanes = _Lanes.of(method, problem, x0, y0, data, key, look)
+        except (ValueError, NotImplementedError) as error:
+            left_out.append(f"{name} did not start: {error}")
+            continue
+        running.append(lanes.further(problem, judge, steps))
+    ended: list[_Lanes] = []
+    while len(running) > 1 and time.monotonic() - start < seconds:
+        running.sort(key=lambda lanes: lanes.best.score)
+        half = -(-len(running) // 2)
+        ended, running = running[half:] + ended, running[:half]
+        steps *= 2
+        running = [lanes.further(problem, judge, steps) for lanes in running]
+    every = sorted(running, key=lambda lanes: lanes.best.score) + ended
+    best = tuple(lanes.best for lanes in every)
+    if not best or not math.isfinite(best[0].score):
+        raise ValueError(
+            " ".join(["no method got anywhere on this problem within the race.", *left_out])
+        )
+    return Race(best[0].method, best, tuple(left_out))
+
+
+def able(problem: Problem, data: Data) -> list[type[AbstractMethod]]:
+    """Methods that handle a problem and can race, those likeliest to do well first.
+
+    Raises:
+        Unsupported: there are none.
+    """
+    noisy = any(n != 1 for n in data.batches)
+    needs = {Structure.BLOCKS} if data.blocks is not None else set()
+    found = [
+        method
+        for method in all_methods()
+        if method.__module__.startswith("bilevel.")
+        and not method.unsupported(problem)
+        and needs <= method.supports
+        and (method.samples or not noisy)
+        and _default(method) is not None
+    ]
+    if not found:
+        raise Unsupported("no method of bilevel handles all that this problem declares.")
+    weakest = list(LowerAssumption)
+
+    def rank(method: type[AbstractMethod]):
+        strong = isinstance(problem.lower_set, Free)
+        told = method.theory.__func__ is AbstractMethod.theory.__func__
+        return told, weakest.index(method.below) * (1 if strong else -1), _cost(method, problem)
+
+    return sorted(found, key=rank)[:MOST_METHODS]
+
+
+def _default(method: type[AbstractMethod]) -> AbstractMethod | None:
+    """The method as it is made without arguments, where it can be."""
+    try:
+        return method()
+    except TypeError:
+        return None
+
+
+def _cost(method: type[AbstractMethod], problem: Problem) -> float:
+    return method().price(problem).gradients()
+
+
+def _constants(problem: Problem, x: Upper, y: Lower, judge: Judge) -> Probe | None:
+    """What theories ask for, where y is free and the lower loss strongly convex."""
+    if not isinstance(problem.lower_set, Free):
+        return None
+    batch = trees.map(lambda leaf: leaf[0], judge.batches)
+    y = NewtonCG(1e-4, max_steps=500).solve(problem, x, y, batch.lower).y
+    look = probe(problem, x, y, batch)
+    return look if math.isfinite(look.condition) else None
+
+
+class _Lanes(NamedTuple):
+    """One method with many steps, all run together."""
+
+    base: AbstractMethod
+    grid: np.ndarray  # (lanes, 2): factors of x steps and of all others
+    states: Any  # on a leading axis
+    feed: Feed
+    done: int
+    scores: np.ndarray  # (lanes,)
+
+    @classmethod
+    def of(cls, method, problem, x0, y0, data: Data, key, look: Probe | None) -> "_Lanes":
+        base = (method if isinstance(method, AbstractMethod) else _based(method, look)).for_data(
+            data.batches
+        )
+        base.check(problem)
+        moves = any(
+            isinstance(getattr(base, f.name), AbstractUpdate) for f in dataclasses.fields(base)
+        )
+        factors = [(p, q) for p in X_FACTORS for q in LOWER_FACTORS] if moves else [(1.0, 1.0)]
+        state = base.init(problem, x0, y0, key=key)
+        states = trees.map(
+            lambda leaf: jnp.broadcast_to(leaf, (len(factors), *jnp.shape(leaf))), state
+        )
+        feed = data.feed(key, base.draws(problem))
+        return cls(base, np.array(factors), states, feed, 0, np.full(len(factors), np.inf))
+
+    def further(self, problem: Problem, judge: Judge, steps: int) -> "_Lanes":
+        states = self.states
+        for _ in range(steps // PART or 1):
+            states = _run(self.base, problem, states, self.feed, jnp.asarray(self.grid), PART)
+        scores = np.asarray(_values(problem, judge, states.x, states.y))
+        scores = np.where(np.isfinite(scores), scores, np.inf)
+        done = self.done + (steps // PART or 1) * PART
+        return self._replace(states=states, scores=scores, done=done)
+
+    @property
+    def best(self) -> Entrant:
+        i = int(np.argmin(self.scores))
+        method = multiplied(self.base, *map(float, self.grid[i]))
+        return Entrant(method, self.done, float(self.scores[i]))
+
+
+PART = 50  # steps of one compiled program, so that every round runs the same
+
+
+def _based(method: type[AbstractMethod], look: Probe | None) -> AbstractMethod:
+    if look is not None:
+        try:
+            return method.theory(look)
+        except NotImplementedError:
+            pass
+    return method()
+
+
+@eqx.filter_jit
+def _run(base, problem: Problem, states, feed: Feed, grid, steps: int):
+    def one(state, factors):
+        method = multiplied(base, factors[0], factors[1])
+        return run(problem, method, state, data=feed, steps=steps)[0]
+
+    return jax.vmap(one)(states, grid)
+
+
+@eqx.filter_jit
+def _values(problem: Problem, judge: Judge, x, y):
+    def one(x, y):
+        x = problem.upper_set.project(x) if problem.upper_set.projectable else x
+        return judge.value(problem, x, judge.solved(problem, x, y))
+
+    return jax.vmap(one)(x, y)
