@@ -22,8 +22,8 @@ from benchmarks import (
     problems,
     rates,
 )
-from benchmarks.gold_reward import show as gold_reward
 from benchmarks import cleaning as finders
+from benchmarks.gold_reward import show as gold_reward
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.run.settings import Align
