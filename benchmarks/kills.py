@@ -59,9 +59,9 @@ def start(folder: str, limit: str = "") -> subprocess.Popen:
     )
 
 
-def finish(child: subprocess.Popen) -> tuple[int, str, str]:
+def finish(child: subprocess.Popen, seconds: float = 300) -> tuple[int, str, str]:
     """Exit code, x, and all that was said."""
-    out, err = child.communicate(timeout=300)
+    out, err = child.communicate(timeout=seconds)
     x = next((line for line in out.splitlines() if line.startswith("x ")), "")
     return child.returncode, x, out + err
 

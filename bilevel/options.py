@@ -267,7 +267,7 @@ def _nearest(name: str, known: Mapping[str, Option]) -> str:
 def rows(settings: Settings) -> list[tuple[str, str, str]]:
     """Name, value and meaning of every option, for a report."""
     return [
-        (option.name, "–" if value is None else str(shown(value)), option.about)
+        (option.name, "–" if value in (None, ()) else str(shown(value)), option.about)
         for option in options(type(settings))
         for value in (getattr(settings, option.name),)
     ]

@@ -115,6 +115,32 @@ class Cosine(AbstractSchedule):
         return f"Cosine({shown(self.start)} to {shown(self.end)} in {shown(self.steps)})"
 
 
+class WarmUp(AbstractSchedule):
+    """From 0 along a line to the start of another schedule, which then runs from its own k = 0.
+
+    `k/steps · s(0)` for k < `steps`, then `s(k − steps)`; the first step does not move. With
+    `Cosine` or `Linear` the same as `get_cosine_schedule_with_warmup` and
+    `get_linear_schedule_with_warmup` of `transformers`.
+    """
+
+    schedule: AbstractSchedule = eqx.field(converter=lambda value: as_schedule(value))
+    steps: ScalarLike = eqx.field(converter=_array)
+
+    @property
+    def head(self):
+        return self.schedule.head
+
+    def __call__(self, k: Count) -> Scalar:
+        steps = jnp.asarray(self.steps)
+        k = jnp.asarray(k).astype(steps.dtype)
+        value = self.schedule(jnp.maximum(k - steps, 0))
+        share = jnp.where(k < steps, k / jnp.maximum(steps, 1), 1)
+        return share.astype(value.dtype) * value
+
+    def __repr__(self) -> str:
+        return f"WarmUp({self.schedule!r} after {shown(self.steps)})"
+
+
 class Function(AbstractSchedule):
     """Any function of the step number, such as an optax schedule.
 

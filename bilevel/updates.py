@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree, ScalarLike
 
 from bilevel import trees
-from bilevel.fields import NONNEGATIVE, Checked, as_number, fraction, nonnegative
-from bilevel.schedules import AbstractSchedule, Count, as_schedule, shown, times
+from bilevel.fields import NONNEGATIVE, Checked, as_number, fraction, nonnegative, positive
+from bilevel.schedules import AbstractSchedule, Count, as_schedule, is_schedule, shown, times
 
 
 class AbstractUpdate(Checked):
@@ -93,38 +94,58 @@ class Optax(AbstractUpdate):
 class FromOptax(AbstractUpdate):
     """An optax transformation whose numbers are leaves of the pytree: `FromOptax(optax.adam, 0.1)`.
 
-    A new number does not recompile, and a sweep is one `vmap`. It needs a factory that only does
-    arithmetic with its numbers. Use `Optax` for one that branches on them or takes functions.
+    A new number does not recompile, and a sweep is one `vmap`. A number may be a schedule of the
+    step number: `FromOptax(optax.adamw, Cosine(1e-3, 1000), weight_decay=0.1)`. It needs a factory
+    that only does arithmetic with its numbers. Use `Optax` for one that branches on them or takes
+    functions.
     """
 
     factory: Callable[..., optax.GradientTransformation] = eqx.field(static=True)
     numbers: tuple
     named: dict
 
-    def __init__(self, factory, *numbers: ScalarLike, **named: ScalarLike):
+    def __init__(
+        self,
+        factory,
+        *numbers: ScalarLike | AbstractSchedule,
+        **named: ScalarLike | AbstractSchedule,
+    ):
         if not callable(factory):
             raise TypeError(
                 f"FromOptax is given {type(factory).__name__}; a factory and its numbers are "
                 "needed, such as FromOptax(optax.adam, 0.1)."
             )
         self.factory = cast("Callable[..., optax.GradientTransformation]", factory)
-        self.numbers = tuple(map(as_number, numbers))
-        self.named = {name: as_number(number) for name, number in named.items()}
+        self.numbers = tuple(map(_number_or_schedule, numbers))
+        self.named = {name: _number_or_schedule(number) for name, number in named.items()}
 
-    def _built(self) -> Optax:
-        return Optax(self.factory(*self.numbers, **self.named))
+    def _built(self, k: Count) -> Optax:
+        numbers, named = jax.tree.map(
+            lambda number: number(k) if is_schedule(number) else number,
+            (self.numbers, self.named),
+            is_leaf=is_schedule,
+        )
+        return Optax(self.factory(*numbers, **named))
 
     def init(self, tree):
-        return self._built().init(tree)
+        return self._built(0).init(tree)
 
     def step(self, direction, memory, tree, k):
-        moved, new = self._built().step(direction, memory, tree, k)
+        moved, new = self._built(k).step(direction, memory, tree, k)
         return moved, trees.cast_like(new, memory)
 
     def __repr__(self) -> str:
-        arguments = [shown(number) for number in self.numbers]
-        arguments += [f"{name}={shown(number)}" for name, number in self.named.items()]
+        arguments = [_shown(number) for number in self.numbers]
+        arguments += [f"{name}={_shown(number)}" for name, number in self.named.items()]
         return f"{self.factory.__name__}({', '.join(arguments)})"
+
+
+def _number_or_schedule(value: ScalarLike | AbstractSchedule) -> Any:
+    return value if is_schedule(value) else as_number(cast("ScalarLike", value))
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if is_schedule(value) else shown(value)
 
 
 class Scaled(AbstractUpdate):
@@ -139,6 +160,25 @@ class Scaled(AbstractUpdate):
     def step(self, direction, memory, tree, k):
         moved, memory = self.update.step(direction, memory, tree, k)
         return trees.lerp(tree, moved, self.factor), memory
+
+
+class Clipped(AbstractUpdate):
+    """Another update, of a direction that is scaled down to a norm where it is longer.
+
+    The norm is that of the whole tree. Known as gradient clipping by the global norm.
+    """
+
+    update: AbstractUpdate
+    norm: ScalarLike = positive()
+
+    def init(self, tree):
+        return self.update.init(tree)
+
+    def step(self, direction, memory, tree, k):
+        length = trees.norm(direction)
+        longest = jnp.asarray(self.norm, length.dtype)
+        factor = jnp.where(length > longest, longest / length, jnp.ones_like(length))
+        return self.update.step(trees.scale(factor, direction), memory, tree, k)
 
 
 def scaled(update: AbstractUpdate, factor: ScalarLike) -> AbstractUpdate:

@@ -18,10 +18,8 @@ DRINKS = ("tea", "coffee", "water", "juice")
 
 
 def shown(loop: Loop) -> str:
-    return "  ".join(
-        f"{name} {share:.2f}"
-        for name, share in zip(DRINKS, np.asarray(loop.policy[0]), strict=True)
-    )
+    shares = zip(DRINKS, np.asarray(loop.policy[0]), strict=True)
+    return "  ".join(f"{name} {share:.2f}" for name, share in shares)
 
 
 def simulated(loop: Loop) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from bilevel import options, report
 from bilevel.apps.llm.hub import folders
@@ -14,9 +13,11 @@ from bilevel.apps.llm.run import session
 from bilevel.apps.llm.run.monitor import PROGRESS_COLUMNS
 from bilevel.apps.llm.run.session import Session, TrainResult
 from bilevel.apps.llm.run.settings import SFT, Align
+from bilevel.cli.console import plain_console
 from bilevel.driver import Outcome
 
 MARK = ".bilevel-align"  # in the folder of a run's state
+BEGUN = "options.json"  # there, too: the options with which the run began
 
 
 def sft(asked: SFT) -> bool:
@@ -38,17 +39,22 @@ def align(asked: Align) -> bool:
     state = out.with_name(f"{out.name}.run")
     check_ours(state)
     first = jax.process_index() == 0  # where several processes run this, it alone tells and writes
-    console = Console(soft_wrap=True, highlight=False, emoji=False, quiet=not first)
+    if first:
+        shutil.rmtree(folders.part_of(state), ignore_errors=True)  # of a call that was killed
+    console = plain_console(soft_wrap=True, quiet=not first)
     given = session.load(asked.model, asked.demos, asked.prefs, asked)
     for told in _told(given):
-        console.print(told, markup=False)
+        console.print(told)
     before = session.answers(given, given.task.reference)
     if first:
         state.mkdir(exist_ok=True)
         (state / MARK).touch()
-    found = session.train(given, state, told=lambda line: console.print(line, markup=False))
+        for told in changed(asked, state / BEGUN):
+            console.print(told)
+    logs = [report.TensorBoard(asked.tensorboard)] if first and asked.tensorboard else []
+    found = session.train(given, state, told=console.print, callbacks=logs)
     if found.status.outcome is Outcome.INTERRUPTED:
-        console.print(f"Interrupted; the same command goes on from {state}.", markup=False)
+        console.print(f"Interrupted; the same command goes on from {state}.")
         return False
     after = session.answers(given, found.policy)
     # With the report in it from the start, so that what stands at `out` is whole.
@@ -57,11 +63,14 @@ def align(asked: Align) -> bool:
         given, found, out, also=lambda part: failed.append(write(given, found, before, after, part))
     )
     if first and found.status.ok:
-        remove_ours(state)
-    console.print(f"{found.status}\n{found.speed:,.0f} tokens/s.", markup=False)
+        folders.remove(state)
+    for result in found.aligned.results:
+        for note in result.stats.notes:
+            console.print(note)
+    console.print(f"{found.status}\n{found.speed:,.0f} tokens/s.")
     both = f"Checkpoint and report.html written to {out}"
     told = " ".join(part for part in failed if part)
-    console.print(f"Checkpoint written to {out}. {told}" if told else both, markup=False)
+    console.print(f"Checkpoint written to {out}. {told}" if told else both)
     return found.status.ok
 
 
@@ -82,15 +91,22 @@ def check_ours(state: Path) -> None:
         )
 
 
-def remove_ours(state: Path) -> None:
-    """Remove the state of a run that has been saved; the mark goes last, should this be killed."""
-    for path in state.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != MARK:
-            path.unlink()
-    (state / MARK).unlink()
-    state.rmdir()
+def changed(asked: Align, file: Path) -> list[str]:
+    """What differs from the options with which the run in this folder began, in a sentence.
+
+    A run that begins writes them down.
+    """
+    now = {name: value for name, value, _ in options.rows(asked) if name != "out"}
+    try:
+        begun = json.loads(file.read_text())
+    except FileNotFoundError:
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(now, indent=1))
+        part.replace(file)
+        return []
+    told = [f"{name} was {begun[name]}, and is {now[name]}" for name in now.keys() & begun.keys()
+            if begun[name] != now[name]]  # fmt: skip
+    return [f"Options changed since this run began: {'; '.join(sorted(told))}."] if told else []
 
 
 def _told(given: Session) -> list[str]:

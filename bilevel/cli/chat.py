@@ -18,6 +18,7 @@ from bilevel.apps.llm.hub.checkpoint import Checkpoint
 from bilevel.apps.llm.hub.tokenizer import Tokenizer
 from bilevel.apps.llm.models.sampling import Drawing
 from bilevel.apps.llm.policies.model import generate
+from bilevel.cli.console import plain_console
 from bilevel.cli.options import Chat
 
 STRETCH = 64  # prompts are padded to a multiple of it, so that few programs are compiled
@@ -29,7 +30,7 @@ def run(options: Chat) -> None:
     Raises:
         ValueError, FileNotFoundError, ImportError: in one sentence.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = plain_console(soft_wrap=True)
     drawing = Drawing(new=options.new, temperature=options.temperature, top_p=options.top_p)
     talk = open_talk(options.model, drawing, options.seed)
     if options.prompt is not None:

@@ -4,12 +4,13 @@ import inspect
 import re
 from collections.abc import Mapping
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from bilevel.cli import typed
+from bilevel.cli.console import plain_console
 from bilevel.cli.options import Methods
 from bilevel.cli.tables import new_table, write_json
 from bilevel.methods import AbstractMethod, all_methods, references
@@ -22,7 +23,7 @@ def run(options: Methods) -> None:
     Raises:
         ValueError: there is no such method.
     """
-    console = Console(highlight=False)
+    console = plain_console()
     rows = {row.name: row for row in method_rows()}
     classes = {method.__name__: method for method in all_methods()}
     chosen = list(rows) if options.name is None else [typed.method_class(options.name).__name__]

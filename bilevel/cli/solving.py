@@ -15,6 +15,7 @@ import bilevel as bl
 from bilevel import report, trees
 from bilevel.certificates import probe as probe_at
 from bilevel.cli import typed
+from bilevel.cli.console import plain_console
 from bilevel.cli.options import Compare, Probe, Run
 from bilevel.cli.tables import new_table, write_json
 from bilevel.driver import Outcome, Result
@@ -36,7 +37,7 @@ def run(options: Run) -> bool:
         one = typed.load(options.problem)
         page = report.check_writable(options.report) if options.report else None
         save = report.check_writable(options.save) if options.save else None
-        console = Console(highlight=False, soft_wrap=True, stderr=options.json)
+        console = plain_console(soft_wrap=True, stderr=options.json)
         method = _method(options, one, console)
         results = {}
         for seed in range(options.seeds):
@@ -44,7 +45,7 @@ def run(options: Run) -> bool:
             if found.status.outcome is Outcome.INTERRUPTED:
                 break
             if not options.json:
-                console.print(f"seed {seed}: {found}", markup=False)
+                console.print(f"seed {seed}: {found}")
         _write(results, {"run": method}, page, save, f"{options.problem} by bilevel run", console)
         if options.json:
             write_json([_as_json(name, found) for name, found in results.items()])
@@ -61,7 +62,7 @@ def compare(options: Compare) -> bool:
     with _precision(options.float64):
         one = typed.load(options.problem)
         page = report.check_writable(options.report) if options.report else None
-        console = Console(highlight=False, soft_wrap=True, stderr=options.json)
+        console = plain_console(soft_wrap=True, stderr=options.json)
         names = [name.strip() for name in (options.methods or "").split(",") if name.strip()]
         raced = bl.race(
             one.problem,
@@ -85,9 +86,9 @@ def compare(options: Compare) -> bool:
         else:
             console.print(_table(results, scores))
             for name, method in methods.items():
-                console.print(f"  {name}: {method!r}", markup=False)
+                console.print(f"  {name}: {method!r}")
             for left_out in raced.left_out:
-                console.print(left_out, markup=False)
+                console.print(left_out)
         _write(results, methods, page, None, f"Methods on {options.problem}", console)
     return _ended(results)
 
@@ -106,7 +107,7 @@ def probe(options: Probe) -> None:
             told = {name: _plain(value) for name, value in look._asdict().items()}
             write_json(told)
         else:
-            Console(highlight=False, soft_wrap=True).print(str(look), markup=False)
+            plain_console(soft_wrap=True).print(str(look))
 
 
 def _method(options: Run, one: typed.Loaded, console: Console) -> AbstractMethod | None:
@@ -121,7 +122,7 @@ def _method(options: Run, one: typed.Loaded, console: Console) -> AbstractMethod
             method = bl.tune(method, one.problem, one.x0, one.y0, data=one.data).method
         else:
             method = method()
-    console.print(f"{method!r}\n", markup=False)
+    console.print(f"{method!r}\n")
     return method
 
 
@@ -153,10 +154,10 @@ def _write(
     if save is not None:
         with save.open("wb") as opened:
             np.savez(opened, **_arrays(results))  # pyright: ignore[reportArgumentType]
-        console.print(f"Saved to {save}", markup=False)
+        console.print(f"Saved to {save}")
     if page is not None:
         report.write(page, title, report.of(results, settings=methods))
-        console.print(f"Report written to {page}", markup=False)
+        console.print(f"Report written to {page}")
 
 
 def _arrays(results: Mapping[str, Result]) -> dict[str, np.ndarray]:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 import bilevel as bl
 from bilevel import report
+from bilevel.cli.console import plain_console
 from bilevel.cli.options import Textbook
 from bilevel.cli.tables import new_table
 from bilevel.driver import FollowerCertificate
@@ -80,9 +80,9 @@ def run(options: Textbook) -> None:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"{out} cannot be made: {error.strerror}.") from error
-        console = Console()
+        console = plain_console()
         if not console.is_terminal:  # into a file: as wide as it needs
-            console = Console(width=150)
+            console = plain_console(width=150)
         begin, processor = time.monotonic(), time.process_time()
         rows, environment = [], report.environment()
         for i, book in enumerate(books):
@@ -93,13 +93,13 @@ def run(options: Textbook) -> None:
                 console.print(f"{i + 1}/{len(books)} {rows[-1].name}: {rows[-1].kind}", end="\r")
         seconds, processor = time.monotonic() - begin, time.process_time() - processor
     console.print(table(rows))
-    console.print(summary(rows, seconds, processor), highlight=False, soft_wrap=True)
+    console.print(summary(rows, seconds, processor), soft_wrap=True)
     try:
         draw(rows, out / "textbook.png")
     except Exception as error:  # the table is kept already
-        console.print(f"No figure: {type(error).__name__}: {error}", markup=False)
+        console.print(f"No figure: {type(error).__name__}: {error}")
     told = out / "textbook.json", out / "textbook.png"
-    console.print(f"Written: {told[0]}, {told[1]}", soft_wrap=True, highlight=False)
+    console.print(f"Written: {told[0]}, {told[1]}", soft_wrap=True)
 
 
 def _save(rows: Sequence[Row], seconds: float, processor: float, environment, path: Path) -> None:
@@ -170,7 +170,7 @@ def table(rows: Sequence[Row]) -> Table:
         shown.add_column(name, justify="left" if text else "right", no_wrap=True)
     for row in rows:
         fine = row.kind in (referee.Kind.SOLVED.value, referee.Kind.NO_REFERENCE.value)
-        shown.add_row(*map(escape, cells(row)), style=None if fine and row.agrees else "bold")
+        shown.add_row(*map(Text, cells(row)), style=None if fine and row.agrees else "bold")
     return shown
 
 

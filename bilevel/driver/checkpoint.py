@@ -171,7 +171,7 @@ class Saver:
         self._manager.close()
 
     def _unreadable(self, step: int, error: Exception) -> None:
-        told = str(error).strip().split("\n")[0]
+        told = str(error).strip().splitlines()[0][:200]
         self.notes.append(f"the checkpoint of step {step} could not be read and was passed: {told}")
         self._damaged.add(step)
 

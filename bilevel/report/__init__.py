@@ -13,6 +13,8 @@ from bilevel.report.environment import environment
 from bilevel.report.figures import curves, series_color, svg
 from bilevel.report.methods import EXPERIMENTAL, LEGEND, MethodRow, method_rows
 from bilevel.report.page import check_writable, render, try_write, write
+from bilevel.report.score import Score, mean_and_error, verdict
+from bilevel.report.tensorboard import TensorBoard
 
 __all__ = [
     "EXPERIMENTAL",
@@ -22,18 +24,22 @@ __all__ = [
     "Figure",
     "MethodRow",
     "Numbers",
+    "Score",
     "Section",
     "Table",
+    "TensorBoard",
     "Text",
     "check_writable",
     "clock",
     "curves",
     "environment",
+    "mean_and_error",
     "method_rows",
     "of",
     "render",
     "series_color",
     "svg",
     "try_write",
+    "verdict",
     "write",
 ]

@@ -66,7 +66,7 @@ def test_a_gguf_file_chats_and_is_aligned(gguf_file, tmp_path):
     demos.write_text("\n".join(map(json.dumps, rows)))
     from bilevel.apps.llm.run import session
 
-    settings = session.Settings(session.Method.SFT, steps=1, batch=2)
+    settings = session.Settings(method=session.Method.SFT, steps=1, batch=2)
     given = session.load(gguf_file, demos, None, settings)
     session.save(given, session.train(given, None), tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer.json").is_file()
@@ -248,7 +248,7 @@ def test_chat_prints_what_the_model_said(monkeypatch, tmp_path):
             return said
 
     terminal = Console(file=out, force_terminal=True, width=40, soft_wrap=True, highlight=False)
-    monkeypatch.setattr(chat, "Console", lambda **_: terminal)
+    monkeypatch.setattr(chat, "plain_console", lambda **_: terminal)
     monkeypatch.setattr(chat, "open_talk", lambda *_: Said())
     chat.run(Chat(model=tmp_path, prompt="hello", new=1, temperature=0.0))
     assert out.getvalue() == expected + "\n"

@@ -99,7 +99,7 @@ def test_help_names_every_option_and_fits_a_terminal(name):
         assert " ".join(option.about.split()[:2]) in long.output
 
 
-@pytest.mark.slow(unless=lambda names: len(names) == 1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names", [["SOBA"], ["SOBA", "TTSA", "StocBiO", "F2SA"]], ids=["one method", "all methods"]
 )
@@ -108,11 +108,13 @@ def test_a_demo_ends_with_a_table_and_a_report(names, tmp_path, monkeypatch):
     settings = cleaning.settings()
     monkeypatch.setattr(cleaning, "settings", lambda: {name: settings[name] for name in names})
     out = tmp_path / "report.html"
-    found = run("demo", "--out", str(out), "--steps", "30", "--wrong", "0.3")
+    found = run("demo", "--out", str(out), "--steps", "30", "--wrong", "0.3", "--seeds", "2")
     assert found.exit_code == 0, found.output
     for told in (*names, "all data", "validation only", "oracle"):
         assert told in found.output
     assert f"Report written to {out}" in found.output
+    for clean in (30, 100, 300):
+        assert f"{clean} clean samples: Cleaning changes the test accuracy by " in found.output
     assert out.read_text("utf-8").count("<svg") == 3
 
 
@@ -123,6 +125,13 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_pat
     assert found.output.count("\n") == 1
     assert found.output.startswith("bilevel demo: the report cannot be written to")
     assert "Choose another path." in found.output
+
+
+def test_what_was_typed_is_repeated_to_the_letter():
+    """No emoji and no markup are read in it."""
+    found = run("methods", ":smile: [bold]m", columns=40)
+    assert found.output.startswith("bilevel methods: there is no method :smile: [bold]m. ")
+    assert found.output.count("\n") == 1
 
 
 @pytest.mark.usefixtures("without_sklearn")

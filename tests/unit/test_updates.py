@@ -53,6 +53,36 @@ def test_equal_to_optax(ours, theirs):
     )
 
 
+def test_a_number_of_an_optax_factory_may_be_a_schedule():
+    rates = optax.warmup_cosine_decay_schedule(0.0, 0.3, 2, 6)
+    with jax.numpy_dtype_promotion("standard"):
+        expected = optax_trajectory(optax.adamw(rates, weight_decay=0.1), steps=7)
+    rate = schedules.WarmUp(schedules.Cosine(0.3, 4), 2)
+    found = trajectory(updates.FromOptax(optax.adamw, rate, weight_decay=0.1), steps=7)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+    assert "WarmUp(Cosine(" in repr(updates.FromOptax(optax.adam, rate))
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
+def test_warm_up_then_decay_as_transformers_does(kind):
+    total, warm, rate = 12, 4, 0.5
+    after = {
+        "constant": schedules.Constant(rate),
+        "linear": schedules.Linear(rate, -rate / (total - warm)),
+        "cosine": schedules.Cosine(rate, total - warm),
+    }
+    left = {
+        "constant": lambda share: 1.0,
+        "linear": lambda share: 1 - share,
+        "cosine": lambda share: 0.5 * (1 + np.cos(np.pi * share)),
+    }
+    schedule = schedules.WarmUp(after[kind], warm)
+    found = [float(schedule(k)) for k in range(total + 1)]
+    decay = [rate * left[kind]((k - warm) / (total - warm)) for k in range(warm, total + 1)]
+    expected = [rate * k / warm for k in range(warm)] + decay
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
 UPDATES = {
     "sgd": updates.SGD,
     "momentum": updates.Momentum,

@@ -20,6 +20,23 @@ def check_new(folder: Path) -> None:
         raise FileExistsError(f"{folder} is a mount point; give the name of a new folder in it.")
 
 
+def part_of(folder: Path) -> Path:
+    """The hidden folder beside a folder that is being written or removed."""
+    return folder.with_name(f".{folder.name}.bilevel-part")
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, which is there whole or not at all.
+
+    What a call that was killed left beside it is removed, too; the folder need not exist.
+    """
+    part = part_of(folder)
+    shutil.rmtree(part, ignore_errors=True)
+    if folder.exists():
+        folder.rename(part)
+        shutil.rmtree(part)
+
+
 @contextlib.contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
     """A folder to write into, which takes its name when all is written.
@@ -33,7 +50,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """
     check_new(Path(folder))
     target = Path(folder).resolve()
-    part = target.with_name(f".{target.name}.bilevel-part")
+    part = part_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if part.exists():

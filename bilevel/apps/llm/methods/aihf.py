@@ -142,7 +142,7 @@ class AIHF(AbstractAlignment):
                 pairs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), stored[-1], *earlier)
             begin = Start(start.reward if plan.fresh else x, y)
             feed = self._data(task, options, pairs)
-            now = options._replace(key=one, phase=len(results) + 1)
+            now = options.after(results, key=one)
             found = reached(run(learn, self.x_update, begin, feed, now))
             if not found.ended:
                 return found
@@ -150,7 +150,7 @@ class AIHF(AbstractAlignment):
             anchored = task
             if isinstance(self.anchor, Moving):  # the policy of the last round
                 anchored = eqx.tree_at(lambda t: t.reference, task, y)
-            now = options._replace(key=two, steps=plan.policy_steps, phase=len(results) + 1)
+            now = options.after(results, key=two, steps=plan.policy_steps)
             found = reached(
                 follow(anchored, self.step, Start(x, y), feed, now, settings["policy_reward"])
             )

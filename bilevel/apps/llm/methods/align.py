@@ -1,7 +1,8 @@
 """One interface to all alignment methods: `align(task, method, steps=...)`."""
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,12 @@ class Options(NamedTuple):
     keep: str | Best
     rest: Mapping[str, Any]
     phase: int = 1  # of a method with several phases
+    begun: int = 0  # steps of the phases before
+
+    def after(self, results: Sequence[Result], **changes: Any) -> "Options":
+        """The options of the phase that follows these."""
+        begun = sum(int(result.state.k) for result in results)
+        return self._replace(phase=len(results) + 1, begun=begun, **changes)
 
     def settings(self, start: PyTree) -> dict[str, Any]:
         """Arguments of `bl.solve`, without the metrics, for a phase that starts at `start`.
@@ -79,11 +86,19 @@ class Options(NamedTuple):
             "certify": False,
             **self.rest,
         }
+        if self.begun:
+            calls = found.get("callbacks", ())
+            found["callbacks"] = [partial(_counted, self.begun, call) for call in calls]
         if (kept := found.get("checkpoint")) is not None:
             kept = kept if isinstance(kept, Checkpoint) else Checkpoint(kept)
             name = f"phase-{self.phase}" + (f"-{digest(start)}" if self.phase > 1 else "")
             found["checkpoint"] = kept._replace(folder=Path(kept.folder) / name)
         return found
+
+
+def _counted(begun: int, call: Callable, step: int, state: Any, row: Any) -> Any:
+    """A callback that is told the steps of all phases."""
+    return call(begun + step, state, row)
 
 
 def align(
@@ -111,7 +126,8 @@ def align(
         metrics: functions of the reward and the policy parameters, by name, evaluated every
             `log_every` steps. The first argument is `None` in a baseline without a reward.
         keep: the "last" iterate, or the best by a metric.
-        options: passed to `bl.solve`: `checkpoint`, `progress`, ... A method with several phases
+        options: passed to `bl.solve`: `checkpoint`, `callbacks`, ... Callbacks are told the steps
+            of all phases together. A method with several phases
             stores each in its own folder inside the checkpoint. The same call resumes in the
             unfinished phase, and gives bitwise the same result as an uninterrupted run. Responses
             drawn by a finished phase are drawn again from the same key.

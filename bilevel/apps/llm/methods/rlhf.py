@@ -101,6 +101,6 @@ class RLHF(AbstractAlignment):
             responses = generate(task.policy, task.reference, some, three)
             policy_reward = Shifted(task.reward, moments(task.reward, x, responses))
         feed = data(task, batch_size=options.batch_size, prompts=options.prompts)
-        then = options._replace(key=two, steps=self.policy_steps, phase=2)
+        then = options.after(learned.results, key=two, steps=self.policy_steps)
         found = follow(task, self.step, Start(x, start.policy), feed, then, policy_reward)
         return Aligned(found.y, x, [*learned.results, found])

@@ -90,7 +90,7 @@ def _play(method: SPIN | SelfPlayAIHF, loss, task: Task, start: Start, options: 
     """Rounds of generation and training, each against the policy that it starts from."""
     found, before = Aligned(start.policy, None, []), None
     demonstrations = demonstrations_of(task)
-    for number, key in enumerate(jax.random.split(options.key, method.rounds), 1):
+    for key in jax.random.split(options.key, method.rounds):
         y = found.policy
         generation_key, training = jax.random.split(key)
         responses = generate(task.policy, y, demonstrations.prompts, generation_key)
@@ -104,7 +104,7 @@ def _play(method: SPIN | SelfPlayAIHF, loss, task: Task, start: Start, options: 
             preferences = pairs_referred(opponent, task.preferences, method.rows)
         kept, now = (
             kept_only(task, preferences=preferences),
-            options._replace(key=training, phase=number),
+            options.after(found.results, key=training),
         )
         result = minimise(loss, y, method.update, kept, now, of_policy, (demonstrated, own))
         found = Aligned(result.x, None, [*found.results, result])

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
@@ -36,6 +37,8 @@ class ComputeOptions:
     Args:
         attention: a function of `bilevel.apps.llm.models.attention`.
         dtype: dtype of activations; that of the embedding if `None`.
+        parts: rows are worked through in so many parts, one after another, and a derivative
+            computes each part again: gradient accumulation, in the memory of one part.
         pin: sharding of the activations `(batch, time, width)`; if the rows cannot be split evenly
             over the mesh, the compiler chooses.
     """
@@ -43,7 +46,29 @@ class ComputeOptions:
     attention: Callable = attentions.plain
     remat: Remat = Remat.NONE
     dtype: Any = None
+    parts: int = 1
     pin: NamedSharding | None = None
+
+
+def in_parts(fn: Callable, parts: int, rows: Any) -> Any:
+    """`fn(rows)`, which maps every row by itself, for a part of the rows at a time.
+
+    Part i holds the rows i, i + parts, …, so that rows that are split over devices stay there.
+    Where the number of rows is no multiple of the parts, some rows are taken twice.
+    """
+    n = len(jax.tree.leaves(rows)[0])
+    parts = min(parts, n)
+    if parts < 2:
+        return fn(rows)
+    size = -(-n // parts)
+    if n % parts:
+        again = np.arange(size * parts) % n
+        rows = jax.tree.map(lambda leaf: leaf[again], rows)
+    split = jax.tree.map(
+        lambda leaf: leaf.reshape(size, parts, *leaf.shape[1:]).swapaxes(0, 1), rows
+    )
+    found = jax.lax.map(jax.checkpoint(fn), split)
+    return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])[:n], found)
 
 
 def embed(config: Config, params: Params, tokens: Tokens, *, compute: ComputeOptions) -> Array:

@@ -21,7 +21,7 @@ from bilevel.apps.llm.models import decoder, parameters, sampling, sharding
 from bilevel.apps.llm.models.config import Config
 from bilevel.apps.llm.models.sampling import Drawing
 from bilevel.apps.llm.models.trainable import Adapter, FullFineTune, Trained
-from bilevel.apps.llm.models.transformer import ComputeOptions
+from bilevel.apps.llm.models.transformer import ComputeOptions, in_parts
 from bilevel.apps.llm.policies.packing import SideBySide
 from bilevel.apps.llm.policies.policy import AbstractPolicy, Preferences, Responses, stopped
 
@@ -56,7 +56,11 @@ class Decoder(AbstractPolicy):
         return _in_place(self.config, params, self.compute)
 
     def token_logprobs(self, y, responses):
-        params, rows = self.weights(y), responses.prompts
+        params = self.weights(y)
+        return in_parts(lambda few: self._spoken(params, few), self.compute.parts, responses)
+
+    def _spoken(self, params: parameters.Params, responses: Responses) -> Float[Array, "n time"]:
+        rows = responses.prompts
         if isinstance(rows, SideBySide):
             x = decoder.hidden(
                 self.config, params, rows.tokens, rows.segments, compute=self.compute
@@ -72,6 +76,14 @@ class Decoder(AbstractPolicy):
         if len(several) == 1 or isinstance(prompts, SideBySide):
             return [self.logprob(y, responses) for responses in several]
         params = self.weights(y)
+        return in_parts(
+            lambda few: self._spoken_beside(params, few), self.compute.parts, list(several)
+        )
+
+    def _spoken_beside(
+        self, params: parameters.Params, several: list[Responses]
+    ) -> list[Float[Array, " n"]]:
+        prompts = several[0].prompts
         row = beside(prompts, several)
         x = decoder.hidden_at(
             self.config, params, *row, query_start=prompts.tokens.shape[1] - 1, compute=self.compute
@@ -126,9 +138,14 @@ class Trunk(eqx.Module):
     def __call__(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
         params = self.trained.attach(self.config, stopped(self.params), trunk)
         params = _in_place(self.config, params, self.compute)
-        start = responses.prompts.tokens.shape[1]
-        row = joined(responses)
-        return decoder.hidden(self.config, params, *row, query_start=start, compute=self.compute)
+
+        def states(responses: Responses):
+            row, start = joined(responses), responses.prompts.tokens.shape[1]
+            return decoder.hidden(
+                self.config, params, *row, query_start=start, compute=self.compute
+            )
+
+        return in_parts(states, self.compute.parts, responses)
 
     def cached(self, params: PyTree, responses: Responses) -> Responses:
         """The same responses with precomputed fixed parts; this class has none."""

@@ -18,7 +18,7 @@ from bilevel.apps.llm.models import masks, parameters, rope, sampling, transform
 from bilevel.apps.llm.models.config import Config
 from bilevel.apps.llm.models.sampling import Drawing
 from bilevel.apps.llm.models.trainable import Adapter
-from bilevel.apps.llm.models.transformer import ComputeOptions
+from bilevel.apps.llm.models.transformer import ComputeOptions, in_parts
 from bilevel.apps.llm.policies.model import PromptBatch, spoken
 from bilevel.apps.llm.policies.policy import AbstractPolicy, Responses, stopped
 
@@ -202,7 +202,11 @@ class CachedDecoder(AbstractPolicy):
 
     def token_logprobs(self, y, responses):
         params = self.trained.attach(self.config, stopped(self.params), y)
-        return spoken(params, self._predicting(params, responses), responses)
+
+        def few(rows: Responses):
+            return spoken(params, self._predicting(params, rows), rows)
+
+        return in_parts(few, self.compute.parts, responses)
 
     def scores(self, y: PyTree, responses: Responses) -> Float[Array, "n time vocab"]:
         """Logits over the vocabulary at the position of each response token."""
@@ -244,7 +248,7 @@ class CachedDecoder(AbstractPolicy):
 
     def trunk(self, params: Any, trained: Adapter | None) -> "CachedTrunk":
         """A trunk for a reward on the same prompts: an adapter of `params`, or all parameters."""
-        return CachedTrunk(self.config, self.cache, params, trained)
+        return CachedTrunk(self.config, self.cache, params, trained, self.compute)
 
 
 class CachedTrunk(eqx.Module):
@@ -263,6 +267,9 @@ class CachedTrunk(eqx.Module):
     compute: ComputeOptions = eqx.field(static=True, default=ComputeOptions())
 
     def __call__(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
+        return in_parts(lambda few: self._states(trunk, few), self.compute.parts, responses)
+
+    def _states(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
         config, response_mask = self.config, responses.mask
         after = self.resting(trunk, responses)
         if self.trained is None:

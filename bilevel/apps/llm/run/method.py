@@ -1,7 +1,11 @@
 """The way to align that settings name."""
 
+from dataclasses import replace
+
+import jax
 import optax
 
+from bilevel import schedules
 from bilevel.apps.llm.methods import direct, rlhf, sft
 from bilevel.apps.llm.methods.aihf import AIHF, IRL, Rounds
 from bilevel.apps.llm.methods.align import AbstractAlignment
@@ -14,14 +18,15 @@ from bilevel.apps.llm.policy_steps.policy_step import (
     SquaredAdvantage,
 )
 from bilevel.apps.llm.policy_steps.ppo import PPO
-from bilevel.apps.llm.run.settings import Method, PolicyStep, Settings
-from bilevel.updates import FromOptax
+from bilevel.apps.llm.run.settings import Method, PolicyStep, Schedule, Settings
+from bilevel.schedules import AbstractSchedule
+from bilevel.updates import AbstractUpdate, Clipped, FromOptax
 
 
 def method(settings: Settings) -> AbstractAlignment:
     """The object that the name stands for."""
-    update = FromOptax(optax.adam, settings.rate)
-    upper = FromOptax(optax.adam, settings.reward_rate)
+    update = policy_update(settings, settings.steps)
+    upper = reward_update(settings)
     step, rows = policy_step(settings), settings.batch
     play = {"rounds": settings.rounds or 1, "replay": settings.replay, "rows": rows}
     match settings.method:
@@ -50,7 +55,7 @@ def policy_step(settings: Settings) -> AbstractPolicyStep:
     """How the policy moves on a reward."""
     given = {"epochs": settings.epochs, "clip": settings.clip}
     given = {name: value for name, value in given.items() if value is not None}
-    given |= {"update": FromOptax(optax.adam, settings.rate), "samples": settings.samples}
+    given["samples"] = settings.samples
     kinds = {
         PolicyStep.LEAVE_ONE_OUT: LeaveOneOut,
         PolicyStep.PPO: PPO,
@@ -58,7 +63,51 @@ def policy_step(settings: Settings) -> AbstractPolicyStep:
         PolicyStep.SQUARED_ADVANTAGE: SquaredAdvantage,
     }
     step = kinds[settings.policy_step](**given)
+    calls, moves = settings.policy_updates or settings.steps, getattr(step, "epochs", 1)
+    step = replace(step, update=policy_update(settings, calls, moves))
     return step if settings.target_kl is None else Adaptive(step, settings.target_kl)
+
+
+# --- updates -----------------------------------------------------------------------------------
+
+
+def policy_update(settings: Settings, steps: int, moves: int = 1) -> AbstractUpdate:
+    """AdamW of the policy, which moves so many times in a step."""
+    rate = step_size(settings, settings.rate, steps, moves)
+    return _clipped(adamw, settings, rate, weight_decay=settings.weight_decay)
+
+
+def reward_update(settings: Settings) -> AbstractUpdate:
+    """Adam of the reward, whose weight decay is part of its loss."""
+    rate = step_size(settings, settings.reward_rate, settings.steps)
+    return _clipped(optax.adam, settings, rate)
+
+
+def step_size(settings: Settings, rate: float, steps: int, moves: int = 1) -> AbstractSchedule:
+    """The step size as a function of the moves made."""
+    warmup, rest = settings.warmup * moves, (steps - settings.warmup) * moves
+    after = {
+        Schedule.CONSTANT: schedules.Constant(rate),
+        Schedule.LINEAR: schedules.Linear(rate, -rate / rest),
+        Schedule.COSINE: schedules.Cosine(rate, rest),
+    }[settings.schedule]
+    return schedules.WarmUp(after, warmup) if warmup else after
+
+
+def _clipped(factory, settings: Settings, rate: AbstractSchedule, **numbers) -> AbstractUpdate:
+    update = FromOptax(factory, rate, **numbers)
+    return update if settings.max_grad_norm is None else Clipped(update, settings.max_grad_norm)
+
+
+def adamw(rate, weight_decay) -> optax.GradientTransformation:
+    """AdamW that does not shrink biases and scales of norms."""
+    return optax.adamw(rate, weight_decay=weight_decay, mask=_decaying)
+
+
+def _decaying(params):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: path[-1].key not in ("bias", "scale"), params
+    )
 
 
 def rounds(settings: Settings) -> Rounds | None:

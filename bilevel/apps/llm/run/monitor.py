@@ -1,7 +1,8 @@
 """What is looked at while a model is aligned, and what ends a run that goes wrong."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
-from bilevel.apps.llm.policies.policy import Preferences, log_ratio, referred
+from bilevel.apps.llm.policies.policy import Preferences, log_ratio, referred, size
 from bilevel.apps.llm.run.prepared import Session
+from bilevel.apps.llm.run.settings import Method
 
+SURE = 0.05  # nats of entropy a response: of four responses drawn, few differ
 PROGRESS_COLUMNS = ("reward", "KL", "accuracy", "reward accuracy", "loss")
 
 
@@ -28,6 +31,7 @@ def metrics(given: Session) -> dict[str, Callable[[PyTree, PyTree], Array]]:
     found = {"KL": Partial(_divergence, policy, reference, few)}
     if reward is not None:
         found["reward"] = Partial(_reward, policy, reward, few)
+        found["entropy"] = Partial(_entropy, policy, few)
     if given.held is not None:
         pairs = (referred(policy, reference, side, rows=batch) for side in given.held)
         found["accuracy"] = Partial(_accuracy, policy, Preferences(*pairs))
@@ -52,6 +56,10 @@ def _reward(policy, reward, few, x, y):
     return reward(x, _said(policy, few, y)).mean()
 
 
+def _entropy(policy, few, x, y):
+    return -policy.logprob(y, _said(policy, few, y)).mean()
+
+
 def _spread(reward, pairs, x, y):
     return jnp.abs(reward(x, pairs.chosen) - reward(x, pairs.rejected)).mean()
 
@@ -69,27 +77,45 @@ def _loss(policy, shown, x, y):
     return -policy.logprob(y, shown).mean()
 
 
-class Monitor:
-    """Ends a run that goes wrong, and keeps what it was before.
+def _limit(given: Session) -> float:
+    """The divergence at which a run is ended, in nats a response."""
+    if given.settings.method is Method.SFT:
+        return math.inf
+    if given.settings.divergence is not None:
+        return given.settings.divergence
+    return max(100.0, 2.0 * given.policy.drawing.new)
 
-    Wrong is a KL above its limit, or a reward that no longer tells held-out responses apart.
+
+class Monitor:
+    """Ends a run that goes wrong, and keeps what it was before; warns of one that gets nowhere.
+
+    Wrong is a KL above its limit, or a reward that no longer tells held-out responses apart. SFT
+    has no limit: it may go as far from the model given as the demonstrations are. A warning is
+    told once.
     """
 
     def __init__(self, given: Session, told: Callable[[str], Any]):
         self._settings, self._tokens, self._told = given.settings, given.tokens, told
         self._start = given.task.reference
-        self._before, self._spread = (0, time.perf_counter()), 0.0
+        self._pairs = 0 if given.held is None else size(given.held)
+        self._warned: set[str] = set()
+        self._limit, self._spread = _limit(given), 0.0
+        self._before: tuple[int, float] | None = None  # step and time of the last call
         self.good: tuple[int, PyTree, PyTree] | None = None
         self.why: str | None = None
 
     def __call__(self, step: int, state: Any, row: Any) -> bool:
         self.why = self._wrong(row)
         now = time.perf_counter()
-        before = self._before[0] if self._before[0] < step else 0  # a phase counts anew
-        speed = (step - before) * self._tokens / (now - self._before[1])
+        told = [f"{name} {row[name]:.3g}" for name in PROGRESS_COLUMNS if name in row]
+        if self._before is not None:  # the first steps are mostly compilation
+            made, seconds = step - self._before[0], now - self._before[1]
+            told.append(f"{made * self._tokens / seconds:,.0f} tokens/s")
         self._before = step, now
-        told = ", ".join(f"{name} {row[name]:.3g}" for name in PROGRESS_COLUMNS if name in row)
-        self._told(f"step {step}: {told}, {speed:,.0f} tokens/s")
+        self._told(f"step {step}: {', '.join(told)}")
+        for warning in {*self._warnings(step, row)} - self._warned:
+            self._warned.add(warning)
+            self._told(f"warning: {warning}")
         if self.why is None:
             self.good = step, *self._both(state)
         return self.why is not None
@@ -101,8 +127,25 @@ class Monitor:
         alone = jax.tree.structure(state.y) != jax.tree.structure(self._start)
         return state.x, self._start if alone else state.y
 
+    def _warnings(self, step: int, row) -> Iterator[str]:
+        """Why a policy will not follow its reward, or should not."""
+        if row.get("entropy", SURE) < SURE:
+            yield (
+                "the policy is sure of what it says, so the responses drawn to a prompt are alike "
+                "and teach nothing. Start from a model with fewer steps of sft, raise --beta, or "
+                "draw more --samples."
+            )
+        chance = 0.5 + self._pairs**-0.5 if self._pairs else 0.0  # and two standard errors
+        if 2 * step >= self._settings.steps and row.get("reward accuracy", 1.0) <= chance:
+            yield (
+                "the reward orders held-out pairs no better than chance, and the policy follows "
+                "it. Give more feedback, make more --steps, or change --reward-rate."
+            )
+
     def _wrong(self, row) -> str | None:
-        if not row["KL"] <= self._settings.divergence:
+        if math.isnan(row["KL"]):
+            return "the policy is not finite any more. Lower --rate, or set --max-grad-norm."
+        if row["KL"] > self._limit:
             return (
                 f"KL explosion: the policy is {row['KL']:.3g} nats from the model it started from. "
                 "Raise --beta, lower --rate, or make fewer steps."

@@ -17,6 +17,7 @@ from bilevel.apps.llm.methods.align import AbstractAlignment
 from bilevel.apps.llm.methods.task import Task
 from bilevel.apps.llm.models import parameters, sharding
 from bilevel.apps.llm.models.config import Config
+from bilevel.apps.llm.models.lora import TARGETS
 from bilevel.apps.llm.models.sampling import Drawing
 from bilevel.apps.llm.models.trainable import Adapter, FullFineTune
 from bilevel.apps.llm.models.transformer import ComputeOptions
@@ -26,7 +27,7 @@ from bilevel.apps.llm.policies.policy import Preferences, Responses
 from bilevel.apps.llm.rewards.reward import Head
 from bilevel.apps.llm.run import feedback
 from bilevel.apps.llm.run.method import method
-from bilevel.apps.llm.run.settings import Settings
+from bilevel.apps.llm.run.settings import Dtype, Settings
 
 SHORT = 8  # tokens of a response for which prompts are remembered, at most
 Policy = model.Decoder | prompt_cache.CachedDecoder
@@ -204,16 +205,18 @@ def _policy(
     settings: Settings,
 ) -> Policy:
     """With the prompts remembered where that pays."""
-    config, params = loaded.config, loaded.params
+    config, params, compute = loaded.config, loaded.params, _compute(mesh, settings)
     if settings.rank == 0:
-        return model.Decoder(config, None, FullFineTune(), drawing, _how(mesh))
-    adapter = Adapter(settings.rank, settings.layers)
+        return model.Decoder(config, None, FullFineTune(), drawing, compute)
+    adapter = Adapter(settings.rank, settings.layers, settings.targets or TARGETS, settings.scale)
     longest = max(longest, drawing.new)
     if mesh is not None or not _pays(adapter, config, asked, longest, settings.memory):
-        return model.Decoder(config, params, adapter, drawing, _how(mesh))
-    memory = prompt_cache.cache_prompts(config, params, asked, below=adapter.below(config))
+        return model.Decoder(config, params, adapter, drawing, compute)
+    below = adapter.below(config)
+    memory = prompt_cache.cache_prompts(config, params, asked, below=below, compute=compute)
     # Stacked, one program does for all layers that rest.
-    return prompt_cache.CachedDecoder(config, parameters.stack(params), memory, adapter, drawing)
+    stacked = parameters.stack(params)
+    return prompt_cache.CachedDecoder(config, stacked, memory, adapter, drawing, compute)
 
 
 def _trunk(
@@ -246,8 +249,10 @@ def _reward(
     return head, start | {"weight": jnp.zeros_like(start["weight"])}
 
 
-def _how(mesh: Mesh | None) -> ComputeOptions:
-    return ComputeOptions() if mesh is None else ComputeOptions(pin=sharding.activations(mesh))
+def _compute(mesh: Mesh | None, settings: Settings) -> ComputeOptions:
+    pin = None if mesh is None else sharding.activations(mesh)
+    dtype = None if settings.dtype is Dtype.FLOAT32 else jnp.dtype(settings.dtype.value)
+    return ComputeOptions(dtype=dtype, parts=settings.accumulate, pin=pin)
 
 
 def _placed(config: Config, tree: PyTree, mesh: Mesh | None) -> PyTree:

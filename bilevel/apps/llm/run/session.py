@@ -5,8 +5,7 @@ found = train(given, Path("aligned.run"))
 save(given, found, Path("aligned"))
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,16 +42,18 @@ class TrainResult(NamedTuple):
 
 def train(
     given: Session, folder: Path | None, *, told: Callable[[str], Any] = lambda line: None,
-    steps: int | None = None
+    callbacks: Sequence[Callable[[int, Any, Any], Any]] = (), steps: int | None = None
 ) -> TrainResult:  # fmt: skip
     """Align, with the state of the run kept in a folder; goes on where an earlier call ended.
+
+    Args:
+        callbacks: called as `callback(step, state, row)` with what is logged, by name, in `row`.
 
     Raises:
         ValueError: out of memory, with what to lower.
     """
     settings, watch = given.settings, Monitor(given, told)
     steps = settings.steps if steps is None else steps
-    start = time.perf_counter()
     try:
         aligned = aligning.align(
             given.task,
@@ -64,7 +65,7 @@ def train(
             prompts=settings.batch,
             metrics=metrics(given),
             log_every=settings.log_every,
-            callbacks=(watch,),
+            callbacks=(watch, *callbacks),
             progress=False,
             checkpoint=folder,
         )
@@ -74,6 +75,9 @@ def train(
         raise ValueError(LOWER) from error
     result = aligned.results[-1]
     x, y, status = aligned.reward, aligned.policy, result.status
+    if status.outcome is Outcome.FINISHED and not settings.method.learns_reward:
+        loss = result.history["upper"][-1]  # the lower level is idle, and worth no word
+        status = Status(Outcome.FINISHED, f"all steps made (loss {loss:.3g}).")
     if watch.why is not None:
         kept = "the model as it was given"
         x, y = given.reward, given.task.reference
@@ -81,9 +85,14 @@ def train(
             step, x, y = watch.good
             kept = f"the model of step {step}"
         status = Status(Outcome.DIVERGED, f"{watch.why} Kept: {kept}.")
-    made = sum(result.stats.steps for result in aligned.results)
-    speed = made * given.tokens / (time.perf_counter() - start)
-    return TrainResult(y, x, result.history, status, aligned, speed)
+    return TrainResult(y, x, result.history, status, aligned, _speed(given, aligned))
+
+
+def _speed(given: Session, aligned: Aligned) -> float:
+    """Tokens a second, without compilation."""
+    stats = [result.stats for result in aligned.results]
+    seconds = sum(one.seconds - one.compile_seconds for one in stats)
+    return sum(one.steps for one in stats) * given.tokens / max(seconds, 1e-9)
 
 
 LOWER = (

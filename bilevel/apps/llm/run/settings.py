@@ -35,6 +35,21 @@ class Method(enum.Enum):
         return self in demos, self in pairs
 
 
+class Schedule(enum.Enum):
+    """How a step size goes on after the warm-up, by name."""
+
+    CONSTANT = "constant"
+    LINEAR = "linear"
+    COSINE = "cosine"
+
+
+class Dtype(enum.Enum):
+    """Formats of activations, by name."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 class PolicyStep(enum.Enum):
     """How a policy moves on a reward, by name."""
 
@@ -52,7 +67,7 @@ class Folders(options.Settings):
     """Files."""
 
     model: Path
-    """Hugging Face checkpoint folder."""
+    """Hugging Face folder, GGUF file, or name of a model on the hub."""
     out: Path
     """New folder for the checkpoint and the report."""
 
@@ -83,8 +98,9 @@ class Alignment(options.Settings):
     """How to align."""
     beta: Annotated[float, Bounds(above=0)] = 0.1
     """Weight of the divergence from the model given."""
-    divergence: Annotated[float, Bounds(above=0, infinite=True)] = 100.0
-    """KL divergence from the model given, in nats, at which the run is ended."""
+    divergence: Annotated[float | None, Bounds(above=0, infinite=True)] = None
+    """KL divergence from the model given, in nats a response, at which the run is ended. When
+    absent, 100, or 2 for each token that may be drawn where that is more; no limit for sft."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +159,22 @@ class Training(options.Settings):
     batch: Annotated[int, Bounds(least=1)] = 8
     """Rows of each kind of feedback, and prompts to answer, a step."""
     rate: Annotated[float, Bounds(least=0)] = 1e-4
-    """Step size of the policy (Adam)."""
+    """Step size of the policy (AdamW)."""
+    schedule: Schedule = Schedule.CONSTANT
+    """How step sizes go on after the warm-up; linear and cosine reach 0 at the end of the run, and
+    of every round."""
+    warmup: Annotated[int, Bounds(least=0)] = 0
+    """Steps in which the step sizes rise from 0."""
+    weight_decay: Annotated[float, Bounds(least=0)] = 0.0
+    """Weight decay of the policy; biases and scales of norms are left out."""
+    max_grad_norm: Annotated[float | None, Bounds(above=0)] = None
+    """Longest gradient; a longer one is scaled down to it. Not limited when absent."""
     rank: Annotated[int, Bounds(least=0)] = 8
     """Rank of the LoRA adapter; 0 trains all parameters."""
+    scale: Annotated[float, Bounds(above=0)] = 2.0
+    """Factor of the LoRA adapter: alpha / rank in the words of PEFT."""
+    targets: tuple[str, ...] = ()
+    """Kernels to adapt: query, key, value, output, gate, up, down; repeatable. All when absent."""
     layers: Annotated[int | None, Bounds(least=1)] = None
     """Adapt only so many of the last layers; all when absent."""
     held_out: Annotated[float, Bounds(least=0, most=0.9)] = 0.1
@@ -156,6 +185,19 @@ class Training(options.Settings):
     """Evaluate and save every so many steps."""
     seed: Annotated[int, Bounds(least=0)] = 0
     """Decides split, order and draws."""
+    tensorboard: Path | None = None
+    """Folder for TensorBoard, to which what is logged is written, too."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.warmup >= self.steps:
+            raise ValueError(
+                f"warmup is {self.warmup}, and the run has {self.steps} steps; fewer are needed."
+            )
+        if self.rank == 0 and self.targets:
+            raise ValueError(
+                "--targets has no effect with --rank 0, which trains all parameters. Leave it out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +206,11 @@ class Memory(options.Settings):
 
     length: Annotated[int | None, Bounds(least=2)] = None
     """Tokens of a prompt and its response, more are refused; the model's limit when absent."""
+    accumulate: Annotated[int, Bounds(least=1)] = 1
+    """Parts in which a step works through its rows, one after another, to save memory: gradient
+    accumulation. The result is that of all rows at once, up to rounding."""
+    dtype: Dtype = Dtype.FLOAT32
+    """Format of the activations. Parameters, sums and AdamW stay in float32."""
     memory: Annotated[float, Bounds(least=0, infinite=True)] = 2.0
     """GiB that the prompt cache may take; 0 turns it off. The cache holds the states of the frozen
     layers. It is used if it fits, only the last layers are adapted, and responses are short."""
@@ -188,6 +235,12 @@ class Settings(Alignment, Training, PolicySteps, RewardFit, Phases, Memory):
                         f"{option.flag} has no effect here: it is for {others}. Leave it out."
                     )
 
+        if self.policy_updates is not None and self.warmup >= self.policy_updates:
+            raise ValueError(
+                f"warmup is {self.warmup}, and the policy makes {self.policy_updates} steps; fewer "
+                "are needed."
+            )
+
     def _readers(self) -> dict[tuple[str, ...], tuple[bool, str]]:
         """Options that only some settings read: whether these do, and which do."""
         bilevel = self.method in (Method.IRL, Method.AIHF)
@@ -195,6 +248,7 @@ class Settings(Alignment, Training, PolicySteps, RewardFit, Phases, Memory):
         in_rounds, step = self.rounds is not None, self.policy_step
         clips = step in (PolicyStep.PPO, PolicyStep.GRPO)
         return {
+            ("beta", "divergence"): (self.method is not Method.SFT, "all methods but sft"),
             ("policy_step", "target_kl"): (self.method.learns_reward, "irl, aihf and rlhf"),
             ("clip",): (clips, "--policy-step ppo and grpo"),
             ("epochs",): (

@@ -1,0 +1,28 @@
+"""What a run logs, written for TensorBoard."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class TensorBoard:
+    """A callback that writes what is logged: `bl.solve(..., callbacks=[TensorBoard("runs/1")])`.
+
+    Raises:
+        ImportError: `tensorboardX` is not installed.
+    """
+
+    def __init__(self, folder: str | Path):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "writing for TensorBoard needs tensorboardX: pip install 'bilevel[tensorboard]'."
+            ) from error
+        self._writer = SummaryWriter(str(folder))
+
+    def __call__(self, step: int, state: Any, row: Mapping[str, float]) -> None:
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(name.replace(" ", "_"), value, step)
+        self._writer.flush()
