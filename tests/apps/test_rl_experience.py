@@ -27,9 +27,9 @@ def follow(loop, user, steps):
 
 def test_the_policy_follows_a_user():
     loop, user = Loop(2, 4, seed=1), SimulatedUser(TASTE)
-    metrics = follow(loop, user, 600)
+    metrics = follow(loop, user, 300)
     assert np.argmax(loop.policy, axis=1).tolist() == [0, 3]
-    assert metrics[-1]["time"] == 600
+    assert metrics[-1]["time"] == 300
     assert metrics[-1]["satisfaction"] > 0.6
     np.testing.assert_allclose(loop.policy.sum(axis=1), 1, atol=1e-12)
 

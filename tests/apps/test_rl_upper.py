@@ -35,6 +35,7 @@ def slopes(value, x, step=1e-5):
     return np.array(each).reshape(x.shape)
 
 
+@pytest.mark.slow
 def test_direct_and_adjoint_hypergradients_are_the_slope():
     bed = mdp.random_mdp(2, 8, 3)
     features = jnp.asarray(DRAW.normal(size=(8, 3, 4)))
