@@ -44,13 +44,6 @@ COMMANDS = {
     "compare": Command(Compare, "bilevel.cli.solving:compare"),
     "probe": Command(Probe, "bilevel.cli.solving:probe"),
     "methods": Command(Methods, "bilevel.cli.methods:run"),
-    "clean": Command(Clean, "bilevel.cli.clean:run"),
-    "denoise": Command(Denoise, "bilevel.apps.denoising.run:run"),
-    "dag": Command(Dag, "bilevel.apps.dag.run:run"),
-    "align": Command(Align, "bilevel.cli.alignment:align"),
-    "sft": Command(SFT, "bilevel.cli.alignment:sft"),
-    "chat": Command(Chat, "bilevel.cli.chat:run"),
-    "irl": Command(IRL, "bilevel.apps.rl.run:run"),
     "tune": Command(Tune, "bilevel.apps.tuning.run:run"),
     "clean": Command(Clean, "bilevel.cli.clean:run"),
     "reweight": Command(Reweight, "bilevel.apps.reweight.run:run"),
@@ -62,6 +55,7 @@ COMMANDS = {
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
+    "irl": Command(IRL, "bilevel.apps.rl.run:run"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }
 FOLDERS = {"bench": "Benchmarks on files of problems."}
