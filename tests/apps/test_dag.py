@@ -59,6 +59,7 @@ def test_few_candidates_at_first_are_followed_by_more():
     assert more.rounds >= few.rounds
 
 
+@pytest.mark.slow
 def test_notears_finds_a_small_graph():
     planted = graphs.sample(5, 2000, edges=1.5, seed=1)
     W = graphs.cut(notears(covariance(planted.data)))

@@ -108,6 +108,7 @@ def test_formula_is_exact_where_the_loss_is_linear():
         np.testing.assert_allclose(one, exact, rtol=1e-13, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_error_of_the_formula_falls_with_gamma_and_that_of_cg_is_none():
     draw = np.random.default_rng(2)
     root, c = draw.normal(size=(8, 8)), draw.normal(size=8)
@@ -177,7 +178,7 @@ def test_command_writes_a_network_of_the_asked_density(folder):
         (("--model", "absent:scores"), "the module 'absent' cannot be imported"),
         (("--model", "my_net_of_two_layers:f"), "has no function 'f'; it has scores, wrong"),
         (("--model", "my_net_of_two_layers:wrong"), "scores of shape (160, 3) are needed"),
-        (("--model", "scores"), "module:function is needed"),
+        (("--model", "scores"), "module:name is needed"),
         (("--keep", "middle"), "'middle' is to be kept, and is no array"),
         (("--kind", "n-of-m", "--pattern", "3,2"), "1 <= n < m is needed"),
         (("--kind", "n-of-m", "--pattern", "2,5"), "first has 4 inputs, which groups of 5"),

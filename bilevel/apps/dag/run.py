@@ -123,7 +123,7 @@ def sections(
     caption = "Blue: positive weights; dashed: negative ones. Wider lines: larger weights."
     blocks.append(report.Figure(figures.graph(W, names), caption))
     columns = ("from", "to", "weight")
-    order = ", ".join(names[i] for i in found.order.tolist())
+    order = ", ".join(names[int(i)] for i in found.order)
     found_sections = [
         report.Section("In short", blocks),
         report.Section("Edges", [report.Table(columns, edges, {"weight": "+.3f"})]),
