@@ -51,17 +51,17 @@ def settings(
         raise ValueError(f"drawn is {drawn}; a number of tasks from 1 to {m} is needed.")
     x_update, step = FromOptax(optax.adam, rate), 1 / lipschitz
     # Heads that were not drawn go on along their last direction, so a step is a share of 1/L.
-    slow, weight = step * drawn / m, 0.5
+    slow, a, storm = step * drawn / m, 0.9, 0.1  # correction 1 − a, as γ of the theory is large
     if name == "SOBA":
         return Setting(methods.SOBA(x_update, step, step), "head", None)
     if name == "BiOAID":
         return Setting(methods.BiOAID(x_update, step, linear.CG(10), 10), "head", None)
     if name == "BSVRBv1":
-        return Setting(methods.BSVRBv1(x_update, slow, weight, weight), "head", drawn)
+        return Setting(methods.BSVRBv1(x_update, slow, a, a, storm), "head", drawn)
     if name == "BSVRBv2":
-        return Setting(methods.BSVRBv2(x_update, slow, slow, weight, weight), "head", drawn)
+        return Setting(methods.BSVRBv2(x_update, slow, slow, a, a, storm), "head", drawn)
     if name == "RSVRB":
-        return Setting(methods.RSVRB(x_update, slow, weight), "head", drawn)
+        return Setting(methods.RSVRB(x_update, slow, a), "head", drawn)
     if name == "MAML":
         maml = methods.BiOITD(x_update, adapt_rate, adapt_steps, warm=False)
         return Setting(maml, "all", None)
