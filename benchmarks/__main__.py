@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from benchmarks import seeds, startup, steps, tables, unrolled
+from benchmarks import convolutions, seeds, startup, steps, tables, unrolled
 from benchmarks.harness import keep, machine, table
 
 PARTS = {
@@ -12,6 +12,7 @@ PARTS = {
     "unrolled": unrolled,
     "tables": tables,
     "steps": steps,
+    "convolutions": convolutions,
 }
 # Parts with tables and figures of their own, each in a process of its own.
 REPORTS = (

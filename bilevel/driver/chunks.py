@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from bilevel import sharding, trees
 from bilevel.data import Feed
+from bilevel.driver.convolutions import unrolled
 from bilevel.driver.programs import program
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Problem
@@ -35,6 +36,45 @@ class Loop:
         state, report = self._advance(self._fixed, feed, np.int32(n), state)
         *values, finite = np.asarray(report)
         return state, dict(zip(self._names, map(float, values), strict=True)), bool(finite)
+
+
+class StepByStep:
+    """The same without a loop of XLA: steps are dispatched one by one.
+
+    Every chunk is made of the same compiled step, so that the result does not depend on where
+    chunks end. For steps with convolutions on a CPU.
+    """
+
+    def __init__(self, problem: Problem, method: AbstractMethod, reports: list[str], places):
+        self._fixed, treedef = jax.tree.flatten((problem, method))
+        self._names = reports
+        self._step = program(problem, _step, treedef, places, donate_argnums=2)
+
+    def __call__(self, state: Any, feed: Feed, n: int) -> tuple[Any, dict[str, float], bool]:
+        """As `Loop`; a chunk of no steps compiles, by a step that is thrown away."""
+        first, report = state, None
+        state = trees.copy(state)
+        for _ in range(max(n, 1)):
+            state, report = self._step(self._fixed, feed, state)
+        if n == 0:
+            return first, {}, True
+        finite = bool(_all_finite((state, report)))
+        told = dict(zip(self._names, map(float, np.asarray(report)), strict=True))
+        return state if finite else first, told, finite
+
+
+_all_finite = jax.jit(trees.all_finite)
+
+
+def _step(treedef, places, fixed, feed: Feed, state):
+    problem, method = jax.tree.unflatten(treedef, fixed)
+
+    def one(feed, state):
+        state, info = method.step(problem, state, feed.batch(state.k))
+        return state, _stacked(info)
+
+    state, report = unrolled(one)(feed, state)
+    return sharding.constrain(state, places), sharding.constrain_everywhere(report, places)
 
 
 def _advance(treedef, places, fixed, feed: Feed, n, state):

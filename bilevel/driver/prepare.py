@@ -12,7 +12,8 @@ from bilevel.certificates import Certificate
 from bilevel.data import Data, on_parts
 from bilevel.driver import validate
 from bilevel.driver.checkpoint import Checkpoint, Saver
-from bilevel.driver.chunks import Loop
+from bilevel.driver.chunks import Loop, StepByStep
+from bilevel.driver.convolutions import avoid_loops
 from bilevel.driver.fingerprint import fingerprint, settings
 from bilevel.driver.log import OWN_COLUMNS, Log, Metrics, as_best
 from bilevel.driver.prefetch import Prefetcher
@@ -49,7 +50,7 @@ class Prepared(NamedTuple):
     state: Any
     options: Options
     prefetcher: Prefetcher
-    loop: Loop
+    loop: Loop | StepByStep
     log: Log
     certifier: "Certifier"
     saver: Saver | None
@@ -99,11 +100,12 @@ def prepare(
     validate.check_losses(problem, state, prefetcher.first)
     validate.check_some_blocks(problem, state, prefetcher.first, data)
     method.check_parts(prefetcher.example.parts)
-    reports = validate.check_step(method, problem, state, prefetcher.example)
+    reports, jaxpr = validate.check_step(method, problem, state, prefetcher.example)
     validate.check_metrics(options.metrics, state.x, state.y, taken=(*OWN_COLUMNS, *reports))
 
     log = Log(method.price(problem).gradients(), reports, options.metrics, best, state)
-    loop = Loop(problem, method, reports, sharding.shardings_of(state))
+    chunks = StepByStep if avoid_loops(jaxpr, state) else Loop
+    loop = chunks(problem, method, reports, sharding.shardings_of(state))
     certifier = Certifier(problem, data.full or prefetcher.first)
     target, saver, resumed = int(state.k) + options.steps, None, False
     if options.checkpoint is not None:

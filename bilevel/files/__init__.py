@@ -3,7 +3,13 @@
 from bilevel.files.arrays import check_format, read_arrays, write_arrays
 from bilevel.files.functions import load_function, load_named
 from bilevel.files.needs import needs
-from bilevel.files.pictures import Picture, read_picture, read_pictures, write_picture
+from bilevel.files.pictures import (
+    Picture,
+    read_picture,
+    read_pictures,
+    read_zipped_pictures,
+    write_picture,
+)
 from bilevel.files.table import Categories, Table, listed, read_table
 from bilevel.files.target import Target, read_target
 
@@ -22,6 +28,7 @@ __all__ = [
     "read_pictures",
     "read_table",
     "read_target",
+    "read_zipped_pictures",
     "write_arrays",
     "write_picture",
 ]

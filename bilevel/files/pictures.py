@@ -1,6 +1,9 @@
 """Pictures in files, as arrays of numbers from 0 to 1; what is too large is refused unread."""
 
 import contextlib
+import io
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +17,7 @@ SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp",
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM")
 MOST_PIXELS = 100_000_000  # of one picture, and of a folder
 MOST_FILES = 10_000
+MOST_BYTES = 10_000_000  # of a picture in an archive, unpacked
 
 
 class Picture(NamedTuple):
@@ -58,8 +62,13 @@ def read_pictures(folder: str | Path) -> list[Picture]:
     return pictures
 
 
-def read_picture(file: str | Path, most_pixels: int = MOST_PIXELS) -> Picture:
+def read_picture(
+    file: str | Path, most_pixels: int = MOST_PIXELS, *, content: bytes | None = None
+) -> Picture:
     """One picture; the first frame of a file with several, without transparency.
+
+    Args:
+        content: of the file, where it has been read already, such as from an archive.
 
     Raises:
         ValueError: it is no picture, is damaged, or has more pixels than that.
@@ -67,7 +76,8 @@ def read_picture(file: str | Path, most_pixels: int = MOST_PIXELS) -> Picture:
     """
     file = Path(file)
     image = needs("PIL.Image", extra="pictures", what="pictures")
-    with _readable(file), image.open(file, formats=FORMATS) as opened:
+    source = file if content is None else io.BytesIO(content)
+    with _readable(file), image.open(source, formats=FORMATS) as opened:
         width, height = opened.size
         if width * height > most_pixels:
             raise _TooLarge(
@@ -82,6 +92,45 @@ def read_picture(file: str | Path, most_pixels: int = MOST_PIXELS) -> Picture:
         raise ValueError(f"{file} has a pixel that is not finite.")
     white = 255 if not deep else 65535 if wanted.startswith("I") else 1
     return Picture(file, np.clip(pixels.reshape(height, width, -1) / white, 0, 1))
+
+
+def read_zipped_pictures(file: str | Path) -> list[Picture]:
+    """The pictures of a zip archive and its folders, in the order of their names.
+
+    Nothing is unpacked; the file of each is its place in the archive, `FILE.zip/folder/name.png`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: in one sentence, with the file: it is no archive or is damaged, there is no
+            picture or more than 10 000, one cannot be read, or they are larger than 100 million
+            pixels.
+        ImportError: Pillow is not installed.
+    """
+    file = Path(file)
+    if not file.is_file():
+        kind = "is a folder" if file.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{file} {kind}; a zip archive of pictures is needed.")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _from_archive(file, archive)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file} cannot be read as a zip archive: {error}") from error
+
+
+def _from_archive(file: Path, archive: zipfile.ZipFile) -> list[Picture]:
+    found = [one for one in archive.infolist() if Path(one.filename).suffix.lower() in SUFFIXES]
+    if not 1 <= len(found) <= MOST_FILES:
+        raise ValueError(f"{file} holds {len(found)} pictures; from 1 to {MOST_FILES} are read.")
+    pictures, left = [], MOST_PIXELS
+    for one in sorted(found, key=lambda one: one.filename):
+        if one.file_size > MOST_BYTES:
+            raise ValueError(
+                f"{file / one.filename} unpacks to {one.file_size:,} bytes; at most "
+                f"{MOST_BYTES:,} are read."
+            )
+        pictures.append(read_picture(file / one.filename, left, content=archive.read(one)))
+        left -= pictures[-1].pixels[..., 0].size
+    return pictures
 
 
 def write_picture(file: str | Path, pixels: Float[np.ndarray, "height width channels"]) -> None:

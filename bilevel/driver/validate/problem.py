@@ -1,10 +1,11 @@
 """The problem, and whether the method is made for it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 from jax.tree_util import keystr, tree_leaves_with_path
 
@@ -99,10 +100,17 @@ def uncoupled(problem: Problem, x: Any, y: Any, traced: Mapping[str, Any]) -> st
     return None
 
 
-def check_step(method: AbstractMethod, problem: Problem, state: Any, feed: Feed) -> list[str]:
+class Step(NamedTuple):
+    """What is known of a step before it is compiled."""
+
+    reports: list[str]
+    jaxpr: ClosedJaxpr
+
+
+def check_step(method: AbstractMethod, problem: Problem, state: Any, feed: Feed) -> Step:
     """A step fits the samples and returns a state like the one it was given.
 
-    Returns the names of what a step reports, sorted.
+    Returns the names of what a step reports, sorted, and the step as JAX traced it.
     """
     name = type(method).__name__
     mine = jax.eval_shape(method.init, problem, state.x, state.y)
@@ -116,7 +124,7 @@ def check_step(method: AbstractMethod, problem: Problem, state: Any, feed: Feed)
         return method.step(problem, state, feed.batch(state.k))
 
     try:
-        new, info = jax.eval_shape(step, state, feed)
+        jaxpr, (new, info) = jax.make_jaxpr(step, return_shape=True)(state, feed)
     except Exception as error:
         raise ValueError(
             f"{name} cannot step from this state on these samples: {first_line(error)}"
@@ -128,7 +136,7 @@ def check_step(method: AbstractMethod, problem: Problem, state: Any, feed: Feed)
                 f"{shape(leaf)}; a declared hypergradient or lower_step must return trees like "
                 "x and y."
             )
-    return sorted(info)
+    return Step(sorted(info), jaxpr)
 
 
 def _used_inputs(jaxpr) -> list[bool]:
