@@ -1,0 +1,44 @@
+"""Forget and retain losses, as functions of log-probabilities of a batch."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Scalar, ScalarLike
+
+PerRow = Float[Array, " n"]
+PerToken = Float[Array, "n time"]
+
+
+def npo(ratio: PerRow, beta: ScalarLike) -> Scalar:
+    """Negative preference optimisation: `−(2/β) E log σ(−β log(π/π_ref))`, bounded below by 0.
+
+    Zhang, Lin, Bai, Mei. "Negative preference optimization: from catastrophic collapse to effective
+    unlearning". COLM 2024, arXiv:2404.05868.
+
+    Args:
+        ratio: `log π(a|s) − log π_ref(a|s)` of each whole response, the sum over its tokens.
+        beta: β. As it goes to 0 the gradient becomes that of `ascent` on whole responses.
+    """
+    beta = jnp.asarray(beta, ratio.dtype)
+    return -2 / beta * jax.nn.log_sigmoid(-beta * ratio).mean()
+
+
+def likelihood(logprobs: PerToken, mask: Bool[Array, "n time"]) -> Scalar:
+    """Mean negative log-probability of the tokens where the mask is true."""
+    count = jnp.maximum(mask.sum(), 1).astype(logprobs.dtype)
+    return -jnp.where(mask, logprobs, 0).sum() / count
+
+
+def ascent(logprobs: PerToken, mask: Bool[Array, "n time"]) -> Scalar:
+    """Gradient ascent, `−likelihood`: unbounded below, it falls for ever."""
+    return -likelihood(logprobs, mask)
+
+
+def divergence(
+    scores: Float[Array, "n time vocab"],
+    reference: Float[Array, "n time vocab"],
+    mask: Bool[Array, "n time"],
+) -> Scalar:
+    """Mean over tokens of `KL(π_ref ‖ π)` of the next token, from logits."""
+    old, new = (jax.nn.log_softmax(one, axis=-1) for one in (reference, scores))
+    each = (jnp.exp(old) * (old - new)).sum(axis=-1)
+    return likelihood(-each, mask)
