@@ -17,6 +17,7 @@ from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from bilevel import host, options
 from bilevel.apps.llm.run.settings import SFT, Align
+from bilevel.apps.llm.unlearning.settings import Unlearn
 from bilevel.cli.help import PlainHelp
 from bilevel.cli.options import Chat, Compare, Demo, Methods, Probe, Run, Textbook
 
@@ -38,6 +39,7 @@ COMMANDS = {
     "methods": Command(Methods, "bilevel.cli.methods:run"),
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),
+    "unlearn": Command(Unlearn, "bilevel.cli.unlearning:unlearn"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }

@@ -22,23 +22,17 @@ def npo(ratio: PerRow, beta: ScalarLike) -> Scalar:
     return -2 / beta * jax.nn.log_sigmoid(-beta * ratio).mean()
 
 
+def mean(each: PerToken, mask: Bool[Array, "n time"]) -> Scalar:
+    """The mean over the tokens where the mask is true."""
+    count = jnp.maximum(mask.sum(), 1).astype(each.dtype)
+    return jnp.where(mask, each, 0).sum() / count
+
+
 def likelihood(logprobs: PerToken, mask: Bool[Array, "n time"]) -> Scalar:
-    """Mean negative log-probability of the tokens where the mask is true."""
-    count = jnp.maximum(mask.sum(), 1).astype(logprobs.dtype)
-    return -jnp.where(mask, logprobs, 0).sum() / count
+    """Mean negative log-probability of tokens: the retain loss of fine-tuning."""
+    return -mean(logprobs, mask)
 
 
 def ascent(logprobs: PerToken, mask: Bool[Array, "n time"]) -> Scalar:
     """Gradient ascent, `−likelihood`: unbounded below, it falls for ever."""
     return -likelihood(logprobs, mask)
-
-
-def divergence(
-    scores: Float[Array, "n time vocab"],
-    reference: Float[Array, "n time vocab"],
-    mask: Bool[Array, "n time"],
-) -> Scalar:
-    """Mean over tokens of `KL(π_ref ‖ π)` of the next token, from logits."""
-    old, new = (jax.nn.log_softmax(one, axis=-1) for one in (reference, scores))
-    each = (jnp.exp(old) * (old - new)).sum(axis=-1)
-    return likelihood(-each, mask)
