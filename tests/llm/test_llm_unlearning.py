@@ -1,6 +1,8 @@
 """BLUR: what the direction keeps, a quadratic with a known answer, and the command."""
 
+import importlib.util
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,10 @@ from test_llm_tokenizer import write as write_tokenizer
 import bilevel as bl
 from bilevel import trees
 from bilevel.apps.llm.hub import checkpoint
-from bilevel.apps.llm.models import config, parameters
+from bilevel.apps.llm.models import config, decoder, parameters
+from bilevel.apps.llm.models.trainable import FullFineTune
+from bilevel.apps.llm.policies import model
+from bilevel.apps.llm.policies.policy import Responses
 from bilevel.apps.llm.unlearning import losses
 from bilevel.apps.llm.unlearning.blur import BLUR, WeightedSum, direction
 from bilevel.methods import TTSA
@@ -58,6 +63,7 @@ def test_the_direction_is_that_of_the_second_loss_where_the_first_is_flat_or_fal
     assert direction(g1, g2, 1.0)["a"].tolist() == [0.5, 2]
 
 
+@pytest.mark.slow
 def test_every_step_of_a_run_keeps_the_invariant():
     """SGD of step 1e-2 shows its direction."""
     how, before = BLUR(0.5).problem(first, second), np.zeros(20)
@@ -96,10 +102,45 @@ def test_npo_is_that_of_its_paper_and_tends_to_ascent():
     assert losses.ascent(rows, mask) == pytest.approx(-2)
 
 
+# --- forgetting one author of twenty -----------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_blur_forgets_what_was_never_told_and_lies_on_the_front_of_weighted_sums():
+    path = pathlib.Path(bl.__file__).parents[1] / "examples" / "unlearning.py"
+    spec = importlib.util.spec_from_file_location("unlearning_example", path)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        found = example.fronts()
+    forgotten, kept = found["NPO, BLUR"]["gamma 1"]
+    assert forgotten < 0.2
+    assert kept > 0.97
+    across, up = zip(*sorted(found["NPO, weighted sum"].values()), strict=True)
+    for forgotten, kept in found["NPO, BLUR"].values():
+        assert kept > np.interp(forgotten, across, up) - 0.01
+    assert found["ascent, BLUR"]["gamma 1"][1] < 0.5  # an unbounded loss is not repaired
+
+
 # --- the command -------------------------------------------------------------------------------
 
 CONFIG = config.llama(300, 32, 64, 2, 2, tied=True, max_length=32)
 QUICK = ["--batch", "4", "--rank", "0", "--rate", "0.003", "--log-every", "10"]
+
+
+def test_the_divergence_of_tokens_is_that_of_the_logits():
+    old, new = (parameters.init(CONFIG, jax.random.key(k), deviation=0.1) for k in (0, 1))
+    draw, mask = np.random.default_rng(0), jnp.array([[True, True, True], [True, False, False]])
+    tokens = jnp.asarray(draw.integers(0, 300, (2, 7)), jnp.int32)
+    prompts = model.PromptBatch(tokens[:, :4], jnp.ones((2, 4), bool))
+    policy = model.Decoder(CONFIG, None, FullFineTune())
+    found = policy.token_divergences(new, old, Responses(prompts, tokens[:, 4:], mask))
+    new, old = (np.asarray(decoder.logits(CONFIG, p, tokens))[:, 3:6] for p in (new, old))
+    p, q = (np.exp(s) / np.exp(s).sum(axis=-1, keepdims=True) for s in (old, new))
+    expected = (p * np.log(p / q)).sum(axis=-1) * np.asarray(mask)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def rows(file, pairs):
@@ -117,8 +158,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [["--rank", "0"], ["--retain-loss", "divergence", "--rank", "8"]])
-def test_a_model_forgets_what_it_had_learned_and_little_else(folder, tmp_path, how):
+def test_a_model_forgets_what_it_had_learned_and_little_else(folder, tmp_path):
     """BLUR on six names that were learned by `sft`, of which two are to be forgotten."""
     said = [
         (f"name {i}?", f" {word}")
@@ -135,7 +175,7 @@ def test_a_model_forgets_what_it_had_learned_and_little_else(folder, tmp_path, h
         == 0
     )
     typed = ["--steps", "60", "--held-out", "0", "--model", learned, "--forget", forget]
-    found = run("unlearn", *typed, "--retain", retain, "--out", str(out), *QUICK, *how)
+    found = run("unlearn", *typed, "--retain", retain, "--out", str(out), *QUICK)
     assert found.exit_code == 0, found.output
     history = json.loads((out / "history.json").read_text())
     assert history["forget"][0] > 0.95

@@ -1,7 +1,7 @@
 """BLUR: two losses of one variable, of which the first has priority.
 
-`min_x second(x, batch)` over the minimisers of `first(·, batch)`. Reisizadeh et al. "BLUR: A bi-level
-optimization approach for LLM unlearning". 2025, arXiv:2506.08164.
+`min_x second(x, batch)` over the minimisers of `first(·, batch)`. Reisizadeh et al. "BLUR: A
+bi-level optimization approach for LLM unlearning". 2025, arXiv:2506.08164.
 """
 
 from collections.abc import Callable
