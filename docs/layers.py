@@ -12,10 +12,11 @@ class Layer(NamedTuple):
 
 LAYERS = (
     Layer(
-        ("trees", "typing", "fields", "sharding", "host", "options", "_version"),
-        "pytrees, aliases, meshes, settings",
+        ("trees", "typing", "fields", "sharding", "host", "options", "losses", "_version"),
+        "pytrees, aliases, meshes, settings, losses of linear models",
     ),
-    Layer(("files",), "tables that users bring, and packages that read them"),
+    Layer(("files",), "tables, arrays and pictures that users bring, and packages that read them"),
+    Layer(("mip",), "linear and quadratic bilevel programs with integers, by HiGHS"),
     Layer(("sets",), "constraint sets and their projections"),
     Layer(("problem",), "the problem, and the samples of a step"),
     Layer(("oracles",), "derivatives of the two losses, fused"),
@@ -30,6 +31,7 @@ LAYERS = (
     Layer(("global_search",), "small problems with any constraints"),
     Layer(("selection",), "which method, which step sizes; the front door `solve`"),
     Layer(("problems",), "test problems with known answers"),
+    Layer(("layers",), "convolutions that are fast inside a loop"),
     Layer(("report",), "figures and the HTML report"),
     Layer(("apps",), "applications; no app imports another"),
     Layer(("cli",), "the command `bilevel`"),

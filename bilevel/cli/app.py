@@ -16,10 +16,17 @@ from cyclopts import App, CycloptsError, Group, Parameter, Token
 from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from bilevel import host, options
+from bilevel.apps.dag.settings import Dag
+from bilevel.apps.denoising.settings import Denoise
+from bilevel.apps.games.settings import Mip
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.apps.llm.unlearning.settings import Unlearn
+from bilevel.apps.networks.settings import NetworkOptions
+from bilevel.apps.pruning.settings import Prune
+from bilevel.apps.reweight.settings import Reweight
+from bilevel.apps.tuning.settings import Tune
 from bilevel.cli.help import PlainHelp
-from bilevel.cli.options import Chat, Compare, Demo, Methods, Probe, Run, Textbook
+from bilevel.cli.options import Chat, Clean, Compare, Demo, Methods, Probe, Run, Textbook
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130  # exit codes; WRONG: of usage, or of how a run ended
 
@@ -37,10 +44,18 @@ COMMANDS = {
     "compare": Command(Compare, "bilevel.cli.solving:compare"),
     "probe": Command(Probe, "bilevel.cli.solving:probe"),
     "methods": Command(Methods, "bilevel.cli.methods:run"),
+    "clean": Command(Clean, "bilevel.cli.clean:run"),
+    "denoise": Command(Denoise, "bilevel.apps.denoising.run:run"),
+    "dag": Command(Dag, "bilevel.apps.dag.run:run"),
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),
     "unlearn": Command(Unlearn, "bilevel.cli.unlearning:unlearn"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
+    "tune": Command(Tune, "bilevel.apps.tuning.run:run"),
+    "reweight": Command(Reweight, "bilevel.apps.reweight.run:run"),
+    "network": Command(NetworkOptions, "bilevel.apps.networks.run:run"),
+    "mip": Command(Mip, "bilevel.apps.games.run:run"),
+    "prune": Command(Prune, "bilevel.apps.pruning.run:run"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }
 FOLDERS = {"bench": "Benchmarks on files of problems."}

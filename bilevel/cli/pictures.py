@@ -9,8 +9,15 @@ from bilevel.apps import cleaning
 from bilevel.report import figures
 
 
-def histograms(weights: Mapping[str, np.ndarray], wrong: np.ndarray, bins: int = 20) -> Any:
-    """Weights of right samples upwards and of wrong ones downwards, a panel a method."""
+def histograms(
+    weights: Mapping[str, np.ndarray], wrong: np.ndarray | None = None, bins: int = 20
+) -> Any:
+    """Weights of right samples upwards and of wrong ones downwards, a panel a method.
+
+    Where nobody knows which are wrong, all go upwards.
+    """
+    known = wrong is not None
+    wrong = wrong if wrong is not None else np.zeros(len(next(iter(weights.values()))), bool)
     with figures.style():
         figure = figures.new_figure(9.6, 2.9)
         panels = figure.subplots(1, len(weights), sharex=True, sharey=True, squeeze=False)[0]
@@ -27,9 +34,9 @@ def histograms(weights: Mapping[str, np.ndarray], wrong: np.ndarray, bins: int =
             axes.set_xlabel("weight")
             axes.grid(visible=False, axis="x")
         top = max(1, *(abs(limit) for axes in panels for limit in axes.get_ylim()))
-        panels[0].set_ylim(-top, top)
+        panels[0].set_ylim(-top * known, top)
         panels[0].yaxis.set_major_formatter(lambda count, _: f"{abs(count):.0f}")
-        panels[0].set_ylabel("wrong ←  samples  → right")
+        panels[0].set_ylabel("wrong ←  samples  → right" if known else "samples")
         return figure
 
 

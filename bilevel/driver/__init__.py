@@ -1,4 +1,4 @@
-"""Running a method: `run` (pure) and `drive` (with a person watching)."""
+"""Running a method: `run` (pure), `drive` (with a person watching); `train`, one level alone."""
 
 from bilevel.driver.answer import FollowerCertificate
 from bilevel.driver.checkpoint import Checkpoint
@@ -6,6 +6,7 @@ from bilevel.driver.prepare import Options
 from bilevel.driver.result import Best, Outcome, Result, SolveError, Stats, Status
 from bilevel.driver.run import run
 from bilevel.driver.solve import drive
+from bilevel.driver.train import train
 
 __all__ = [
     "Best",
@@ -19,4 +20,5 @@ __all__ = [
     "Status",
     "drive",
     "run",
+    "train",
 ]

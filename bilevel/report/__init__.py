@@ -13,6 +13,7 @@ from bilevel.report.environment import environment
 from bilevel.report.figures import curves, series_color, svg
 from bilevel.report.methods import EXPERIMENTAL, LEGEND, MethodRow, method_rows
 from bilevel.report.page import check_writable, render, try_write, write
+from bilevel.report.score import Score, mean_and_error, verdict
 from bilevel.report.tensorboard import TensorBoard
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Figure",
     "MethodRow",
     "Numbers",
+    "Score",
     "Section",
     "Table",
     "TensorBoard",
@@ -31,11 +33,13 @@ __all__ = [
     "clock",
     "curves",
     "environment",
+    "mean_and_error",
     "method_rows",
     "of",
     "render",
     "series_color",
     "svg",
     "try_write",
+    "verdict",
     "write",
 ]

@@ -7,13 +7,14 @@ a new bound recompiles nothing and a family of sets is one `vmap`.
 from bilevel.sets.base import AbstractSet, Constraints, Rows, Traits, as_pytree
 from bilevel.sets.combined import Coupled, Intersection, Split, split
 from bilevel.sets.linear import Affine, Polyhedron
-from bilevel.sets.simple import Ball, Box, Free, Simplex
+from bilevel.sets.simple import Ball, Box, CappedSimplex, Free, Simplex
 
 __all__ = [
     "AbstractSet",
     "Affine",
     "Ball",
     "Box",
+    "CappedSimplex",
     "Constraints",
     "Coupled",
     "Free",

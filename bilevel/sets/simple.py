@@ -136,6 +136,49 @@ class Simplex(AbstractSet):
         return Constraints(-vector, jnp.sum(vector) - self.scale.astype(vector.dtype))
 
 
+class CappedSimplex(AbstractSet):
+    """A choice of m entries, relaxed: `0 <= z <= 1` and `Σ z = m`, over all entries together.
+
+    Raises:
+        ValueError: m is not a positive number, or larger than the number of entries.
+    """
+
+    m: Array = eqx.field(converter=as_number)
+
+    def traits(self):
+        return Traits(equalities=True)
+
+    def __check_init__(self):
+        check_number("CappedSimplex: m", self.m, lambda m: m > 0, "a positive number")
+
+    def project(self, z, x=None):
+        # clip(z − τ, 0, 1): bisection tells which entries lie between 0 and 1, and they give τ.
+        vector, unravel = ravel(z)
+        m = self.m.astype(vector.dtype)
+        if known(self.m) and np.asarray(self.m) > vector.size:
+            raise ValueError(f"CappedSimplex: m is {self.m:g}, but z has {vector.size} entries.")
+        fixed = jax.lax.stop_gradient(vector)
+
+        def halve(_, ends):
+            lo, hi = ends
+            middle = (lo + hi) / 2
+            above = jnp.sum(jnp.clip(fixed - middle, 0, 1)) > m
+            return jnp.where(above, middle, lo), jnp.where(above, hi, middle)
+
+        lo, hi = jax.lax.fori_loop(0, 64, halve, (jnp.min(fixed) - 1, jnp.max(fixed)))
+        at = fixed - (lo + hi) / 2
+        between = (at > 0) & (at < 1)
+        total = jnp.sum(jnp.where(between, vector, 0)) + jnp.sum(at >= 1, dtype=m.dtype) - m
+        count = jnp.sum(between, dtype=m.dtype)
+        shift = jnp.where(count > 0, total / jnp.maximum(count, 1), (lo + hi) / 2)
+        return unravel(jnp.clip(vector - shift, 0, 1))
+
+    def constraints(self, z, x=None):
+        vector, _ = ravel(z)
+        outside = jnp.concatenate([-vector, vector - 1])
+        return Constraints(outside, jnp.sum(vector) - self.m.astype(vector.dtype))
+
+
 def _bound(name: str, bound: PyTree[Array], z: PyTree) -> PyTree[Array]:
     """The bound of every leaf of z, in its shape and dtype."""
 

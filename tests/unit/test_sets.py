@@ -47,6 +47,7 @@ SETS = {
     "ball elsewhere": lambda: sets.Ball(0.5, tree([1.0, -1, 2, 0, 0])),
     "simplex": sets.Simplex,
     "large simplex": lambda: sets.Simplex(3),
+    "capped simplex": lambda: sets.CappedSimplex(2),
     "affine": lambda: sets.Affine(E2, [1.0, 2.0]),
     "affine with dependent rows": lambda: sets.Affine([E2[0], E2[0], E2[1]], [1.0, 1.0, 2.0]),
     "equalities only": lambda: sets.Polyhedron(E=E2, d=[1.0, 2.0]),
@@ -196,6 +197,30 @@ def test_simplex_against_optax(scale):
     with jax.numpy_dtype_promotion("standard"):
         expected = projection_simplex(z, scale)
     np.testing.assert_allclose(sets.Simplex(scale).project(z), expected, atol=1e-14)
+
+
+@pytest.mark.parametrize(("m", "scale"), [(1, 1.0), (7, 3.0), (19, 30.0), (20, 1.0)])
+def test_capped_simplex_against_a_quadratic_program(m, scale):
+    from scipy.optimize import minimize
+
+    z = scale * np.random.default_rng(m).normal(size=20)
+    found = minimize(
+        lambda w: ((w - z) ** 2).sum() / 2,
+        np.full(20, m / 20),
+        jac=lambda w: w - z,
+        bounds=[(0, 1)] * 20,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - m, "jac": np.ones_like},
+        method="SLSQP",
+        options={"ftol": 1e-16, "maxiter": 1000},
+    )
+    projected = np.asarray(sets.CappedSimplex(m).project(jnp.asarray(z)))
+    np.testing.assert_allclose(projected, found.x, atol=1e-7)
+    np.testing.assert_allclose(projected.sum(), m, atol=1e-12)
+
+
+def test_capped_simplex_refuses_more_than_there_are():
+    with pytest.raises(ValueError, match="m is 4, but z has 3 entries"):
+        sets.CappedSimplex(4).project(jnp.zeros(3))
 
 
 # --- polyhedra --------------------------------------------------------------------------------

@@ -23,18 +23,23 @@ class Task(NamedTuple):
     wrong: Bool[np.ndarray, " n"]  # which training labels are wrong; methods do not see it
 
 
-def digits(wrong: float = 0.5, seed: int = 0) -> Task:
+def digits(wrong: float = 0.5, seed: int = 0, *, clean: int = 300) -> Task:
     """Handwritten digits, 8 by 8, with a share of wrong labels.
 
-    800 samples to train on, 300 for validation, 697 for the test. A wrong label is uniform among
-    the other nine. The seed decides the split and the labels.
+    800 samples to train on, at most 300 for validation, 697 for the test. A wrong label is uniform
+    among the other nine. The seed decides the split and the labels.
+
+    Args:
+        clean: samples for validation; fewer are the first of the 300.
 
     Raises:
-        ValueError: `wrong` is not a share.
+        ValueError: `wrong` is not a share, or `clean` is not between 10 and 300.
         ImportError: scikit-learn, which holds the data, is not installed.
     """
     if not 0 <= wrong <= 1:
         raise ValueError(f"wrong is {wrong}; a share of labels between 0 and 1 is needed.")
+    if not 10 <= clean <= 300:
+        raise ValueError(f"clean is {clean}; a number of samples from 10 to 300 is needed.")
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -53,4 +58,4 @@ def digits(wrong: float = 0.5, seed: int = 0) -> Task:
     def part(rows: slice) -> Labelled:
         return Labelled(jnp.asarray(inputs[rows], float), jnp.asarray(given[rows], int))
 
-    return Task(part(slice(800)), part(slice(800, 1100)), part(slice(1100, None)), mask)
+    return Task(part(slice(800)), part(slice(800, 800 + clean)), part(slice(1100, None)), mask)

@@ -79,6 +79,8 @@ class Nested(NamedTuple):
         samples = as_samples(batch.lower, self.draws(problem).lower)
         others = samples.skip(most_steps(self.lower_steps))
         key, now = (None, None) if key is None else jax.random.split(key)
+        if not self.warm:  # nor does the update of y remember the descent before
+            sy = lower.lower_step(problem, self.y_update).init(problem, x, y0)
 
         def fast(x, y):
             return lower.descend(
@@ -104,5 +106,7 @@ class Nested(NamedTuple):
             "hypergrad_norm": trees.norm(h.grad),
             "lower_grad_norm": new.grad_norm,
         }
-        x, v = problem.upper_set.project(x), h.v if self.warm_adjoint else None
+        x = problem.upper_set.project(x)
+        if self.warm_adjoint and h.v is not None:  # a declared hypergradient has no adjoint
+            v = h.v
         return NestedState(k + 1, x, new.y, v, y0, key, (sx, new.memory)), info
