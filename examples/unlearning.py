@@ -17,9 +17,9 @@ import numpy as np
 import optax
 
 import bilevel as bl
-from bilevel import report
 from bilevel.apps.llm.unlearning import losses
 from bilevel.apps.llm.unlearning.blur import BLUR, WeightedSum
+from bilevel.report import figures
 from bilevel.updates import FromOptax
 
 AUTHORS, QUESTIONS, TOKENS, VOCABULARY = 20, 6, 4, 30
@@ -117,13 +117,13 @@ def fronts(seed: int = 0):
 
 
 def picture(found, file):
-    with report.figures.style():
-        figure = report.figures.new_figure(6.4, 4.2)
+    with figures.style():
+        figure = figures.new_figure(6.4, 4.2)
         figure.patch.set_alpha(1)
         axes = figure.subplots()
         for i, (name, points) in enumerate(found.items()):
             across, up = zip(*sorted(points.values()), strict=True)
-            marker, color = report.figures.MARKERS[i], report.figures.series_color(i)
+            marker, color = figures.MARKERS[i], figures.series_color(i)
             axes.plot(across, up, marker=marker, color=color, label=name, markersize=7)
         axes.set(xlabel="probability of what is to be forgotten (less is better)",
                  ylabel="probability of the rest (more is better)")  # fmt: skip

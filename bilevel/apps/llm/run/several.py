@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from bilevel.apps.llm.data import batches, encode
-from bilevel.apps.llm.hub import checkpoint, find, tokenizer
+from bilevel.apps.llm.hub import find
+from bilevel.apps.llm.hub.checkpoint import Checkpoint
+from bilevel.apps.llm.hub.tokenizer import Tokenizer
 from bilevel.apps.llm.models.lora import TARGETS
 from bilevel.apps.llm.models.sampling import Drawing
 from bilevel.apps.llm.models.trainable import Adapter, FullFineTune
@@ -24,8 +26,8 @@ from bilevel.apps.llm.run.settings import Dtype, Tuning
 class Opened(NamedTuple):
     """A model, and the rows of each file by name."""
 
-    checkpoint: checkpoint.Checkpoint
-    tokenizer: tokenizer.Tokenizer
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
     policy: model.Decoder
     start: PyTree  # parameters of the policy: the model as it was given
     rows: dict[str, list[encode.Row]]
@@ -39,7 +41,7 @@ class Opened(NamedTuple):
         asked = model.prompt_batch(rows, pad_id=self.tokenizer.pad, length=prompt)
         return model.responses(rows, asked, pad_id=self.tokenizer.pad, length=said)
 
-    def merged(self, y: PyTree) -> checkpoint.Checkpoint:
+    def merged(self, y: PyTree) -> Checkpoint:
         """The checkpoint with what was learned."""
         params = self.policy.trained.merge(self.checkpoint.config, self.checkpoint.params, y)
         return replace(self.checkpoint, params=params)
@@ -65,9 +67,7 @@ def open_files(model_name: Path, files: Mapping[str, Path], settings: Tuning) ->
     return Opened(loaded, text, policy, start, rows, tuple(notes))
 
 
-def decoder(
-    loaded: checkpoint.Checkpoint, drawing: Drawing, settings: Tuning
-) -> tuple[model.Decoder, PyTree]:
+def decoder(loaded: Checkpoint, drawing: Drawing, settings: Tuning) -> tuple[model.Decoder, PyTree]:
     """A policy as the options say, and the parameters at which it is the model given."""
     config, params = loaded.config, loaded.params
     dtype = None if settings.dtype is Dtype.FLOAT32 else jnp.dtype(settings.dtype.value)

@@ -73,19 +73,20 @@ class WeightedSum(Checked):
 
 
 class _Projected(eqx.Module):
-    first: Loss
-    second: Loss
+    first: Callable
+    second: Callable
     gamma: ScalarLike
     harmful_only: bool = eqx.field(static=True)
 
     def __call__(self, x, y, batch):
-        slopes = (jax.grad(loss)(x, batch.upper) for loss in (self.first, self.second))
-        return direction(*slopes, self.gamma, harmful_only=self.harmful_only)
+        g_first = jax.grad(self.first)(x, batch.upper)
+        g_second = jax.grad(self.second)(x, batch.upper)
+        return direction(g_first, g_second, self.gamma, harmful_only=self.harmful_only)
 
 
 class _Sum(eqx.Module):
-    first: Loss
-    second: Loss
+    first: Callable
+    second: Callable
     weight: ScalarLike
 
     def __call__(self, x, batch):

@@ -1,7 +1,7 @@
 """What is to be forgotten and what retained, as two losses of the parameters of a policy."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -67,7 +67,8 @@ class Divergence(eqx.Module):
 def data(answers: Answers, batch_size: int | None = None) -> Data:
     """Batches of so many rows of each kind; all if `None`."""
     named = zip(Answers._fields, answers, strict=True)
-    return Data(Together(Answers(*(rows_of(name, rows, batch_size) for name, rows in named))))
+    sources: dict[str, Any] = {name: rows_of(name, rows, batch_size) for name, rows in named}
+    return Data(Together(Answers(**sources)))
 
 
 def probability(policy: AbstractPolicy, rows: Responses) -> Callable[[PyTree, PyTree], Scalar]:
