@@ -44,18 +44,18 @@ COMMANDS = {
     "compare": Command(Compare, "bilevel.cli.solving:compare"),
     "probe": Command(Probe, "bilevel.cli.solving:probe"),
     "methods": Command(Methods, "bilevel.cli.methods:run"),
-    "clean": Command(Clean, "bilevel.cli.clean:run"),
-    "denoise": Command(Denoise, "bilevel.apps.denoising.run:run"),
-    "dag": Command(Dag, "bilevel.apps.dag.run:run"),
-    "align": Command(Align, "bilevel.cli.alignment:align"),
-    "sft": Command(SFT, "bilevel.cli.alignment:sft"),
-    "unlearn": Command(Unlearn, "bilevel.cli.unlearning:unlearn"),
-    "chat": Command(Chat, "bilevel.cli.chat:run"),
     "tune": Command(Tune, "bilevel.apps.tuning.run:run"),
+    "clean": Command(Clean, "bilevel.cli.clean:run"),
     "reweight": Command(Reweight, "bilevel.apps.reweight.run:run"),
     "network": Command(NetworkOptions, "bilevel.apps.networks.run:run"),
     "mip": Command(Mip, "bilevel.apps.games.run:run"),
+    "denoise": Command(Denoise, "bilevel.apps.denoising.run:run"),
     "prune": Command(Prune, "bilevel.apps.pruning.run:run"),
+    "dag": Command(Dag, "bilevel.apps.dag.run:run"),
+    "sft": Command(SFT, "bilevel.cli.alignment:sft"),
+    "unlearn": Command(Unlearn, "bilevel.cli.unlearning:unlearn"),
+    "align": Command(Align, "bilevel.cli.alignment:align"),
+    "chat": Command(Chat, "bilevel.cli.chat:run"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }
 FOLDERS = {"bench": "Benchmarks on files of problems."}
@@ -93,7 +93,7 @@ def app() -> App:
         suppress_keyboard_interrupt=False,
         config=_read_config,
     )
-    last_ones = {name: App(name=name, help=text, sort_key=9) for name, text in FOLDERS.items()}
+    last_ones = {name: App(name=name, help=text, sort_key=99) for name, text in FOLDERS.items()}
     folders = {"": root, **last_ones}
     for i, (name, command) in enumerate(COMMANDS.items()):
         folder, _, last = name.rpartition(" ")
