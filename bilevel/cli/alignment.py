@@ -91,7 +91,7 @@ def check_ours(state: Path) -> None:
         )
 
 
-def changed(asked: Align, file: Path) -> list[str]:
+def changed(asked: options.Settings, file: Path) -> list[str]:
     """What differs from the options with which the run in this folder began, in a sentence.
 
     A run that begins writes them down.

@@ -20,6 +20,7 @@ from bilevel.apps.dag.settings import Dag
 from bilevel.apps.denoising.settings import Denoise
 from bilevel.apps.games.settings import Mip
 from bilevel.apps.llm.run.settings import SFT, Align
+from bilevel.apps.llm.unlearning.settings import Unlearn
 from bilevel.apps.networks.settings import NetworkOptions
 from bilevel.apps.pruning.settings import Prune
 from bilevel.apps.reweight.settings import Reweight
@@ -53,6 +54,7 @@ COMMANDS = {
     "prune": Command(Prune, "bilevel.apps.pruning.run:run"),
     "dag": Command(Dag, "bilevel.apps.dag.run:run"),
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),
+    "unlearn": Command(Unlearn, "bilevel.cli.unlearning:unlearn"),
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
     "irl": Command(IRL, "bilevel.apps.rl.run:run"),

@@ -1,6 +1,7 @@
 """Single-level training, and access to the feedback of a task for the baselines."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -50,9 +51,14 @@ def _square(x, y, batch):
     return y * y / 2
 
 
-def single(loss: Callable[[PyTree, Feedback], Scalar]) -> Problem:
-    """`loss(x, feedback)` as a bilevel problem: TTSA on it moves x along the gradient."""
-    return Problem(SingleLevel(loss), _square, hypergradient=_Slope(loss), lower_step=_idle)
+def single(loss: Callable[[PyTree, Any], Scalar], direction: Callable | None = None) -> Problem:
+    """`loss(x, batch)` as a bilevel problem: TTSA on it moves x along the gradient.
+
+    Args:
+        direction: `fn(x, y, batch)` in place of the gradient.
+    """
+    slope = direction or _Slope(loss)
+    return Problem(SingleLevel(loss), _square, hypergradient=slope, lower_step=_idle)
 
 
 def minimise(

@@ -92,7 +92,7 @@ def data(
         prompts: prompts in a lower batch; all if `None`.
         pairs: demonstrations with own responses, which replace the demonstrations of the task.
     """
-    prompts_to_answer = _rows("prompts", task.prompts_to_answer(), prompts)
+    prompts_to_answer = rows_of("prompts", task.prompts_to_answer(), prompts)
     randomly = Together(Prompts(prompts_to_answer, Sampler(_itself)))  # pyright: ignore
     return Data(feedback(task, batch_size, pairs), randomly)
 
@@ -107,11 +107,12 @@ def feedback(
         "preferences": task.preferences,
         "pairs": pairs,
     }
-    sources: dict[str, Any] = {name: _rows(name, p, batch_size) for name, p in kinds.items()}
+    sources: dict[str, Any] = {name: rows_of(name, p, batch_size) for name, p in kinds.items()}
     return Together(Feedback(**sources))
 
 
-def _rows(name: str, rows: PyTree, batch_size: int | None):
+def rows_of(name: str, rows: PyTree, batch_size: int | None):
+    """Batches of rows, epoch after epoch; all of them where they are fewer than a batch."""
     if rows is None:
         return None
     n = size(rows)

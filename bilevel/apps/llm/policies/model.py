@@ -21,7 +21,7 @@ from bilevel.apps.llm.models import decoder, parameters, sampling, sharding
 from bilevel.apps.llm.models.config import Config
 from bilevel.apps.llm.models.sampling import Drawing
 from bilevel.apps.llm.models.trainable import Adapter, FullFineTune, Trained
-from bilevel.apps.llm.models.transformer import ComputeOptions, in_parts
+from bilevel.apps.llm.models.transformer import ComputeOptions, in_parts, read_out
 from bilevel.apps.llm.policies.packing import SideBySide
 from bilevel.apps.llm.policies.policy import AbstractPolicy, Preferences, Responses, stopped
 
@@ -97,6 +97,31 @@ class Decoder(AbstractPolicy):
         every = Responses(prompts, *(jnp.concatenate([*part], axis=1) for part in parts))
         found = spoken(params, jnp.concatenate(before, axis=1), every)
         return [part.sum(axis=1) for part in jnp.split(found, ends[1:-1] - 1, axis=1)]
+
+    def token_divergences(
+        self, y: PyTree, reference: PyTree, responses: Responses
+    ) -> Float[Array, "n time"]:
+        """`KL(π_ref ‖ π_y)` of the next token before every response token; zero outside the mask.
+
+        Prompts are `PromptBatch`. Logits are in memory for one chunk of positions at a time.
+        """
+        params, old = self.weights(y), stopped(self.weights(reference))
+
+        def some(few: Responses) -> Float[Array, "n time"]:
+            row, start = joined(few), few.prompts.tokens.shape[1]
+            x, x_old = (
+                decoder.hidden(self.config, p, *row, query_start=start - 1, compute=self.compute)
+                for p in (params, old)
+            )
+
+            def apart(scores, x_old):
+                new, log_ref = map(jax.nn.log_softmax, (scores, read_out(old, x_old)))
+                return (jnp.exp(log_ref) * (log_ref - new)).sum(axis=-1)
+
+            found = decoder.over_vocabulary(params, x[:, :-1], apart, x_old[:, :-1])
+            return jnp.where(few.mask, found, 0)
+
+        return in_parts(some, self.compute.parts, responses)
 
     def sample(self, y, prompts: PromptBatch, key, *, temperature=1.0):
         params = jax.tree.map(jax.lax.stop_gradient, self.weights(y))

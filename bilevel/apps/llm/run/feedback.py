@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 from bilevel.apps.llm.data import batches, encode, jsonl
 from bilevel.apps.llm.data.bad_rows import Findings
 from bilevel.apps.llm.hub.tokenizer import Tokenizer
-from bilevel.apps.llm.run.settings import Settings
+from bilevel.apps.llm.run.settings import Settings, Training
 
 T = TypeVar("T")
 
@@ -30,35 +30,52 @@ def read(
         FileNotFoundError, ValueError, ImportError: what is wrong, in a sentence. All bad rows of a
             file are told at once; `settings.skip_bad` leaves them out.
     """
-    notes: list[str] = []
-
-    def rows(file: Path, found: Findings) -> list[encode.Row]:
-        read = jsonl.demonstrations(file, found)
-        return encode.encode(read, text, context=context, end=True, file=file, findings=found)
-
-    def pairs(file: Path, found: Findings) -> list[encode.RowPair]:
-        read = jsonl.preferences(file, found)
-        return encode.encode_pairs(read, text, context=context, end=True, file=file, findings=found)
-
-    def settled(file: Path | None, kind: str, read: Callable[[Path, Findings], list[T]]) -> list[T]:
-        if file is None:
-            return []
-        found = Findings()
-        kept = read(file, found)
-        found.settle(file, settings.skip_bad)
-        if not kept:
-            why = " ".join(["", *found.notes])
-            raise ValueError(f"{file} has no {kind} that can be used.{why}")
-        check_held_out(kind, len(kept), settings)
-        notes.extend(found.notes)
-        return kept
-
-    found = settled(demos, "demonstrations", rows), settled(prefs, "preferences", pairs)
-    check_new(*found, context, settings)
-    return Feedback(*found, tuple(notes))
+    rows, told = demonstrations(demos, text, context, settings) if demos else ([], ())
+    pairs, more = preferences(prefs, text, context, settings) if prefs else ([], ())
+    check_new(rows, pairs, context, settings)
+    return Feedback(rows, pairs, (*told, *more))
 
 
-def check_held_out(kind: str, rows: int, settings: Settings) -> None:
+def demonstrations(
+    file: Path, text: Tokenizer, context: int, settings: Training
+) -> tuple[list[encode.Row], list[str]]:
+    """The rows of a file as tokens, and notes on it; as `read`."""
+
+    def read(found: Findings) -> list[encode.Row]:
+        rows = jsonl.demonstrations(file, found)
+        return encode.encode(rows, text, context=context, end=True, file=file, findings=found)
+
+    return _settled(file, "demonstrations", read, settings)
+
+
+def preferences(
+    file: Path, text: Tokenizer, context: int, settings: Training
+) -> tuple[list[encode.RowPair], list[str]]:
+    """The pairs of a file as tokens, and notes on it; as `read`."""
+
+    def read(found: Findings) -> list[encode.RowPair]:
+        pairs = jsonl.preferences(file, found)
+        return encode.encode_pairs(
+            pairs, text, context=context, end=True, file=file, findings=found
+        )
+
+    return _settled(file, "preferences", read, settings)
+
+
+def _settled(
+    file: Path, kind: str, read: Callable[[Findings], list[T]], settings: Training
+) -> tuple[list[T], list[str]]:
+    found = Findings()
+    kept = read(found)
+    found.settle(file, settings.skip_bad)
+    if not kept:
+        why = " ".join(["", *found.notes])
+        raise ValueError(f"{file} has no {kind} that can be used.{why}")
+    check_held_out(kind, len(kept), settings)
+    return kept, found.notes
+
+
+def check_held_out(kind: str, rows: int, settings: Training) -> None:
     """Something must be left to learn from."""
     if rows > 1 and batches.held_out(rows, settings.held_out) == rows:
         raise ValueError(

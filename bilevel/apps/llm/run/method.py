@@ -18,7 +18,7 @@ from bilevel.apps.llm.policy_steps.policy_step import (
     SquaredAdvantage,
 )
 from bilevel.apps.llm.policy_steps.ppo import PPO
-from bilevel.apps.llm.run.settings import Method, PolicyStep, Schedule, Settings
+from bilevel.apps.llm.run.settings import Method, PolicyStep, Schedule, Settings, Training
 from bilevel.schedules import AbstractSchedule
 from bilevel.updates import AbstractUpdate, Clipped, FromOptax
 
@@ -71,7 +71,7 @@ def policy_step(settings: Settings) -> AbstractPolicyStep:
 # --- updates -----------------------------------------------------------------------------------
 
 
-def policy_update(settings: Settings, steps: int, moves: int = 1) -> AbstractUpdate:
+def policy_update(settings: Training, steps: int, moves: int = 1) -> AbstractUpdate:
     """AdamW of the policy, which moves so many times in a step."""
     rate = step_size(settings, settings.rate, steps, moves)
     return _clipped(adamw, settings, rate, weight_decay=settings.weight_decay)
@@ -83,7 +83,7 @@ def reward_update(settings: Settings) -> AbstractUpdate:
     return _clipped(optax.adam, settings, rate)
 
 
-def step_size(settings: Settings, rate: float, steps: int, moves: int = 1) -> AbstractSchedule:
+def step_size(settings: Training, rate: float, steps: int, moves: int = 1) -> AbstractSchedule:
     """The step size as a function of the moves made."""
     warmup, rest = settings.warmup * moves, (steps - settings.warmup) * moves
     after = {
@@ -94,7 +94,7 @@ def step_size(settings: Settings, rate: float, steps: int, moves: int = 1) -> Ab
     return schedules.WarmUp(after, warmup) if warmup else after
 
 
-def _clipped(factory, settings: Settings, rate: AbstractSchedule, **numbers) -> AbstractUpdate:
+def _clipped(factory, settings: Training, rate: AbstractSchedule, **numbers) -> AbstractUpdate:
     update = FromOptax(factory, rate, **numbers)
     return update if settings.max_grad_norm is None else Clipped(update, settings.max_grad_norm)
 

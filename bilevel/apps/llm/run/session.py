@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from bilevel.apps.llm.hub import checkpoint, write
+from bilevel.apps.llm.hub.tokenizer import Tokenizer
 from bilevel.apps.llm.methods import align as aligning
 from bilevel.apps.llm.methods.align import Aligned
 from bilevel.apps.llm.policies import model
@@ -125,20 +126,29 @@ def answers(given: Session, policy: PyTree, count: int = 6) -> list[tuple[str, s
     if not isinstance(asked, model.PromptBatch):
         at = prompt_cache.numbers(asked)
         asked = jax.tree.map(lambda leaf: leaf[at], given.asked)
-    drawing = replace(given.policy.drawing, temperature=0.0)
-    config = given.checkpoint.config
-    said = model.generate(
-        config,
-        merged(given, policy).params,
+    return said(merged(given, policy), given.tokenizer, asked, given.policy)
+
+
+def said(
+    loaded: checkpoint.Checkpoint,
+    text: Tokenizer,
+    asked: model.PromptBatch,
+    policy: model.Decoder | prompt_cache.CachedDecoder,
+) -> list[tuple[str, str]]:
+    """Prompts, and the likeliest answers of a checkpoint, token by token."""
+    drawing = replace(policy.drawing, temperature=0.0)
+    drawn = model.generate(
+        loaded.config,
+        loaded.params,
         *asked,
         key=jax.random.key(0),
         drawing=drawing,
-        compute=given.policy.compute,
+        compute=policy.compute,
     )
-    tokens, response = map(write.fetch, (said.tokens, said.response))
+    tokens, response = map(write.fetch, (drawn.tokens, drawn.response))
     prompts, mask = np.asarray(asked.tokens), np.asarray(asked.mask)
     return [
-        (given.tokenizer.decode(p[m]), given.tokenizer.decode(t[r]))
+        (text.decode(p[m]), text.decode(t[r]))
         for p, m, t, r in zip(prompts, mask, tokens, response, strict=True)
     ]
 
@@ -148,9 +158,16 @@ def save(
     also: Callable[[Path], Any] = lambda folder: None
 ) -> None:  # fmt: skip
     """Write the Hugging Face folder, and with `also(folder)` what else belongs into it."""
-    kind = given.checkpoint.about.get("dtype", given.checkpoint.about.get("torch_dtype"))
+    write_folder(merged(given, found.policy), out, also=also)
+
+
+def write_folder(
+    loaded: checkpoint.Checkpoint, out: Path, *, also: Callable[[Path], Any] = lambda folder: None
+) -> None:
+    """Write a checkpoint in the format of the one it was read from."""
+    kind = loaded.about.get("dtype", loaded.about.get("torch_dtype"))
     dtype = kind if kind in ("float32", "float16", "bfloat16") else "float32"
-    checkpoint.save(merged(given, found.policy), out, dtype=jnp.dtype(dtype), also=also)
+    checkpoint.save(loaded, out, dtype=jnp.dtype(dtype), also=also)
 
 
 __all__ = [

@@ -201,7 +201,7 @@ class Training(options.Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory(options.Settings):
+class Compute(options.Settings):
     """Memory and devices."""
 
     length: Annotated[int | None, Bounds(least=2)] = None
@@ -211,12 +211,23 @@ class Memory(options.Settings):
     accumulation. The result is that of all rows at once, up to rounding."""
     dtype: Dtype = Dtype.FLOAT32
     """Format of the activations. Parameters, sums and AdamW stay in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(Compute):
+    """Memory and devices."""
+
     memory: Annotated[float, Bounds(least=0, infinite=True)] = 2.0
     """GiB that the prompt cache may take; 0 turns it off. The cache holds the states of the frozen
     layers. It is used if it fits, only the last layers are adapted, and responses are short."""
     mesh: Annotated[tuple[int, int] | None, Bounds(least=1)] = None
     """Devices as DATA,MODEL: rows are split over DATA, heads and vocabulary over MODEL, the weights
     over both. One device when absent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(Training, Compute):
+    """What training on demonstrations alone reads."""
 
 
 # --- the commands ------------------------------------------------------------------------------
