@@ -3,7 +3,7 @@
 import functools
 import math
 import numbers
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +42,10 @@ def _has(method: str):
 class LabelCleaner(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     """A classifier fitted with learned weights, so that wrong labels count for little.
 
-    The weight of row i is `sigmoid(x_i)`. The lower level trains a linear classifier on the weighted
-    doubtful rows; the upper loss is its cross-entropy on the rows that are known to be right, with
-    a self-paced term, as in `bilevel.apps.cleaning`. Rows known to be right have weight 1. Then
-    `estimator` is fitted to all rows with these weights as `sample_weight`.
+    The weight of row i is `sigmoid(x_i)`. The lower level trains a linear classifier on the
+    weighted doubtful rows; the upper loss is its cross-entropy on the rows that are known to be
+    right, with a self-paced term, as in `bilevel.apps.cleaning`. Rows known to be right have
+    weight 1. Then `estimator` is fitted to all rows with these weights as `sample_weight`.
 
     Without `clean` in `fit` all rows serve at both levels. That finds wrong labels as long as most
     are right and the wrong ones follow no pattern.
@@ -87,8 +87,8 @@ class LabelCleaner(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         inner = self._inner()
         if not has_fit_parameter(inner, "sample_weight"):
             raise TypeError(
-                f"{type(inner).__name__}.fit takes no sample_weight, which LabelCleaner needs. Of a "
-                "pipeline, make LabelCleaner the last step."
+                f"{type(inner).__name__}.fit takes no sample_weight, which LabelCleaner needs. "
+                "Of a pipeline, make LabelCleaner the last step."
             )
         if not (isinstance(self.steps, numbers.Integral) and self.steps >= 1):
             raise ValueError(f"steps is {self.steps!r}; a whole number from 1 is needed.")
@@ -109,12 +109,16 @@ class LabelCleaner(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _learn(self, inputs, target, right, doubtful) -> np.ndarray:
         n, d = inputs.shape
         N, D = power_of_two(n, ROWS), power_of_two(d, COLUMNS)
-        counts = (pad(rows / rows.sum(), N) for rows in (right, doubtful))
         x0 = np.full(N, ABSENT)
         x0[:n] = np.where(doubtful, 0.0, ABSENT)
         y0 = {"weights": np.zeros((D, len(self.classes_))), "bias": np.zeros(len(self.classes_))}
-        samples = Labelled(pad(inputs, N, D), pad(target, N))
-        data = _Data(samples, *counts, np.float64(self.weight), np.float64(self.decay))
+        data = _Data(
+            Labelled(pad(inputs, N, D), pad(target, N)),
+            pad(right / right.sum(), N),
+            pad(doubtful / doubtful.sum(), N),
+            np.float64(self.weight),
+            np.float64(self.decay),
+        )
         with double_precision():
             step = np.float64(1 / curvature(inputs[doubtful]))
             return np.asarray(_clean(data, x0, y0, step, int(self.steps)))[:n]
@@ -152,22 +156,22 @@ def _parts(clean, n: int) -> tuple[np.ndarray, np.ndarray]:
     mask = np.asarray(clean)
     if mask.shape != (n,) or mask.dtype != bool or not mask.any():
         raise ValueError(
-            f"clean is {mask.dtype}{list(mask.shape)}; a boolean for each of the {n} rows is needed, "
-            "and at least one that is true."
+            f"clean is {mask.dtype}{list(mask.shape)}; a boolean for each of the {n} rows is "
+            "needed, and at least one that is true."
         )
     return mask, ~mask
 
 
 class _Data(NamedTuple):
     samples: Labelled
-    right: Array  # how much each row counts in the upper loss, with sum one
-    doubtful: Array  # and in the lower loss, before its weight
-    weight: Array
-    decay: Array
+    right: Any  # (rows,): how much each row counts in the upper loss, with sum one
+    doubtful: Any  # (rows,): and in the lower loss, before its weight
+    weight: Any
+    decay: Any
 
 
 @functools.partial(jax.jit, static_argnames="steps")
-def _clean(data: _Data, x0: Array, y0: PyTree, step: Array, steps: int) -> Array:
+def _clean(data: _Data, x0: Any, y0: PyTree, step: Any, steps: int) -> Array:
     problem = Problem(Partial(_upper, data), Partial(_lower, data))
     y = train(problem, x0, y0, update=FromOptax(optax.adam, WARM_RATE), steps=WARM_STEPS)
     method = methods.SOBA(FromOptax(optax.adam, 0.05), y_update=step, v_update=step)

@@ -42,7 +42,7 @@ class _Penalized(BaseEstimator):
         self.spread = spread
         self.max_iter = max_iter
 
-    def _check(self, X, y, sample_weight, **checks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _check(self, X, y, sample_weight, **checks) -> tuple[Any, Any, Any]:
         X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2, **checks)
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
         if (weights < 0).any() or not weights.any():
@@ -53,16 +53,17 @@ class _Penalized(BaseEstimator):
             raise ValueError(f"max_iter is {self.max_iter!r}; a whole number from 1 is needed.")
         return X, y, weights
 
-    def _tune(self, X, target, weights, loss: RowLoss, outputs: int, folds: Folds) -> Scaling:
-        """Set what was learned, and tell how X was scaled."""
+    def _tune(
+        self, X, target, weights, loss: RowLoss, outputs: int, folds: Folds
+    ) -> tuple[Float[np.ndarray, "outputs d"], Float[np.ndarray, " outputs"]]:
+        """Set what the folds say of penalties; return coefficients for X as it is."""
         scaling, groups = Scaling.of(X, weights), _numbered(self.groups, X.shape[1])
         rows = Rows((X - scaling.center) / scaling.scale, target)
         task = Task(rows, weights, folds, groups, outputs)
         found = fit(task, loss, elastic=self.elastic, spread=self.spread, steps=self.max_iter)
         self._keep(found)
-        self.coef_ = (found.weights / scaling.scale[:, None]).T
-        self.intercept_ = found.bias - self.coef_ @ scaling.center
-        return scaling
+        coef = (found.weights / scaling.scale[:, None]).T
+        return coef, found.bias - coef @ scaling.center
 
     def _keep(self, found: Fitted) -> None:
         self.penalties_, self.common_penalty_ = found.penalties["l2"], found.common
@@ -90,15 +91,15 @@ class _Regressor(RegressorMixin, _Penalized):
         unit = Scaling.of(y[:, None], weights)
         target = (y - unit.center) / unit.scale
         folds = _folds(self.cv, X, y, weights, classifier=False)
-        self._tune(X, target, weights, losses.squared, 1, folds)
-        self.coef_ = unit.scale[0] * self.coef_[0]
-        self.intercept_ = float(unit.scale[0] * self.intercept_[0] + unit.center[0])
+        coef, intercept = self._tune(X, target, weights, losses.squared, 1, folds)
+        self.coef_ = unit.scale[0] * coef[0]
+        self.intercept_ = float(unit.scale[0] * intercept[0] + unit.center[0])
         return self
 
     def predict(self, X):
         """Predictions, (rows,), in the units of y."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = np.asarray(validate_data(self, X, dtype=np.float64, reset=False))
         return X @ self.coef_ + self.intercept_
 
 
@@ -170,13 +171,13 @@ class BilevelLogisticRegression(ClassifierMixin, _Penalized):
         folds = _folds(self.cv, X, y, weights, classifier=True)
         binary = len(self.classes_) == 2
         loss, outputs = (losses.logistic, 1) if binary else (losses.softmax, len(self.classes_))
-        self._tune(X, target, weights, loss, outputs, folds)
+        self.coef_, self.intercept_ = self._tune(X, target, weights, loss, outputs, folds)
         return self
 
     def decision_function(self, X):
         """Scores: (rows,) for two classes, (rows, classes) for more."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = np.asarray(validate_data(self, X, dtype=np.float64, reset=False))
         scores = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
@@ -213,7 +214,8 @@ def _folds(
 ) -> Folds:
     """How much each row counts in each fold."""
     train, held_out = [], []
-    for which in check_cv(cv, y, classifier=classifier).split(X, y):
+    splitter: Any = check_cv(cv, y, classifier=classifier)
+    for which in splitter.split(X, y):
         for rows, kept in zip(which, (train, held_out), strict=True):
             part = np.zeros(len(weights))
             part[rows] = weights[rows]

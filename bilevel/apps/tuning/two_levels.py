@@ -1,6 +1,6 @@
 """The two losses: linear models under penalties, and their loss on the rows held out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def problem(
     *,
     shrinkage: ScalarLike = 0.0,
     smoothing: ScalarLike = 1e-3,
-    counted: Float[np.ndarray, "groups outputs"] | None = None,
+    counted: Float[Any, "groups outputs"] | None = None,
 ) -> Problem:
     """Penalties that make the loss on held-out rows small.
 
