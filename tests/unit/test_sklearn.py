@@ -156,11 +156,11 @@ def test_wrong_uses_of_the_linear_models(settings, told):
 
 def test_wrong_uses_of_the_cleaner():
     X, y = table()
-    with pytest.raises(TypeError, match="KNeighborsClassifier.fit takes no sample_weight"):
+    with pytest.raises(TypeError, match=r"KNeighborsClassifier\.fit takes no sample_weight"):
         LabelCleaner(KNeighborsClassifier()).fit(X, y > 0)
     with pytest.raises(ValueError, match="a boolean for each of the 60 rows"):
         LabelCleaner().fit(X, y > 0, clean=np.arange(3))
-    with pytest.raises(TypeError, match="[Ss]parse"):
+    with pytest.raises(TypeError, match=r"[Ss]parse"):
         LabelCleaner().fit(sparse.csr_array(X), y > 0)
 
 
