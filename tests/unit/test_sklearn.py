@@ -95,14 +95,12 @@ def test_ridge_is_the_closed_form_at_its_penalties():
     share = weights / weights.sum()
     center, unit = share @ X, np.sqrt(share @ (X - share @ X) ** 2)
     A, b = (X - center) / unit, y - share @ y
-    scale = np.sqrt(share @ b**2)
     H = A.T @ (share[:, None] * A) + np.diag(model.penalties_[[0, 1, 0, 1]])
     expected = np.linalg.solve(H, A.T @ (share * b)) / unit
     np.testing.assert_allclose(model.coef_, expected, rtol=1e-8)
     np.testing.assert_allclose(model.predict(X), share @ y + (X - center) @ expected, rtol=1e-8)
     assert model.penalties_.shape == (2,)
     assert model.validation_loss_ <= model.common_validation_loss_
-    assert scale > 0
     assert model.coef_.dtype == np.float64
 
 
@@ -150,8 +148,9 @@ def test_cleaner_finds_wrong_labels():
 ])  # fmt: skip
 def test_wrong_uses_of_the_linear_models(settings, told):
     X, y = table()
+    weights = (np.arange(60) < 30) if "cv" in settings else None
     with pytest.raises(ValueError, match=told):
-        BilevelRidge(**settings).fit(X, y, sample_weight=np.arange(60) < 30)
+        BilevelRidge(**settings).fit(X, y, sample_weight=weights)
 
 
 def test_wrong_uses_of_the_cleaner():
