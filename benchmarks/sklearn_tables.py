@@ -4,7 +4,7 @@
 
 Each table is split into halves five times; a score is the mean over the splits, and a difference
 has the standard error of its mean over them. Splits of one table share rows, so the errors are a
-little too small. The tables in `docs/sklearn.md` are what this prints.
+little too small. The table in `docs/sklearn.md` is the beginning of what this prints.
 """
 
 import warnings
@@ -116,7 +116,9 @@ def halves(X, y, seed: int, classes: bool):
 def main() -> None:
     warnings.simplefilter("ignore")  # of defaults that will change
     alphas = np.geomspace(1e-3, 1e4, 30)
-    print("| table | rows to train on | R², one penalty a feature | R², scikit-learn | difference |")
+    print(
+        "| table | rows to train on | R², one penalty a feature | R², scikit-learn | difference |"
+    )
     print("|---|---|---|---|---|")
     for name in numbers(0):
         splits = [halves(*numbers(seed)[name], seed, False) for seed in range(SPLITS)]

@@ -23,15 +23,18 @@ from benchmarks import (
     rates,
 )
 from benchmarks import cleaning as finders
+from benchmarks.gold_reward import show as gold_reward
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.run.settings import Align
+from bilevel.report import figures
 from docs import choosing, textbook
 from docs.layers import layers_table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
@@ -239,7 +242,6 @@ def demo() -> str:
 
 def draw(task, runs, references) -> None:
     """Test accuracy against oracle calls, and the learned weights."""
-    figures = report.figures
     with figures.style():
         figure = figures.new_figure(9.6, 3.4)
         figure.patch.set_alpha(1)
@@ -315,6 +317,10 @@ def main() -> None:
         text = filled(text, name, part.readme())
     text = filled(text, "options", options.markdown(Align))
     LANGUAGE_MODELS.write_text(text)
+    text = GOLD_REWARD.read_text()
+    for name, part in gold_reward.parts().items():
+        text = filled(text, name, part)
+    GOLD_REWARD.write_text(text)
     told = finders.table(finders.kept())
     CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))

@@ -225,7 +225,7 @@ def _cross_square(problem, x, y, u, batch) -> Upper:
 
 
 def hyper_curvature(problem: Problem, x: Upper, y: Lower, batch: Batch, key) -> tuple[float, float]:
-    """Smallest eigenvalue and largest |eigenvalue| of the Hessian of `f(x, y*(x))`, as in `probe`.
+    """Smallest eigenvalue and largest `|eigenvalue|` of the Hessian of `f(x, y*(x))`, see `probe`.
 
     That is the Hessian of `u → f(u, y + J (u − x))` at x, with y the lower solution there.
     """

@@ -16,7 +16,12 @@ from cyclopts import App, CycloptsError, Group, Parameter, Token
 from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from bilevel import host, options
+from bilevel.apps.dag.settings import Dag
+from bilevel.apps.denoising.settings import Denoise
+from bilevel.apps.games.settings import Mip
 from bilevel.apps.llm.run.settings import SFT, Align
+from bilevel.apps.networks.settings import NetworkOptions
+from bilevel.apps.pruning.settings import Prune
 from bilevel.apps.reweight.settings import Reweight
 from bilevel.apps.tuning.settings import Tune
 from bilevel.cli.help import PlainHelp
@@ -38,12 +43,17 @@ COMMANDS = {
     "compare": Command(Compare, "bilevel.cli.solving:compare"),
     "probe": Command(Probe, "bilevel.cli.solving:probe"),
     "methods": Command(Methods, "bilevel.cli.methods:run"),
-    "clean": Command(Clean, "bilevel.cli.clean:run"),
-    "align": Command(Align, "bilevel.cli.alignment:align"),
-    "sft": Command(SFT, "bilevel.cli.alignment:sft"),
-    "chat": Command(Chat, "bilevel.cli.chat:run"),
     "tune": Command(Tune, "bilevel.apps.tuning.run:run"),
+    "clean": Command(Clean, "bilevel.cli.clean:run"),
     "reweight": Command(Reweight, "bilevel.apps.reweight.run:run"),
+    "network": Command(NetworkOptions, "bilevel.apps.networks.run:run"),
+    "mip": Command(Mip, "bilevel.apps.games.run:run"),
+    "denoise": Command(Denoise, "bilevel.apps.denoising.run:run"),
+    "prune": Command(Prune, "bilevel.apps.pruning.run:run"),
+    "dag": Command(Dag, "bilevel.apps.dag.run:run"),
+    "sft": Command(SFT, "bilevel.cli.alignment:sft"),
+    "align": Command(Align, "bilevel.cli.alignment:align"),
+    "chat": Command(Chat, "bilevel.cli.chat:run"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }
 FOLDERS = {"bench": "Benchmarks on files of problems."}
@@ -81,7 +91,7 @@ def app() -> App:
         suppress_keyboard_interrupt=False,
         config=_read_config,
     )
-    last_ones = {name: App(name=name, help=text, sort_key=9) for name, text in FOLDERS.items()}
+    last_ones = {name: App(name=name, help=text, sort_key=99) for name, text in FOLDERS.items()}
     folders = {"": root, **last_ones}
     for i, (name, command) in enumerate(COMMANDS.items()):
         folder, _, last = name.rpartition(" ")

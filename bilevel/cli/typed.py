@@ -2,12 +2,10 @@
 
 import ast
 import difflib
-import importlib
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from bilevel.data import Data
+from bilevel.files import load_named
 from bilevel.methods import AbstractMethod, all_methods
 from bilevel.problem import Problem
 
@@ -34,16 +32,7 @@ def load(text: str) -> Loaded:
     Raises:
         ValueError: the module cannot be imported, or has no such problem; in one sentence.
     """
-    name, _, attribute = text.partition(":")
-    if not (name and attribute):
-        raise ValueError(f"{text!r} names no problem; module:name is needed, as in ridge:problem.")
-    module = _module(name)
-    if not hasattr(module, attribute):
-        public = [one for one in vars(module) if not one.startswith("_")]
-        near = difflib.get_close_matches(attribute, public, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"module {name} has no {attribute}.{hint}")
-    found = getattr(module, attribute)
+    found, module = load_named(text)
     if callable(found) and not isinstance(found, Problem):
         found = _made(text, found)
     holder = module if isinstance(found, Problem) else found
@@ -56,23 +45,11 @@ def load(text: str) -> Loaded:
     parts = {part: getattr(holder, part, None) for part in PARTS}
     for part in ("x0", "y0"):
         if parts[part] is None:
-            where = f"module {name}" if holder is module else text
+            where = f"module {module.__name__}" if holder is module else text
             raise ValueError(f"{where} has no {part}; a start is needed beside the problem.")
     if isinstance(parts["data"], tuple):  # rows of both levels, as cases of bl.problems hold them
         parts["data"] = Data(*parts["data"])
     return Loaded(problem, **parts)
-
-
-def _module(name: str) -> Any:
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # whatever the user's own code raises
-        raise ValueError(
-            f"module {name} cannot be imported from {folder}: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _made(text: str, function: Any) -> Any:

@@ -75,8 +75,8 @@ class FollowerCertificate(NamedTuple):
         if self.pessimistic is not None:
             said.append(
                 f"The follower has other answers that are as good. y is the leader's favourite "
-                f"(optimistic); at the worst of them the upper loss is {self.pessimistic:.6g} "
-                "(pessimistic)."
+                "(optimistic); at the worst of them that was found the upper loss is "
+                f"{self.pessimistic:.6g} (pessimistic)."
             )
         if self.traps:
             plural = "s" if self.traps > 1 else ""

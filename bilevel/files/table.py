@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bilevel.files.needs import needs
+from bilevel.files.text import decode, read_bytes
 
 PARQUET = b"PAR1"
-MOST_BYTES = 1 << 30
 MOST_COLUMNS = 100_000
 MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?"))  # in lower case
 WANTED = "a CSV table is needed, with the names of the columns in its first line, or parquet"
@@ -123,16 +123,10 @@ def read_table(file: str | Path) -> Table:
         ImportError: the file is parquet, and pyarrow is not installed.
     """
     file = Path(file)
-    if not file.is_file():
-        kind = "is a folder" if file.is_dir() else "is not a file"
-        raise FileNotFoundError(f"{file} {kind}; {WANTED}.")
-    with file.open("rb") as opened:
-        content = opened.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"{file} holds more than {MOST_BYTES >> 20} MiB; split it.")
+    content = read_bytes(file, WANTED)
     if content.startswith(PARQUET):
         return _parquet(content, file)
-    return _csv(_text(content, file), file)
+    return _csv(decode(content, file, WANTED), file)
 
 
 def missing(field: Any) -> bool:
@@ -147,19 +141,6 @@ def listed(names: Iterable[str], most: int = 12) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(_short, names[:most])) + more
-
-
-def _text(content: bytes, file: Path) -> str:
-    if b"\0" in content:
-        raise ValueError(f"{file} holds zero bytes, as no text in UTF-8 does; {WANTED}.")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{file}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8. "
-            "Save the file in UTF-8."
-        ) from error
 
 
 def _csv(text: str, file: Path) -> Table:

@@ -254,7 +254,9 @@ class Search:
             gained = best.upper < last - DROP * (1 + abs(best.upper))
             if not gained or not can_improve(self.f, self.follower, *best[:3]):
                 return True
-            if descents == DESCENTS:
+            # Where f falls for ever, a descent would only hide it, far away.
+            falls = upper_ray(self.f, self.follower, *best[:3]) is not None
+            if falls or descents == DESCENTS:
                 return False
             if not self.descend(best):
                 return True

@@ -171,7 +171,7 @@ def verdict(proof: FollowerCertificate) -> tuple[Outcome, str]:
         if proof.pessimistic is None
         else (
             " The follower's answer is not unique: this is the optimistic one, and the "
-            f"pessimistic upper loss at this x is {proof.pessimistic:.6g}."
+            f"pessimistic upper loss at this x is at least {proof.pessimistic:.6g}."
         )
     )
     told = f"Upper loss {proof.upper:.6g}. {proof.about_y()} {proof.about_x()}"

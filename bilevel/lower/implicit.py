@@ -18,7 +18,7 @@ LinearSolve = Callable[[Callable[[Any], Any], Any], Any]
 def custom_root(
     optimality: Callable[..., Any], *, solve: LinearSolve | None = None
 ) -> Callable[[Solver], Solver]:
-    """A decorator that gives a solver the derivatives of the root it finds.
+    """A decorator that gives a solver the derivatives of the root it finds::
 
         @bl.lower.custom_root(lambda y, x: jax.grad(loss)(y, x))
         def fit(y0, x):

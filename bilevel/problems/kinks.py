@@ -26,8 +26,8 @@ def kink1(dtype: Any = None) -> Case:
     """`g = ½ (y − x)²` over y ≥ 0, `f = ½ (x − 1)² + 2y`: the solution is a kink.
 
     y* = max(x, 0) with multiplier max(−x, 0). At the solution x = 0 the hyper-objective is ½ and
-    has slopes −1 and 1. With `g + q y`, |q| < 1, y* = max(x − q, 0) and the solution is x = q;
-    averaged over q uniform in (−r, r), the gradient in |x| ≤ r is `x − 1 + (x + r)/r`.
+    has slopes −1 and 1. With `g + q y`, `|q| < 1`, y* = max(x − q, 0) and the solution is x = q;
+    averaged over q uniform in (−r, r), the gradient in `|x| ≤ r` is `x − 1 + (x + r)/r`.
     """
     return Case(
         name="kink1",

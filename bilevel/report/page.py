@@ -47,7 +47,7 @@ def write(path: str | Path, title: str, sections: Sequence[Section], lead: str =
     """Write the page and return its path.
 
     Args:
-        sections: from `of`, or your own `Section`s, in the order of the page.
+        sections: from `of`, or sections of your own, in the order of the page.
         lead: a sentence or two under the title.
 
     Raises:

@@ -1,5 +1,6 @@
 """What a run logs, written for TensorBoard."""
 
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 
 class TensorBoard:
     """A callback that writes what is logged: `bl.solve(..., callbacks=[TensorBoard("runs/1")])`.
+
+    `close()` ends the file; it is closed when Python ends, too.
 
     Raises:
         ImportError: `tensorboardX` is not installed.
@@ -20,6 +23,8 @@ class TensorBoard:
                 "writing for TensorBoard needs tensorboardX: pip install 'bilevel[tensorboard]'."
             ) from error
         self._writer = SummaryWriter(str(folder))
+        # Rows wait in a queue of the writer, and closing it is all that waits for them.
+        self.close = weakref.finalize(self, self._writer.close)
 
     def __call__(self, step: int, state: Any, row: Mapping[str, float]) -> None:
         for name, value in row.items():

@@ -488,6 +488,26 @@ def test_a_collapsed_reward_is_noticed(folder, feedback):
     assert Monitor(given(folder, feedback), print)(2, state, {"KL": float("nan")})
 
 
+def test_a_run_that_gets_nowhere_is_told_once(folder, feedback):
+    told: list[str] = []
+    task = given(folder, feedback, steps=10)
+    state = dataclasses.make_dataclass("State", ["x", "y"])(task.reward, task.task.reference)
+    watch = Monitor(task, told.append)
+    fine = {"KL": 0.1, "entropy": 2.0, "reward accuracy": 1.0}
+    for step, row in (
+        (2, fine),
+        (4, fine | {"reward accuracy": 0.5}),  # too early to say
+        (6, fine | {"reward accuracy": 0.5}),
+        (8, fine | {"entropy": 0.01, "reward accuracy": 0.5}),
+        (10, fine | {"entropy": 0.01}),
+    ):
+        assert not watch(step, state, row)
+    warnings = [line for line in told if line.startswith("warning")]
+    assert len(warnings) == 2
+    assert "no better than chance" in warnings[0]
+    assert "fewer steps of sft" in warnings[1]
+
+
 def test_out_of_memory_says_what_to_lower(folder, feedback, monkeypatch):
     def full(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 9 bytes")

@@ -261,6 +261,7 @@ def test_what_is_logged_reaches_tensorboard(tmp_path):
     call = report.TensorBoard(tmp_path)
     assert call(3, None, {"step": 3.0, "reward accuracy": 0.5}) is None
     call(6, None, {"step": 6.0, "reward accuracy": 0.75})
+    call.close()
     assert logged(tmp_path) == [("reward_accuracy", 3, 0.5), ("reward_accuracy", 6, 0.75)]
 
 

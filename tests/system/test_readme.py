@@ -7,10 +7,20 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks.gold_reward import show as gold_reward
 from bilevel import options
 from bilevel.apps.llm.run.settings import Align, PolicyStep
 from bilevel.methods import all_methods
-from docs.generate import CONTRIBUTING, KEPT, LANGUAGE_MODELS, PAGES, README, filled, methods_table
+from docs.generate import (
+    CONTRIBUTING,
+    GOLD_REWARD,
+    KEPT,
+    LANGUAGE_MODELS,
+    PAGES,
+    README,
+    filled,
+    methods_table,
+)
 from docs.layers import layers_table
 
 TEXT = README.read_text()
@@ -29,6 +39,12 @@ def test_every_method_is_in_the_table():
 def test_figures_of_benchmarks_are_those_of_the_kept_runs(name):
     text = LANGUAGE_MODELS.read_text()
     assert filled(text, name, KEPT[name].readme()) == text, "run `make generated`"
+
+
+@pytest.mark.parametrize("name", gold_reward.parts())
+def test_tables_of_the_gold_reward_are_those_of_the_kept_runs(name):
+    text = GOLD_REWARD.read_text()
+    assert filled(text, name, gold_reward.parts()[name]) == text, "run `make generated`"
 
 
 def test_the_options_are_those_of_the_command():

@@ -90,9 +90,9 @@ def test_the_table_of_methods_fits_80_columns():
     ("problem", "words"),
     [
         ("small_toy", "module:name is needed"),
-        ("no_such_module:problem", "module no_such_module cannot be imported"),
-        ("unfit:problem", "No module named 'nothing_of_this_name'"),
-        ("small_toy:problme", "has no problme. Did you mean problem?"),
+        ("no_such_module:problem", "the module 'no_such_module' cannot be imported"),
+        ("unfit:problem", "it needs nothing_of_this_name"),
+        ("small_toy:problme", "has no 'problme'. Did you mean problem?"),
         ("small_toy:number", "is int; a bl.Problem"),
         ("small_toy:broken", "raised RuntimeError: no such file"),
         ("startless:problem", "module startless has no x0"),

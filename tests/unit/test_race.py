@@ -1,10 +1,12 @@
 """A race among methods; `solve` without one for problems that theory and size do not decide."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bilevel as bl
+from bilevel.problem import Structure
 
 N = 50
 
@@ -46,6 +48,15 @@ def test_what_does_not_handle_the_problem_is_left_out_and_said():
     assert found.left_out[0].startswith("SOBA did not start: SOBA cannot solve this problem")
     with pytest.raises(ValueError, match=r"no method got anywhere.*SOBA cannot solve"):
         bl.race(KNOWN, **START, methods=[bl.methods.SOBA])
+
+
+def test_every_method_that_takes_a_declared_hypergradient_runs():
+    able = [m for m in bl.methods.all_methods() if Structure.HYPERGRADIENT in m.supports]
+    assert bl.methods.AmIGO in able
+    for method in able:
+        state = method().init(KNOWN, jnp.zeros(N), jnp.zeros(N), key=jax.random.key(0))
+        shapes = jax.eval_shape(lambda state, m=method(): bl.run(KNOWN, m, state, steps=1), state)
+        assert shapes[0].x.shape == (N,), method
 
 
 def test_streams_are_refused():

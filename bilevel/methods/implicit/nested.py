@@ -106,5 +106,7 @@ class Nested(NamedTuple):
             "hypergrad_norm": trees.norm(h.grad),
             "lower_grad_norm": new.grad_norm,
         }
-        x, v = problem.upper_set.project(x), h.v if self.warm_adjoint else None
+        x = problem.upper_set.project(x)
+        if self.warm_adjoint and h.v is not None:  # a declared hypergradient has no adjoint
+            v = h.v
         return NestedState(k + 1, x, new.y, v, y0, key, (sx, new.memory)), info

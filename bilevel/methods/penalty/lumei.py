@@ -85,7 +85,7 @@ class TheorySolver(MinimaxSolver):
     Attributes:
         upper_L, lower_L: Lipschitz constants of ∇f and ∇g, jointly in x and y.
         diameter: diameter of the simple part of the lower set, which must be bounded.
-        constraint_L: `h_hi L(∇h) + L(h)²`, with h_hi the largest |h|; for Algorithm 4.
+        constraint_L: `h_hi L(∇h) + L(h)²`, with h_hi the largest `|h|`; for Algorithm 4.
         max_steps: largest number of steps of each inner loop.
     """
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
-from bilevel.apps.llm.policies.policy import Preferences, log_ratio, referred
+from bilevel.apps.llm.policies.policy import Preferences, log_ratio, referred, size
 from bilevel.apps.llm.run.prepared import Session
 from bilevel.apps.llm.run.settings import Method
 
+SURE = 0.05  # nats of entropy a response: of four responses drawn, few differ
 PROGRESS_COLUMNS = ("reward", "KL", "accuracy", "reward accuracy", "loss")
 
 
@@ -30,6 +31,7 @@ def metrics(given: Session) -> dict[str, Callable[[PyTree, PyTree], Array]]:
     found = {"KL": Partial(_divergence, policy, reference, few)}
     if reward is not None:
         found["reward"] = Partial(_reward, policy, reward, few)
+        found["entropy"] = Partial(_entropy, policy, few)
     if given.held is not None:
         pairs = (referred(policy, reference, side, rows=batch) for side in given.held)
         found["accuracy"] = Partial(_accuracy, policy, Preferences(*pairs))
@@ -52,6 +54,10 @@ def _divergence(policy, reference, few, x, y):
 
 def _reward(policy, reward, few, x, y):
     return reward(x, _said(policy, few, y)).mean()
+
+
+def _entropy(policy, few, x, y):
+    return -policy.logprob(y, _said(policy, few, y)).mean()
 
 
 def _spread(reward, pairs, x, y):
@@ -81,15 +87,18 @@ def _limit(given: Session) -> float:
 
 
 class Monitor:
-    """Ends a run that goes wrong, and keeps what it was before.
+    """Ends a run that goes wrong, and keeps what it was before; warns of one that gets nowhere.
 
     Wrong is a KL above its limit, or a reward that no longer tells held-out responses apart. SFT
-    has no limit: it may go as far from the model given as the demonstrations are.
+    has no limit: it may go as far from the model given as the demonstrations are. A warning is
+    told once.
     """
 
     def __init__(self, given: Session, told: Callable[[str], Any]):
         self._settings, self._tokens, self._told = given.settings, given.tokens, told
         self._start = given.task.reference
+        self._pairs = 0 if given.held is None else size(given.held)
+        self._warned: set[str] = set()
         self._limit, self._spread = _limit(given), 0.0
         self._before: tuple[int, float] | None = None  # step and time of the last call
         self.good: tuple[int, PyTree, PyTree] | None = None
@@ -104,6 +113,9 @@ class Monitor:
             told.append(f"{made * self._tokens / seconds:,.0f} tokens/s")
         self._before = step, now
         self._told(f"step {step}: {', '.join(told)}")
+        for warning in {*self._warnings(step, row)} - self._warned:
+            self._warned.add(warning)
+            self._told(f"warning: {warning}")
         if self.why is None:
             self.good = step, *self._both(state)
         return self.why is not None
@@ -114,6 +126,21 @@ class Monitor:
             return None, state.x
         alone = jax.tree.structure(state.y) != jax.tree.structure(self._start)
         return state.x, self._start if alone else state.y
+
+    def _warnings(self, step: int, row) -> Iterator[str]:
+        """Why a policy will not follow its reward, or should not."""
+        if row.get("entropy", SURE) < SURE:
+            yield (
+                "the policy is sure of what it says, so the responses drawn to a prompt are alike "
+                "and teach nothing. Start from a model with fewer steps of sft, raise --beta, or "
+                "draw more --samples."
+            )
+        chance = 0.5 + self._pairs**-0.5 if self._pairs else 0.0  # and two standard errors
+        if 2 * step >= self._settings.steps and row.get("reward accuracy", 1.0) <= chance:
+            yield (
+                "the reward orders held-out pairs no better than chance, and the policy follows "
+                "it. Give more feedback, make more --steps, or change --reward-rate."
+            )
 
     def _wrong(self, row) -> str | None:
         if math.isnan(row["KL"]):

@@ -1,0 +1,23 @@
+"""What the results were made with; loads no array library."""
+
+from typing import NamedTuple
+
+from benchmarks.harness import RESULTS
+
+FILE = RESULTS / "gold_reward.json"
+SEEDS, TUNED = (0, 1, 2), 100  # settings are chosen on the feedback and prompts of another seed
+PAIRS = 200
+SWEEP, SWEPT = (0, 50, 100, 400), ("AIHF", "RLHF", "DPO")
+SWEPT_GOLD = "sentiment"  # the gold reward of the sweep
+KL = 4.0  # nats: among settings that end nearer to the base, that with the best gold reward is used
+
+
+class Point(NamedTuple):
+    """What a checkpoint reached, on responses to prompts that no feedback is about."""
+
+    step: int
+    seconds: float  # of the processor, without compilation and without this measurement
+    gold: float
+    kl: float  # nats from the base
+    accuracy: float  # share of held-out pairs that the reward (or log-ratio) orders as gold does
+    won: float | None  # share of prompts answered better than by SFT; a tie is half

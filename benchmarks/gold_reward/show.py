@@ -1,0 +1,157 @@
+"""Tables, figure and page, from the kept results."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.gold_reward.settings import FILE, PAIRS, SEEDS, SWEEP, SWEPT, Point
+from benchmarks.harness import RESULTS
+from bilevel.report import figures
+
+FIGURE = RESULTS.parent.parent / "docs" / "figures" / "gold-reward.png"
+ORDER = ("SFT", "IRL", "AIHF", "RLHF", "DPO", "AIHF-DPO", "IPO", "SPIN", "self-play AIHF")
+DRAWN = ("SFT", "IRL", "AIHF", "RLHF", "DPO")
+
+
+class Mean(NamedTuple):
+    """Mean and standard error over the seeds."""
+
+    mean: float
+    error: float
+
+    def __format__(self, digits: str) -> str:
+        return f"{self.mean:{digits}} ± {self.error:{digits}}"
+
+
+def mean(values: Sequence[float]) -> Mean:
+    return Mean(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))))
+
+
+class Kept:
+    """The kept results of one gold reward."""
+
+    def __init__(self, gold: str):
+        record = json.loads(FILE.read_text())
+        self.gold = gold
+        self.rows = [row for row in record["rows"] if row["gold"] == gold]
+        self.facts: dict[str, Any] = record["facts"][gold]
+        self.samples: dict[str, Any] = record["samples"].get(gold, {})
+        self.liked: dict[str, Any] = record["liked"].get(gold, {})
+
+    def runs(self, way: str, pairs: int = PAIRS) -> list[list[Point]]:
+        """The checkpoints of the three seeds; none where it was not run."""
+        pairs = 0 if way in SWEPT and way != "AIHF" and not pairs else pairs
+        found = [
+            [Point(*point) for point in row["points"]]
+            for seed in SEEDS
+            for row in self.rows
+            if (row["way"], row["seed"], row["pairs"]) == (way, seed, pairs)
+        ]
+        return found if len(found) == len(SEEDS) else []
+
+    def last(self, way: str, field: str, pairs: int = PAIRS) -> Mean:
+        return mean([getattr(points[-1], field) for points in self.runs(way, pairs)])
+
+    def swept(self, way: str) -> tuple[list[int], list[Mean]]:
+        """Gold reward against the number of pairs; without a pair, RLHF and DPO are SFT."""
+        found = dict.fromkeys(sorted((*SWEEP, PAIRS)), way)
+        if way != "AIHF":
+            found[0] = "SFT"
+        have = {n: w for n, w in found.items() if self.runs(w, PAIRS if w == "SFT" else n)}
+        return list(have), [
+            self.last(w, "gold", PAIRS if w == "SFT" else n) for n, w in have.items()
+        ]
+
+
+def table(kept: Kept) -> str:
+    """One line a method."""
+    lines = [
+        "| | gold reward | KL | order of pairs | better than SFT | seconds |",
+        "|---|---|---|---|---|---|",
+        f"| the model itself | {kept.facts['base']:.3f} | 0 | – | – | – |",
+    ]
+    for way in ORDER:
+        if not kept.runs(way):
+            continue
+        won = "–" if way == "SFT" else f"{kept.last(way, 'won'):.2f}"
+        cells = (way, f"{kept.last(way, 'gold'):.3f}", f"{kept.last(way, 'kl'):.1f}",
+                 f"{kept.last(way, 'accuracy'):.2f}", won,
+                 f"{kept.last(way, 'seconds').mean:.1f}")  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append(f"| the expert | {kept.facts['expert']:.3f} | – | – | – | – |")
+    return "\n".join(lines)
+
+
+def sweep(kept: Kept) -> str:
+    numbers = sorted((*SWEEP, PAIRS))
+    lines = ["| pairs | " + " | ".join(map(str, numbers)) + " |", "|---" * (len(numbers) + 1) + "|"]
+    for way in SWEPT:
+        have = dict(zip(*kept.swept(way), strict=True))
+        cells = [f"{have[n]:.3f}" if n in have else "–" for n in numbers]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def samples(kept: Kept, ways: Sequence[str] = ("base", "SFT", "DPO", "AIHF")) -> str:
+    """What some policies say to the same prompts."""
+    have = [way for way in ways if way in kept.samples]
+    lines = ["| prompt | " + " | ".join(have) + " |", "|---" * (len(have) + 1) + "|"]
+    for i, prompt in enumerate(kept.samples["prompts"]):
+        said = (f"{kept.samples[way][0][i]} ({kept.samples[way][1][i]:+.2f})" for way in have)
+        lines.append(f"| {prompt} | {' | '.join(said)} |")
+    return "\n".join(lines)
+
+
+def draw(kept: Kept) -> None:
+    """Gold reward against divergence, against processor time, and against the number of pairs."""
+    with figures.style():
+        figure = figures.new_figure(11, 3.5)
+        left, middle, right = figure.subplots(1, 3, sharey=True)
+        for i, way in enumerate(DRAWN):
+            runs = kept.runs(way)
+            if not runs:
+                continue
+            many = np.array([[(p.kl, p.seconds, p.gold) for p in points] for points in runs])
+            kl, seconds, gold = many.mean(axis=0).T
+            error = many[..., 2].std(axis=0, ddof=1) / np.sqrt(len(runs))
+            look = {"color": figures.series_color(i), "marker": figures.MARKERS[i], "label": way}
+            left.errorbar(kl, gold, error, **look)
+            middle.errorbar(seconds, gold, error, **look)
+            if way in SWEPT:
+                numbers, found = kept.swept(way)
+                right.errorbar(numbers, [f.mean for f in found], [f.error for f in found], **look)
+        sft = kept.last("SFT", "gold")
+        right.axhline(sft.mean, color=figures.QUIET, linewidth=1, linestyle=":")
+        for axes, name in ((left, "KL from the model, nats"), (middle, "processor seconds"),
+                           (right, "pairs of preferences")):  # fmt: skip
+            axes.axhline(kept.facts["base"], color=figures.LINE, linewidth=1.5, zorder=0)
+            axes.set_xlabel(name)
+        left.set_ylabel("gold reward")
+        left.legend(loc="upper left")
+        left.set_title("How far from the model")
+        middle.set_title("How long")
+        right.set_title("How many preferences")
+        figure.patch.set_alpha(1)
+        figure.savefig(FIGURE, dpi=130, metadata={"Software": None})
+
+
+def golds() -> list[str]:
+    """The gold rewards with results of all three seeds."""
+    facts = json.loads(FILE.read_text())["facts"]
+    return [gold for gold in facts if Kept(gold).runs("AIHF") and Kept(gold).samples]
+
+
+def parts() -> dict[str, str]:
+    """The generated parts of `docs/gold-reward.md`."""
+    kept = {gold: Kept(gold) for gold in golds()}
+    sentiment = kept["sentiment"]
+    liked, disliked = sentiment.liked["AIHF"]
+    words = (
+        f"The words that the reward of AIHF likes best: {', '.join(liked)}. Least: "
+        f"{', '.join(disliked)}."
+    )
+    found = {gold: table(one) for gold, one in kept.items()}
+    found |= {"samples": samples(sentiment), "liked": words}
+    return found | ({"pairs": sweep(sentiment)} if len(sentiment.swept("AIHF")[0]) > 1 else {})

@@ -1,0 +1,138 @@
+"""The follower's optimality conditions as rows, columns, and pairs of which one must be zero.
+
+With `g` the follower's loss and a multiplier for each side of its rows and bounds, y is an answer
+if and only if y is allowed, `∇_y g + Σ multipliers · sides = 0`, multipliers are nonnegative, and
+each multiplier or the slack of its side is zero. Needs a loss convex in y and no whole numbers.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from bilevel.mip.highs import Found, Model, Parts
+from bilevel.mip.program import Program
+
+
+class Pair(NamedTuple):
+    """A side of a row or bound, and its multiplier: one of slack and multiplier is zero."""
+
+    of_row: bool  # or of a column
+    at: int  # the row or column
+    sign: int  # 1 for the upper side, −1 for the lower
+    side: float  # the bound
+    multiplier: int  # its column
+
+    def slack(self, z, rows) -> float:
+        at = rows[self.at] @ z[: rows.shape[1]] if self.of_row else z[self.at]
+        return float(self.sign * (self.side - at))
+
+
+class Conditions(NamedTuple):
+    """One level in place of two: columns are z, multipliers of pairs, multipliers of equations."""
+
+    parts: Parts
+    pairs: tuple[Pair, ...]
+
+
+def conditions(program: Program) -> Conditions:
+    """The program with the follower's conditions in place of the follower, pairs left out."""
+    p, n = program, len(program.cost)
+    sides = [*_sides(p, of_row=True), *_sides(p, of_row=False)]
+    equal = [s for s in sides if s[2] == 0]
+    pairs = [Pair(*side, multiplier=n + k) for k, side in enumerate(s for s in sides if s[2])]
+    columns = [*pairs, *(Pair(*s, multiplier=n + len(pairs) + k) for k, s in enumerate(equal))]
+    total = n + len(columns)
+    y = np.flatnonzero(p.follower)
+    slopes = np.zeros((len(y), total))  # ∇_y g + Σ multipliers · sides
+    slopes[:, :n] = (p.yy + p.yx)[y]
+    for c in columns:
+        slopes[:, c.multiplier] = (c.sign or 1) * (p.rows[c.at] if c.of_row else np.eye(n)[c.at])[y]
+    cost = np.concatenate([p.cost, np.zeros(len(columns))])
+    if p.share:  # Σ_ij R_ij x_i y_j = −follower_cost·y − Σ multipliers · sides, where pairs hold
+        cost[:n] -= p.share * np.where(p.follower, p.follower_cost, 0)
+        for c in columns:
+            cost[c.multiplier] = -p.share * (c.sign or 1) * c.side
+    free = len(equal)
+    curved = None if p.hessian is None else np.pad(p.hessian, (0, len(columns)))
+    return Conditions(
+        Parts(
+            cost=cost,
+            rows=np.vstack([np.pad(p.rows, ((0, 0), (0, len(columns)))), slopes]),
+            row_lower=np.concatenate([p.row_lower, -p.follower_cost[y]]),
+            row_upper=np.concatenate([p.row_upper, -p.follower_cost[y]]),
+            lower=np.concatenate([p.lower, np.zeros(len(pairs)), np.full(free, -np.inf)]),
+            upper=np.concatenate([p.upper, np.full(len(columns), np.inf)]),
+            integer=np.concatenate([p.integer, np.zeros(len(columns), bool)]),
+            hessian=curved,
+        ),
+        tuple(pairs),
+    )
+
+
+def _sides(p: Program, *, of_row: bool) -> list[tuple[bool, int, int, float]]:
+    """(of_row, index, sign, bound) of the follower's sides; sign 0 for an equation."""
+    low, high = (p.row_lower, p.row_upper) if of_row else (p.lower, p.upper)
+    found = []
+    for i in np.flatnonzero(p.follower_rows if of_row else p.follower):
+        if low[i] == high[i]:
+            found.append((of_row, int(i), 0, float(low[i])))
+            continue
+        if np.isfinite(high[i]):
+            found.append((of_row, int(i), 1, float(high[i])))
+        if np.isfinite(low[i]):
+            found.append((of_row, int(i), -1, float(low[i])))
+    return found
+
+
+def proved_bounds(held: Conditions) -> Float[np.ndarray, "pairs 2"]:
+    """The largest multiplier and slack of each pair, by linear programs; infinite where unbounded.
+
+    They hold for every allowed point, so a big-M of this size cuts nothing off.
+    """
+    parts = held.parts
+    relaxed = parts._replace(integer=np.zeros_like(parts.integer), hessian=None)
+    model, n = Model(relaxed), len(parts.cost)
+
+    def most(direction, offset) -> float:
+        model.costs(-direction)
+        solved = model.solve()
+        return offset - solved.value if solved.found is Found.OPTIMAL else np.inf
+
+    bounds = np.full((len(held.pairs), 2), np.inf)
+    for k, pair in enumerate(held.pairs):
+        bounds[k, 0] = most(np.eye(n)[pair.multiplier], 0.0)
+        if np.isfinite(bounds[k, 0]):
+            along = parts.rows[pair.at] if pair.of_row else np.eye(n)[pair.at]
+            bounds[k, 1] = most(-pair.sign * along, pair.sign * pair.side)
+    return bounds
+
+
+def with_switches(held: Conditions, of: Int[np.ndarray, " k"], bounds) -> Parts:
+    """The parts with a column of zero or one for some pairs: the multiplier, or the slack, is zero.
+
+    Args:
+        of: the pairs.
+        bounds: the largest multiplier and slack of every pair.
+    """
+    parts, k = held.parts, len(of)
+    n = len(parts.cost)
+    on, off = np.zeros((k, n + k)), np.zeros((k, n + k))
+    upper = np.zeros(k)
+    for row, i in enumerate(of):
+        pair, (multiplier, slack) = held.pairs[i], bounds[i] + 1e-6 * (1 + np.abs(bounds[i]))
+        on[row, pair.multiplier], on[row, n + row] = 1, -multiplier  # multiplier <= M switch
+        along = parts.rows[pair.at] if pair.of_row else np.eye(n)[pair.at]
+        off[row, :n], off[row, n + row] = -pair.sign * along, slack  # slack <= M (1 − switch)
+        upper[row] = slack - pair.sign * pair.side
+    low = np.full(k, -np.inf)
+    return Parts(
+        cost=np.concatenate([parts.cost, np.zeros(k)]),
+        rows=np.vstack([np.pad(parts.rows, ((0, 0), (0, k))), on, off]),
+        row_lower=np.concatenate([parts.row_lower, low, low]),
+        row_upper=np.concatenate([parts.row_upper, np.zeros(k), upper]),
+        lower=np.concatenate([parts.lower, np.zeros(k)]),
+        upper=np.concatenate([parts.upper, np.ones(k)]),
+        integer=np.concatenate([parts.integer, np.ones(k, bool)]),
+        hessian=None if parts.hessian is None else np.pad(parts.hessian, (0, k)),
+    )
