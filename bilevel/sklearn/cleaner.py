@@ -100,10 +100,11 @@ class LabelCleaner(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         inputs = (X - X.mean(0)) / np.where(scale > 1e-12 * np.abs(X).max(0), scale, 1.0)
         learned = self._learn(inputs, target, right, doubtful) if doubtful.any() else right
         self.weights_ = np.where(doubtful, learned, 1.0)
-        self.estimator_ = clone(inner).fit(X, y, sample_weight=self.weights_)
+        model: Any = clone(inner)
+        self.estimator_ = model.fit(X, y, sample_weight=self.weights_)
         return self
 
-    def _inner(self):
+    def _inner(self) -> Any:
         return LogisticRegression() if self.estimator is None else self.estimator
 
     def _learn(self, inputs, target, right, doubtful) -> np.ndarray:
