@@ -76,7 +76,7 @@ __all__ = [
 _MODULES = frozenset({
     "apps", "certificates", "data", "driver", "estimators", "files", "global_search", "host",
     "hypergrad", "linear", "lower", "methods", "oracles", "problem", "problems", "report",
-    "schedules", "selection", "sets", "sharding", "trees", "typing", "updates",
+    "schedules", "selection", "sets", "sharding", "sklearn", "trees", "typing", "updates",
 })  # fmt: skip
 _HOMES = {
     "bilevel.data": ("Data",),

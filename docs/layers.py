@@ -34,6 +34,7 @@ LAYERS = (
     Layer(("layers",), "convolutions that are fast inside a loop"),
     Layer(("report",), "figures and the HTML report"),
     Layer(("apps",), "applications; no app imports another"),
+    Layer(("sklearn",), "estimators for scikit-learn"),
     Layer(("cli",), "the command `bilevel`"),
 )
 

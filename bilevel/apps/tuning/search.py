@@ -78,7 +78,7 @@ def tune(
     kinds = ("l2", "l1") if elastic else ("l2",)
     starts = {kind: jnp.broadcast_to(GRID[:, None, None], (len(GRID), *sharing.shape))
               for kind in kinds}  # fmt: skip
-    curve = np.asarray(_validation_losses(plain, starts, y0, data))
+    curve = np.asarray(validation_losses(plain, starts, y0, data))
     best = int(np.nanargmin(curve))
     x0 = trees.map(lambda grid: grid[best], starts)
     result = solve(
@@ -97,7 +97,7 @@ def tune(
         penalties=trees.map(jnp.exp, result.x),
         common=float(np.exp(GRID[best])),
         curve=curve,
-        validation=float(_validation_losses(plain, one, y0, data)[0]),
+        validation=float(validation_losses(plain, one, y0, data)[0]),
         folds=parts,
         result=result,
     )
@@ -139,7 +139,7 @@ def _solve(p: Problem, x: PyTree, y0: PyTree, batch: Array) -> PyTree:
 
 
 @jax.jit
-def _validation_losses(p: Problem, xs: PyTree, y0: PyTree, data: Batch) -> Float[Array, " many"]:
+def validation_losses(p: Problem, xs: PyTree, y0: PyTree, data: Batch) -> Float[Array, " many"]:
     """The upper loss at each x, one after the other."""
     return jax.lax.map(lambda x: p.upper(x, NEWTON.solve(p, x, y0, data.lower).y, data.upper), xs)
 

@@ -1,6 +1,6 @@
 """The two losses: linear models under penalties, and their loss on the rows held out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ def problem(
     *,
     shrinkage: ScalarLike = 0.0,
     smoothing: ScalarLike = 1e-3,
+    counted: Float[Any, "groups outputs"] | None = None,
 ) -> Problem:
     """Penalties that make the loss on held-out rows small.
 
@@ -50,10 +51,12 @@ def problem(
     Args:
         shrinkage: adds `½ shrinkage Σ (x − mean x)²` to the upper loss.
         smoothing: `|w|` of the elastic net is `√(w² + smoothing²)`, so that y* is differentiable.
+        counted: 1 for penalties that the shrinkage is of and 0 for others; all when absent.
     """
+    counted = np.ones(sharing.shape) if counted is None else counted
     data = Partial(row_losses, Partial(loss)), *map(jnp.asarray, rows)
     group, output = map(jnp.asarray, sharing)
-    upper = Partial(_upper, *data, jnp.asarray(shrinkage))
+    upper = Partial(_upper, *data, jnp.asarray(shrinkage), jnp.asarray(counted, float))
     charge = Partial(penalty, group, output, jnp.asarray(smoothing))
     lower = Partial(_lower, *data, charge)
     return Problem(upper, lower, blocks=folds)
@@ -78,15 +81,20 @@ def penalty(group: Array, output: Array, smoothing: Array, x: PyTree, w: Array) 
     return total
 
 
-def spread(x: PyTree) -> Scalar:
-    """`Σ (x − mean x)²`, the mean of each kind of penalty."""
-    apart = trees.map(lambda log: log - jnp.mean(log), x)
-    return trees.dot(apart, apart)
+def spread(x: PyTree, counted: Array) -> Scalar:
+    """`Σ (x − mean x)²` over the counted penalties, with the mean of each kind."""
+
+    def apart(log: Array) -> Array:
+        weights = counted.astype(log.dtype)
+        return weights * (log - jnp.sum(weights * log) / jnp.sum(weights))
+
+    away = trees.map(apart, x)
+    return trees.dot(away, away)
 
 
-def _upper(losses, features, target, shrinkage, x, y, batch):
+def _upper(losses, features, target, shrinkage, counted, x, y, batch):
     held_out = jnp.sum(batch * losses(y, features, target)) / len(batch)
-    return held_out + shrinkage.astype(held_out.dtype) / 2 * spread(x)
+    return held_out + shrinkage.astype(held_out.dtype) / 2 * spread(x, counted)
 
 
 def _lower(losses, features, target, penalty, x, y, batch):
