@@ -82,7 +82,8 @@ class LabelCleaner(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             TypeError: X is sparse, or the classifier takes no `sample_weight`.
             ValueError: in one sentence.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+        checked: Any = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+        X, y = checked
         check_classification_targets(y)
         inner = self._inner()
         if not has_fit_parameter(inner, "sample_weight"):
@@ -113,14 +114,14 @@ class LabelCleaner(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         x0 = np.full(N, ABSENT)
         x0[:n] = np.where(doubtful, 0.0, ABSENT)
         y0 = {"weights": np.zeros((D, len(self.classes_))), "bias": np.zeros(len(self.classes_))}
-        data = _Data(
-            Labelled(pad(inputs, N, D), pad(target, N)),
-            pad(right / right.sum(), N),
-            pad(doubtful / doubtful.sum(), N),
-            np.float64(self.weight),
-            np.float64(self.decay),
-        )
         with double_precision():
+            data = _Data(
+                Labelled(*map(jnp.asarray, (pad(inputs, N, D), pad(target, N)))),
+                pad(right / right.sum(), N),
+                pad(doubtful / doubtful.sum(), N),
+                np.float64(self.weight),
+                np.float64(self.decay),
+            )
             step = np.float64(1 / curvature(inputs[doubtful]))
             return np.asarray(_clean(data, x0, y0, step, int(self.steps)))[:n]
 

@@ -52,11 +52,8 @@ def settings(
         raise ValueError(f"drawn is {drawn}; a number of tasks from 1 to {m} is needed.")
     x_update, step = FromOptax(optax.adam, rate), 1 / lipschitz
     # Heads that were not drawn go on along their last direction, so a step is a share of 1/L.
-    slow, a, storm = (
-        step * drawn / m,
-        0.9,
-        as_schedule(0.1),
-    )  # correction 1 − a, as γ of the theory is large
+    slow, a = step * drawn / m, 0.9
+    storm = as_schedule(0.1)  # correction 1 − a, as γ of the theory is large
     if name == "SOBA":
         return Setting(methods.SOBA(x_update, step, step), "head", None)
     if name == "BiOAID":
