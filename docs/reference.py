@@ -30,7 +30,7 @@ def write(folder: Path) -> None:
     for name in names:
         _keep(folder / "api" / f"{name}.md", _page(name))
     changelog = (folder.parent / "CHANGELOG.md").read_text("utf-8")
-    _keep(folder / "changelog.md", changelog)
+    _keep(folder / "changelog.md", changelog.replace("](docs/", "]("))
 
 
 def _index(names: list[str]) -> str:
