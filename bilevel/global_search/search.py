@@ -99,7 +99,7 @@ class Search:
             self.bound = float(liked.c[:, UPPER].min())
         z = np.concatenate([f.z0[None], near.z, liked.z, self.region.grid(GRID.get(f.n, 0))])
         ok = np.isfinite(z).all(1) & (np.abs(z).max(1) < 1e6)
-        z = z[ok]
+        z = z[ok] if ok.any() else f.z0[None]
         _, first = np.unique(np.round(z[:, : f.n], 7), axis=0, return_index=True)
         z = z[np.sort(first)]
         answers = self.follower.respond(z[:, : f.n], STARTS, z[:, None, f.n :])

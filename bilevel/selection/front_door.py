@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bilevel import trees
 from bilevel.data import Data
 from bilevel.driver import validate
 from bilevel.driver.checkpoint import Checkpoint
@@ -17,6 +18,7 @@ from bilevel.selection.choose import Choice, check_alone, choose, is_small, whol
 from bilevel.typing import Lower, RandomKey, Upper
 
 # Options that only a method uses, not the global search.
+FAR = 1e4  # times 1 + ‖x0‖
 METHODS_OWN = ("metrics", "callbacks", "checkpoint")
 
 
@@ -114,7 +116,7 @@ def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Optio
         result, doubt = _checked(problem, choice, x0, y0, options)
         if not doubt or any(methods_own.values()):
             return result
-        if result.status.outcome is not Outcome.DIVERGED:
+        if result.status.outcome is not Outcome.DIVERGED and not _is_far(result.x, x0):
             x0, y0 = result.x, result.y
         choice = choice._replace(
             why=f"{choice.why}; it {doubt}, so the global search for small problems came after it"
@@ -161,4 +163,11 @@ def _checked(
         doubt = f"ended where {wrong if proof.feasible else 'a constraint does not hold'}"
     elif proof.ok and proof.minima > 1:
         doubt = "ended at one of several minima of the lower problem"
+    elif outcome is not Outcome.UNBOUNDED and _is_far(result.x, x0):
+        doubt = "ended far from where it began"
     return result._replace(y=y, status=Status(outcome, advice)), doubt
+
+
+def _is_far(x: Upper, start: Upper) -> bool:
+    """Whether a run left all that a search from its start would look at."""
+    return bool(trees.norm(x) > FAR * (1 + trees.norm(start)))

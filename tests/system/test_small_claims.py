@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import bilevel as bl
-from bilevel.driver import FollowerCertificate
+from bilevel.driver import FollowerCertificate, Outcome
 from bilevel.global_search import check_small, verdict
 from bilevel.global_search.descent import can_improve, descend
 from bilevel.global_search.follower import Follower
@@ -333,3 +333,11 @@ def test_an_infimum_along_a_curve_is_not_claimed():
     )
     assert result.status.outcome is bl.Outcome.NOT_OPTIMAL
     assert "no minimum" in result.status.advice
+
+
+def test_a_leader_that_falls_for_ever_is_named_from_any_start():
+    """MAID runs far along x before the search takes over, beyond where the search samples."""
+    problem = bl.Problem(lambda x, y, b: x[0] + 0 * y[0], lambda x, y, b: (y[0] - x[0]) ** 2)
+    for start in (0.3, 3e7):
+        result = bl.solve(problem, x0=jnp.full(1, start), y0=jnp.zeros(1), progress=False)
+        assert result.status.outcome is Outcome.UNBOUNDED, result.status
