@@ -1,5 +1,6 @@
 """Means with their standard errors."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,12 @@ class Score(NamedTuple):
     error: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} ± {self.error:.2g}"
+        """The error with two digits, and the mean to the same place: `3280 ± 360`."""
+        if not (math.isfinite(self.mean) and 0 < self.error < math.inf):
+            return f"{self.mean:.4g} ± {self.error:.2g}"
+        place = 1 - math.floor(math.log10(self.error))
+        mean, error = round(self.mean, place), round(self.error, place)
+        return f"{mean:.{max(place, 0)}f} ± {error:.{max(place, 0)}f}"
 
 
 def mean_and_error(values: Float[np.ndarray, " n"]) -> Score:

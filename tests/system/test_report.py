@@ -155,3 +155,16 @@ def test_a_page_that_cannot_be_made_is_a_sentence_and_raises_nothing(tmp_path):
     assert not out.exists()
     assert report.try_write(out, "Run", lambda: [report.Section("A", [report.Text("b")])]) == ""
     assert "<h2>A</h2>" in out.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "told"),
+    [
+        (3285.2, 361.0, "3290 ± 360"),
+        (0.34151, 0.0004, "0.34151 ± 0.00040"),
+        (-1.5, 0.25, "-1.50 ± 0.25"),
+        (2.0, 0.0, "2 ± 0"),
+    ],
+)
+def test_a_score_is_told_to_two_digits_of_its_error(mean, error, told):
+    assert str(report.Score(mean, error)) == told

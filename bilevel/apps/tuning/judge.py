@@ -14,6 +14,7 @@ from bilevel.files import needs
 from bilevel.report import mean_and_error
 
 EACH, ALL = "tuned penalties", "one penalty"
+FITTED = 0.01  # of the loss on the validation rows: a smaller fall is no fit by chance
 
 
 def on_test_rows(task: Task, tuned: Tuned) -> dict[str, Float[np.ndarray, " n"]]:
@@ -68,7 +69,8 @@ def before(sharing: Sharing, folds: Folds) -> list[str]:
 def after(tuned: Tuned, found: dict[str, Float[np.ndarray, " n"]], unit: float) -> list[str]:
     """Whether the penalties have fitted the validation rows by chance."""
     first, apart = float(tuned.curve.min()) * unit, mean_and_error(found[EACH] - found[ALL])
-    if tuned.validation * unit >= first or apart.mean <= apart.error:
+    fitted = tuned.validation * unit < (1 - FITTED) * first
+    if not fitted or apart.mean <= apart.error:
         return []
     return [
         f"The penalties overfit the validation rows: from one penalty to many their loss fell from "
