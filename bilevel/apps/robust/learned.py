@@ -44,7 +44,8 @@ def fit(k: Knapsack, *, samples: int = 1500, steps: int = 1500, seed: int = 0) -
     x, xi = (table[rng.integers(len(table), size=samples)] for table in (choices, worst))
     values = np.array([second_stage(k, a, b) for a, b in zip(x, xi, strict=True)])
     scale = float(values.std()) + 1e-9
-    inputs, targets = jnp.asarray(_features(k, x, xi)), jnp.asarray(values / scale)
+    inputs = jnp.asarray(_features(k, x, xi))
+    targets = jnp.asarray(values / scale)
     params = _init(jax.random.key(seed), inputs.shape[-1])
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
 
@@ -60,7 +61,8 @@ def fit(k: Knapsack, *, samples: int = 1500, steps: int = 1500, seed: int = 0) -
 
         return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)[0][0]
 
-    return Value(train(params), scale)
+    with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+        return Value(train(params), scale)
 
 
 def choose(k: Knapsack, value: Value, *, samples: int = 1500, verify: int = 12) -> Chosen:
@@ -94,7 +96,7 @@ def _features(k: Knapsack, x, xi) -> Float[np.ndarray, "pairs items features"]:
     room = np.broadcast_to((k.room - x @ k.weight)[:, None], x.shape) / k.room
     weight = np.broadcast_to(k.weight / k.room, x.shape)
     columns = (1 - x, later / k.profit.max(), later / k.weight / 5, weight, room)
-    return np.stack(columns, axis=-1).astype(np.float32)
+    return np.stack(columns, axis=-1)
 
 
 def _init(key, features: int) -> PyTree[Array]:
@@ -113,7 +115,7 @@ def _network(params, items) -> Float[Array, " pairs"]:
 
     def layer(name, h):
         weight, bias = params[name]
-        return h @ weight + bias
+        return h @ weight + jnp.expand_dims(bias, range(h.ndim - 1))
 
     h = jax.nn.relu(layer("mix", jax.nn.relu(layer("item", items)))).sum(axis=-2)
     return layer("out", jax.nn.relu(layer("head", h)))[..., 0]
