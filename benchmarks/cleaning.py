@@ -30,7 +30,7 @@ COUNTS, SEEDS = (30, 100, 300), 6
 
 
 class Row(NamedTuple):
-    """What finds, on which data, with how many clean samples, and how well."""
+    """How well one way of finding wrong labels did on one data set."""
 
     data: str
     clean: int

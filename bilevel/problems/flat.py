@@ -48,10 +48,11 @@ def rank1(dtype: Any = None) -> Case:
 
 
 def rank1_penalised(penalty: float) -> tuple[float, np.ndarray]:
-    """The minimiser (x, y) of `f + penalty (g − min g)` on `rank1`: x is `2/(9 penalty + 3)` off.
+    """The minimiser (x, y) of the penalised problem `f + penalty (g − min g)` for `rank1`.
 
-    There `y_0 + y_1 − x = −2/(3 penalty + 1)` and the gap of g is `2/(3 penalty + 1)²`. With
-    `½ penalty ‖∇_y g‖²` instead of the gap, the same at twice the penalty.
+    Its x exceeds the solution 7/3 by `2/(9 penalty + 3)`; at this point
+    `y_0 + y_1 − x = −2/(3 penalty + 1)`, and the gap `g − min g` is `2/(3 penalty + 1)²`. If the
+    penalty term is `½ penalty ‖∇_y g‖²` instead, the minimiser is the one for twice the penalty.
     """
     x = 7 / 3 + 2 / (9 * penalty + 3)
     return x, np.array([1.0, 0.0]) + 2 * penalty / (3 * penalty + 1)

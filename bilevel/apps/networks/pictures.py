@@ -65,7 +65,7 @@ def flow_map(network: Network, maps: Mapping[str, Any], capacity: Any) -> Any:
 
 
 def race(histories: Mapping[str, Any], lines: Mapping[str, float]) -> Any:
-    """The best total time so far, against equilibria solved."""
+    """Plot the best total travel time found so far over the number of equilibria solved."""
     with figures.style():
         figure = figures.new_figure(9.6, 3.2)
         axes = figure.subplots()

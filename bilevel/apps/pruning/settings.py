@@ -25,7 +25,7 @@ class Layout(enum.Enum):
     TORCH = "torch"
 
     def axis(self, kind: Kind) -> int:
-        """The axis of the outputs for filters, else of the inputs."""
+        """The axis of a weight array to prune along: outputs for filters, inputs otherwise."""
         jax = self is Layout.JAX
         return (-1 if jax else 0) if kind is Kind.FILTER else (-2 if jax else 1)
 

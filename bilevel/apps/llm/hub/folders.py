@@ -39,10 +39,10 @@ def remove(folder: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to write into, which takes its name when all is written.
+    """Create a folder that is either complete or absent: `with new_folder(path) as part: ...`.
 
-    Files go to a hidden folder beside `folder`, which is renamed at the end. What a call that was
-    killed left there is removed by the next one.
+    Files are written to a hidden folder next to `folder`, which is renamed to `folder` at the end.
+    If the process is killed before that, the next call removes the hidden folder.
 
     Raises:
         FileExistsError: see `check_new`.

@@ -280,7 +280,7 @@ class CachedTrunk(eqx.Module):
         return _upper(config, params, *row, below, response_mask.shape[1], self.compute)
 
     def resting(self, trunk: PyTree, responses: Responses) -> Float[Array, "n time width"]:
-        """States of the response tokens after the frozen layers."""
+        """Hidden states of the response tokens, as the last frozen layer returns them."""
         at, tokens, response_mask, _ = responses
         if isinstance(at, Known):
             return jax.lax.stop_gradient(at.states)
