@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from bilevel._version import __version__
+from bilevel.lazy import importer
 
 if TYPE_CHECKING:
     from bilevel import apps as apps
@@ -78,24 +79,17 @@ _MODULES = frozenset({
     "hypergrad", "linear", "lower", "methods", "oracles", "problem", "problems", "report",
     "schedules", "selection", "sets", "sharding", "sklearn", "trees", "typing", "updates",
 })  # fmt: skip
-_HOMES = {
+_import = importer(__name__, {
     "bilevel.data": ("Data",),
     "bilevel.driver": ("Best", "Checkpoint", "Outcome", "Result", "SolveError", "Status", "run"),
     "bilevel.lower": ("responses",),
     "bilevel.problem": ("Batch", "Draws", "Problem", "RepeatedBatch", "Stacked"),
     "bilevel.selection": ("Race", "Tuned", "race", "solve", "tune"),
-}  # fmt: skip
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+})  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"bilevel.{name}")
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
+    return importlib.import_module(f"bilevel.{name}") if name in _MODULES else _import(name)
 
 
 def __dir__() -> list[str]:

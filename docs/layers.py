@@ -12,8 +12,8 @@ class Layer(NamedTuple):
 
 LAYERS = (
     Layer(
-        ("trees", "typing", "fields", "sharding", "host", "options", "losses", "_version"),
-        "pytrees, aliases, meshes, settings, losses of linear models",
+        ("trees", "typing", "fields", "sharding", "host", "options", "losses", "lazy", "_version"),
+        "pytrees, aliases, meshes, settings, losses of linear models, lazy imports",
     ),
     Layer(("files",), "tables, arrays and pictures that users bring, and packages that read them"),
     Layer(("mip",), "linear and quadratic bilevel programs with integers, by HiGHS"),

@@ -8,8 +8,9 @@ Reference: von Stackelberg. "Marktform und Gleichgewicht". 1934; Conitzer, Sandh
 optimal strategy to commit to". EC 2006; Dempe. "Foundations of bilevel programming". 2002.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bilevel.lazy import importer
 
 if TYPE_CHECKING:
     from bilevel.apps.games.problem import duopoly, min_max, quantal_response
@@ -26,11 +27,11 @@ __all__ = [
     "read",
 ]
 
-
-def __getattr__(name: str) -> Any:  # at first use, so that the command line starts without JAX
-    if name in __all__:
-        for home in ("problem", "security", "run"):
-            module = importlib.import_module(f"bilevel.apps.games.{home}")
-            if hasattr(module, name):
-                return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importer(
+    __name__,
+    {
+        "bilevel.apps.games.problem": ("duopoly", "min_max", "quantal_response"),
+        "bilevel.apps.games.run": ("read",),
+        "bilevel.apps.games.security": ("Commitment", "Payoffs", "commit"),
+    },
+)

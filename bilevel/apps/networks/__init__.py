@@ -9,8 +9,9 @@ Reference: LeBlanc. "An algorithm for the discrete network design problem". Tran
 programs with variational inequality constraints". Mathematical Programming 1990.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bilevel.lazy import importer
 
 if TYPE_CHECKING:
     from bilevel.apps.networks.assignment import (
@@ -46,13 +47,19 @@ __all__ = [
     "total_time",
 ]
 
-HOMES = ("network", "assignment", "losses", "baseline", "design")
-
-
-def __getattr__(name: str) -> Any:  # at first use, so that the command line starts without JAX
-    if name in __all__:
-        for home in HOMES:
-            module = importlib.import_module(f"bilevel.apps.networks.{home}")
-            if hasattr(module, name):
-                return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importer(
+    __name__,
+    {
+        "bilevel.apps.networks.assignment": (
+            "Equilibrium",
+            "beckmann",
+            "equilibrium",
+            "links_of",
+            "total_time",
+        ),
+        "bilevel.apps.networks.baseline": ("Found", "genetic"),
+        "bilevel.apps.networks.design": ("Designed", "first_best_tolls", "improve", "plan"),
+        "bilevel.apps.networks.losses": ("Design", "Evaluator", "Kind", "problem", "start"),
+        "bilevel.apps.networks.network": ("Network", "read"),
+    },
+)

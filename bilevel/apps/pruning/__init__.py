@@ -12,21 +12,15 @@ Reference: Zhang, Yao, Ram, Zhao, Chen, Hong, Wang, Liu. "Advancing model prunin
 optimization". NeurIPS 2022, arXiv:2210.04092.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bilevel.lazy import importer
 
 if TYPE_CHECKING:
     from bilevel.apps.pruning.losses import masked, problem, relaxed, weights
     from bilevel.apps.pruning.masks import AbstractMasking, NofM, Slices, Unstructured, kept
     from bilevel.apps.pruning.ways import Pruned, iterative, method, one_shot, prune
 
-# Imported at their first use, so that the command line reads the settings without JAX.
-_HOMES = {
-    "masks": ("AbstractMasking", "NofM", "Slices", "Unstructured", "kept"),
-    "losses": ("masked", "problem", "relaxed", "weights"),
-    "ways": ("Pruned", "iterative", "method", "one_shot", "prune"),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "AbstractMasking",
     "NofM",
@@ -44,10 +38,11 @@ __all__ = [
     "weights",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'bilevel.apps.pruning' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = importer(
+    __name__,
+    {
+        "bilevel.apps.pruning.losses": ("masked", "problem", "relaxed", "weights"),
+        "bilevel.apps.pruning.masks": ("AbstractMasking", "NofM", "Slices", "Unstructured", "kept"),
+        "bilevel.apps.pruning.ways": ("Pruned", "iterative", "method", "one_shot", "prune"),
+    },
+)

@@ -15,8 +15,9 @@ arXiv:2406.19976. DoGE: Fan, Pagliardini, Jaggi. "DoGE: domain reweighting with 
 estimation". ICML 2024, arXiv:2310.15393.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bilevel.lazy import importer
 
 if TYPE_CHECKING:
     from bilevel.apps.reweight.online import doge
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
     from bilevel.apps.reweight.two_levels import Sources, problem, stratified
     from bilevel.losses import Rows, logistic, losses_of, softmax, squared
 
-_HOMES = {
-    "bilevel.apps.reweight.online": ("doge",),
-    "bilevel.apps.reweight.two_levels": ("Sources", "problem", "stratified"),
-    "bilevel.apps.reweight.single_loop": ("Reweighted", "method", "scalebio", "train"),
-    "bilevel.losses": ("Rows", "logistic", "losses_of", "softmax", "squared"),
-}
 __all__ = [
     "Reweighted",
     "Rows",
@@ -46,9 +41,12 @@ __all__ = [
     "train",
 ]
 
-
-def __getattr__(name: str) -> Any:  # at first use, so that the command line starts without JAX
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(home), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importer(
+    __name__,
+    {
+        "bilevel.apps.reweight.online": ("doge",),
+        "bilevel.apps.reweight.single_loop": ("Reweighted", "method", "scalebio", "train"),
+        "bilevel.apps.reweight.two_levels": ("Sources", "problem", "stratified"),
+        "bilevel.losses": ("Rows", "logistic", "losses_of", "softmax", "squared"),
+    },
+)

@@ -15,19 +15,15 @@ Reference: Pedregosa. "Hyperparameter optimization with approximate gradient". I
 arXiv:1602.02355. The method is MAID: arXiv:2308.10098.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bilevel.lazy import importer
 
 if TYPE_CHECKING:
     from bilevel.apps.tuning.search import Folds, Tuned, fit, make_folds, tune
     from bilevel.apps.tuning.two_levels import Sharing, per_feature, problem, row_losses
     from bilevel.losses import Rows, logistic, losses_of, softmax, squared
 
-_HOMES = {
-    "bilevel.apps.tuning.search": ("Folds", "Tuned", "fit", "make_folds", "tune"),
-    "bilevel.apps.tuning.two_levels": ("Sharing", "per_feature", "problem", "row_losses"),
-    "bilevel.losses": ("Rows", "logistic", "losses_of", "softmax", "squared"),
-}
 __all__ = [
     "Folds",
     "Rows",
@@ -45,9 +41,11 @@ __all__ = [
     "tune",
 ]
 
-
-def __getattr__(name: str) -> Any:  # at first use, so that the command line starts without JAX
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(home), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importer(
+    __name__,
+    {
+        "bilevel.apps.tuning.search": ("Folds", "Tuned", "fit", "make_folds", "tune"),
+        "bilevel.apps.tuning.two_levels": ("Sharing", "per_feature", "problem", "row_losses"),
+        "bilevel.losses": ("Rows", "logistic", "losses_of", "softmax", "squared"),
+    },
+)
