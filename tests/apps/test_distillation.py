@@ -1,5 +1,6 @@
 """Distillation: its closed form and hypergradient, exact recovery, fifty digits."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -81,10 +82,16 @@ def test_enough_images_recover_a_linear_teacher():
     assert float(jnp.mean(errors**2)) < 1e-4 * float(jnp.mean(targets**2))
 
 
+def single_precision():
+    home = "jax" if hasattr(jax, "enable_x64") else "jax.experimental"  # it moved
+    return importlib.import_module(home).enable_x64(False)
+
+
 @pytest.mark.slow
 def test_fifty_learned_digits_beat_random_ones_and_k_means():
-    values = {name: one[1].mean() for name, one in example.compare().items()}
-    assert values["learned"] > values["k-means"]
+    with single_precision():  # as the example runs, whose figures the docs show
+        values = {name: one[1].mean() for name, one in example.compare().items()}
+    assert values["learned"] > values["k-means"] + 0.01
     assert values["learned"] > values["random"] + 0.05
 
 
