@@ -1,11 +1,14 @@
 """The documentation site: `make docs` writes static files into build/docs that open offline."""
 
+import logging
 import sys
 import typing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+for name in ("absl", "jax"):  # Sphinx lets everything through
+    logging.getLogger(name).setLevel(logging.WARNING)
 typing.GENERATING_DOCUMENTATION = True  # jaxtyping then shows short array types
 
 from bilevel._version import __version__  # noqa: E402

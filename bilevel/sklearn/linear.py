@@ -73,6 +73,25 @@ class _Penalized(BaseEstimator):
         self.n_iter_ = found.steps
 
 
+def _merged(X, target, weights, folds: Folds) -> tuple[Any, Any, Any, Folds]:
+    """Equal rows as one row of their weights' sum, in a fixed order; rows without weight are gone.
+
+    So a row of weight 2 and two rows of weight 1 are the same input to the last bit. The parts of
+    the folds get the sum one.
+    """
+    some = weights > 0
+    of_folds = [np.asarray(part)[:, some] for part in folds]
+    table = np.column_stack([X[some], target[some], *(part.T > 0 for part in of_folds)])
+    _, first, which = np.unique(table, axis=0, return_index=True, return_inverse=True)
+
+    def summed(values):
+        return np.bincount(which.ravel(), values, len(first))
+
+    parts = (np.stack([summed(row) for row in part]) for part in of_folds)
+    parts = Folds(*(part / part.sum(1, keepdims=True) for part in parts))
+    return X[some][first], target[some][first], summed(weights[some]), parts
+
+
 class _Regressor(RegressorMixin, _Penalized):
     def fit(self, X, y, sample_weight=None):
         """Choose the penalties and fit the model.
@@ -88,9 +107,10 @@ class _Regressor(RegressorMixin, _Penalized):
         """
         X, y, weights = self._check(X, y, sample_weight, y_numeric=True)
         y = y.astype(np.float64)
+        folds = _folds(self.cv, X, y, weights, classifier=False)
+        X, y, weights, folds = _merged(X, y, weights, folds)
         unit = Scaling.of(y[:, None], weights)
         target = (y - unit.center) / unit.scale
-        folds = _folds(self.cv, X, y, weights, classifier=False)
         coef, intercept = self._tune(X, target, weights, losses.squared, 1, folds)
         self.coef_ = unit.scale[0] * coef[0]
         self.intercept_ = float(unit.scale[0] * intercept[0] + unit.center[0])
@@ -169,6 +189,7 @@ class BilevelLogisticRegression(ClassifierMixin, _Penalized):
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class only, {y[0]!r}; at least two are needed.")
         folds = _folds(self.cv, X, y, weights, classifier=True)
+        X, target, weights, folds = _merged(X, target, weights, folds)
         binary = len(self.classes_) == 2
         loss, outputs = (losses.logistic, 1) if binary else (losses.softmax, len(self.classes_))
         self.coef_, self.intercept_ = self._tune(X, target, weights, loss, outputs, folds)
@@ -212,7 +233,7 @@ def _numbered(groups: Any, d: int) -> Int[np.ndarray, " d"]:
 def _folds(
     cv: Any, X: np.ndarray, y: Shaped[np.ndarray, " n"], weights: np.ndarray, *, classifier: bool
 ) -> Folds:
-    """How much each row counts in each fold."""
+    """How much each row counts in each fold, not yet with sum one."""
     train, held_out = [], []
     splitter: Any = check_cv(cv, y, classifier=classifier)
     for which in splitter.split(X, y):
@@ -224,5 +245,5 @@ def _folds(
                     f"fold {len(held_out)} of cv trains on rows of weight zero only, or holds out "
                     "such rows only. Use fewer folds, or shuffle them."
                 )
-            kept.append(part / part.sum())
+            kept.append(part)
     return Folds(validation=np.array(held_out), train=np.array(train))

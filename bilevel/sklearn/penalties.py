@@ -94,8 +94,7 @@ def _fit(
         lambda state: method.step(chosen, state, folds)[0],
         state,
     )
-    # Three digits of a penalty are plenty; the rest would tell of rounding on the way.
-    x = trees.map(lambda log: jnp.round(log, 3), state.x)
+    x = state.x
     y = EXACTLY.solve(last, x, trees.map(lambda leaf: leaf[None], y0), whole).y
     reached = validation_losses(plain, trees.map(lambda leaf: leaf[None], x), models, folds)
     return x, y, curve, best, reached[0], state.k
