@@ -116,6 +116,7 @@ def test_long_sequences_are_left_out():
 @pytest.mark.slow
 def test_the_first_layers_alone():
     params = parameters.init(CONFIG, jax.random.key(0), layers=config.Layers.SCAN)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
     one = gpu.first(checkpoint.new(CONFIG, params), 1)
     tokens = jnp.ones((1, 3), jnp.int32)
     alone = parameters.unstack(params)

@@ -1,6 +1,5 @@
 """Demonstrations that users bring: an .npz file, looked at from all sides before it is used."""
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,8 +8,8 @@ import numpy as np
 
 from bilevel.apps.rl.grid import Grid, grid
 from bilevel.apps.rl.mdp import MDP, Rollouts
+from bilevel.files import read_arrays
 
-LARGEST = 50_000_000  # entries of an array
 STATES = 2_000  # matrices of states by states are held
 KNOWN = "states, actions, lengths, walls, kernel, start, features, reward"
 
@@ -68,30 +67,14 @@ def read(
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        opened = np.load(path, allow_pickle=False)
-        if isinstance(opened, np.ndarray):
-            raise ValueError(f"{path} is one array; an .npz file of several is needed.")
-        with opened as file:
-            for name in file.files:
-                if name not in KNOWN.split(", "):
-                    raise ValueError(f"{path} has an unknown array {name!r}; known are {KNOWN}.")
-            sizes = {info.filename: info.file_size for info in file.zip.infolist()}
-            for name, size in sizes.items():
-                if size > 8 * LARGEST:
-                    raise ValueError(f"{path}: {name} has {size} bytes, more than {8 * LARGEST}.")
-            return {name: _numeric(path, name, file[name]) for name in file.files}
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is no .npz file: {error}.") from error
-    except ValueError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path} is no .npz file of plain numbers: {error}.") from error
+    found = read_arrays(path)
+    for name in found:
+        if name not in KNOWN.split(", "):
+            raise ValueError(f"{path} has an unknown array {name!r}; known are {KNOWN}.")
+    return {name: _numeric(path, name, array) for name, array in found.items()}
 
 
 def _numeric(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{path}: {name} holds {array.dtype}; numbers are needed.")
     if not np.isfinite(array).all():
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(f"{path}: {name}{list(place)} is {array[place]}; it must be finite.")
