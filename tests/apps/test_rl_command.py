@@ -55,7 +55,7 @@ def test_what_is_no_archive_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not an npz file"):
         demos.read(tmp_path / "no.npz")
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(ValueError, match="is neither .npz nor .safetensors; save the arrays with"):
+    with pytest.raises(ValueError, match=r"is neither \.npz nor \.safetensors; save the arrays"):
         demos.read(tmp_path / "one.npy")
     ran = run("irl", "--demos", str(tmp_path / "none.npz"))
     assert ran.exit_code == 1
