@@ -11,6 +11,7 @@ class Layer(NamedTuple):
 
 
 LAYERS = (
+    Layer(("errors",), "errors of mathematics, on which the commands end with 1"),
     Layer(
         ("trees", "typing", "fields", "sharding", "host", "options", "losses", "lazy", "_version"),
         "pytrees, aliases, meshes, settings, losses of linear models, lazy imports",

@@ -55,7 +55,7 @@ def align(asked: Align) -> bool:
     found = session.train(given, state, told=console.print, callbacks=logs)
     if found.status.outcome is Outcome.INTERRUPTED:
         console.print(f"Interrupted; the same command goes on from {state}.")
-        return False
+        raise KeyboardInterrupt
     after = session.answers(given, found.policy)
     # With the report in it from the start, so that what stands at `out` is whole.
     failed: list[str] = []

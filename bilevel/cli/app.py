@@ -28,8 +28,11 @@ from bilevel.apps.rl.settings import IRL
 from bilevel.apps.tuning.settings import Tune
 from bilevel.cli.help import PlainHelp
 from bilevel.cli.options import Chat, Clean, Compare, Demo, Methods, Probe, Run, Textbook
+from bilevel.errors import Failed, Refused
 
-REFUSED, WRONG, INTERRUPTED = 1, 2, 130  # exit codes; WRONG: of usage, or of how a run ended
+FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit codes; WRONG: what was typed, or a file, is at fault
+AT_FAULT = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError,
+            PermissionError)  # fmt: skip
 
 
 class Command(NamedTuple):
@@ -64,7 +67,11 @@ FOLDERS = {"bench": "Benchmarks on files of problems."}
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """The entry point: exits with 0, 1 (refused), 2 (wrong usage or ending) or 130 (Ctrl-C)."""
+    """The entry point: exits with 0, 1 (refused or failed), 2 (bad input) or 130 (Ctrl-C).
+
+    1 where what was given is well formed: no method handles it, a run diverged, a package is
+    missing, the disk is full. 2 where an option, a file, a column, a module or a name is wrong.
+    """
     host.keep_memory()
     words = sys.argv[1:] if words is None else list(words)
     try:
@@ -131,10 +138,11 @@ def _callable(name: str, command: Command) -> Callable[..., int]:
         module, _, function = command.function.partition(":")
         try:
             fine = getattr(importlib.import_module(module), function)(settings)
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError, ImportError, Failed) as error:
             _say(name, str(error))
-            return REFUSED
-        return WRONG if fine is False else 0
+            wrong = isinstance(error, AT_FAULT) and not isinstance(error, Refused)
+            return WRONG if wrong else FAILED
+        return FAILED if fine is False else 0
 
     found = [_parameter(option) for option in options.options(command.settings)]
     found.sort(key=lambda one: one.kind)  # arguments first

@@ -17,6 +17,7 @@ from bilevel.apps.cleaning.models import Model
 from bilevel.cli import pictures
 from bilevel.cli.options import Clean
 from bilevel.driver import Outcome, Result
+from bilevel.errors import Refused
 from bilevel.files import load_function
 
 COLUMNS = ("sample", "label", "weight", "suspected", "predicted")
@@ -61,7 +62,7 @@ def run(asked: Clean) -> bool:
     if result.status.outcome is Outcome.INTERRUPTED:
         raise KeyboardInterrupt
     if result.status.outcome is Outcome.DIVERGED:
-        raise ValueError(f"{result.status} Nothing is written.")
+        raise Refused(f"{result.status} Nothing is written.")
     rows = _rows(given, model, result)
     _save(asked, given, result, rows, _accuracies(given, model, result, asked.decay))
     suspected = sum(row[3] == "yes" for row in rows)

@@ -13,6 +13,7 @@ from bilevel.cli import typed
 from bilevel.cli.console import plain_console
 from bilevel.cli.options import Methods
 from bilevel.cli.tables import new_table, write_json
+from bilevel.errors import Refused
 from bilevel.methods import AbstractMethod, all_methods, references
 from bilevel.report import EXPERIMENTAL, LEGEND, MethodRow, method_rows
 
@@ -33,7 +34,7 @@ def run(options: Methods) -> None:
         chosen = [name for name in chosen if not lacking[name]]
         if not chosen:
             reason = f": {' and '.join(lacking[options.name])}" if options.name in lacking else ""
-            raise ValueError(f"no such method handles {options.for_}{reason}.")
+            raise Refused(f"no such method handles {options.for_}{reason}.")
     if options.json:
         write_json([rows[name]._asdict() for name in chosen])
     elif options.bibtex:

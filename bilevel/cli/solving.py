@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from bilevel.cli import typed
 from bilevel.cli.console import plain_console
 from bilevel.cli.options import Compare, Probe, Run
 from bilevel.cli.tables import new_table, write_json
-from bilevel.driver import Outcome, Result
+from bilevel.driver import Outcome, Result, validate
 from bilevel.global_search.functions import double_precision
 from bilevel.methods import AbstractMethod
 from bilevel.problem import Batch
@@ -33,7 +34,7 @@ def run(options: Run) -> bool:
         ValueError: in one sentence, before anything runs.
         KeyboardInterrupt: Ctrl-C was pressed; what was done until then is kept.
     """
-    with _precision(options.float64):
+    with _computing(options.float64):
         one = typed.load(options.problem)
         page = report.check_writable(options.report) if options.report else None
         save = report.check_writable(options.save) if options.save else None
@@ -59,7 +60,7 @@ def compare(options: Compare) -> bool:
         ValueError: in one sentence, before anything runs.
         KeyboardInterrupt: Ctrl-C was pressed; what was done until then is kept.
     """
-    with _precision(options.float64):
+    with _computing(options.float64):
         one = typed.load(options.problem)
         page = report.check_writable(options.report) if options.report else None
         console = plain_console(soft_wrap=True, stderr=options.json)
@@ -99,10 +100,13 @@ def probe(options: Probe) -> None:
     Raises:
         ValueError: in one sentence.
     """
-    with _precision(options.float64):
+    with _computing(options.float64):
         one = typed.load(options.problem)
         full = None if one.data is None else one.data.full
-        look = probe_at(one.problem, one.x0, one.y0, Batch() if full is None else full)
+        batch = Batch() if full is None else full
+        x0, y0 = validate.check_start(one.problem, one.x0, one.y0)
+        validate.check_each_loss(one.problem, x0, y0, batch)
+        look = probe_at(one.problem, x0, y0, batch)
         if options.json:
             told = {name: _plain(value) for name, value in look._asdict().items()}
             write_json(told)
@@ -232,6 +236,14 @@ def _ended(results: Mapping[str, Result]) -> bool:
     return all(found.status.ok for found in results.values())
 
 
-def _precision(double: bool) -> contextlib.AbstractContextManager[None]:
-    """Double precision, where asked for, also for the module that is imported."""
-    return double_precision() if double else contextlib.nullcontext()
+@contextlib.contextmanager
+def _computing(double: bool) -> Iterator[None]:
+    """Double precision, where asked for; what our checks say of a type is a `ValueError`, too."""
+    with double_precision() if double else contextlib.nullcontext():
+        try:
+            yield
+        except TypeError as error:
+            *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+            if not frame.f_globals["__name__"].startswith("bilevel."):
+                raise
+            raise ValueError(str(error)) from error

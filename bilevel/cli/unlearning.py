@@ -49,7 +49,7 @@ def unlearn(asked: Unlearn) -> bool:
     found = run.train(given, state, callbacks=[tell, *logs])
     if found.status.outcome is Outcome.INTERRUPTED:
         console.print(f"Interrupted; the same command goes on from {state}.")
-        return False
+        raise KeyboardInterrupt
     after = _answers(given, found.x)
     failed: list[str] = []
     write_folder(

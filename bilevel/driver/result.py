@@ -9,6 +9,7 @@ import numpy as np
 
 from bilevel.certificates import Certificate
 from bilevel.driver.answer import FollowerCertificate
+from bilevel.errors import Failed
 from bilevel.files import needs
 from bilevel.oracles import Price
 from bilevel.typing import Lower, Upper
@@ -44,7 +45,7 @@ class Status(NamedTuple):
         return f"{self.outcome.value}: {self.advice}"
 
 
-class SolveError(RuntimeError):
+class SolveError(Failed):
     """Raised by `solve(..., throw=True)` when the status is not ok; carries the result."""
 
     def __init__(self, result: "Result"):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 from jaxtyping import Scalar
 
 from bilevel import fields
+from bilevel.errors import Refused
 from bilevel.fields import Checked
 from bilevel.methods import references
 from bilevel.methods.references import Paper
@@ -73,7 +74,7 @@ def count(default: Any, *, grows: bool = False) -> Any:
     return fields.count(default, also=PolynomialCount if grows else None)
 
 
-class Unsupported(ValueError):
+class Unsupported(Refused):
     """Raised when a method does not support the structure of a problem."""
 
 

@@ -12,6 +12,7 @@ problem". Operations Research 2017.
 
 import numpy as np
 
+from bilevel.errors import Refused
 from bilevel.mip.answer import Answer, Ending
 from bilevel.mip.follower import Point, best_answer, follower_best
 from bilevel.mip.highs import Found, Model, Parts
@@ -52,17 +53,17 @@ def search(program: Program, *, nodes: int) -> Answer:
 
 def _check(p: Program) -> None:
     if p.yy.any() or p.yx.any() or p.hessian is not None:
-        raise ValueError("a follower with whole numbers needs linear losses, without products.")
+        raise Refused("a follower with whole numbers needs linear losses, without products.")
     mine = p.rows[p.follower_rows]
     seen = np.flatnonzero(mine.any(axis=0) & ~p.follower)
     for i in seen:
         if not p.integer[i] or not np.isfinite([p.lower[i], p.upper[i]]).all():
-            raise ValueError(
+            raise Refused(
                 f"column {p.names[i]} of the leader stands in a row of a follower with whole "
                 "numbers; it must be whole and have both bounds."
             )
         if np.any(mine[:, i] != np.round(mine[:, i])):
-            raise ValueError(
+            raise Refused(
                 f"column {p.names[i]} of the leader has a fraction in a row of a follower with "
                 "whole numbers; multiply the row until it is whole."
             )
@@ -90,7 +91,7 @@ def _without(p: Program, parts: Parts, answer) -> Parts:
     if np.isfinite(most):
         rows[0, total], high[0] = most - value, most
     elif k:
-        raise ValueError("the follower's loss has no largest value; give its columns both bounds.")
+        raise Refused("the follower's loss has no largest value; give its columns both bounds.")
     else:
         high[0] = value
     for j, ((row, side), least) in enumerate(zip(blocked, lows, strict=True)):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bilevel.errors import Failed
 from bilevel.files import needs
 
 PRECISION = {
@@ -126,7 +127,7 @@ class Model:
             return Solved(Found.INFEASIBLE, None, np.inf, np.inf)
         if status in (kinds.kUnbounded, kinds.kUnboundedOrInfeasible):
             return Solved(Found.UNBOUNDED, None, -np.inf, -np.inf)
-        raise RuntimeError(f"HiGHS ended with {self.highs.modelStatusToString(status)}.")
+        raise Failed(f"HiGHS ended with {self.highs.modelStatusToString(status)}.")
 
     def _add_tangents(self, solved: Solved) -> bool:
         """A tangent for each square that lies above those it has; whether there was one."""

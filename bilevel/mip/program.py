@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from bilevel.errors import Refused
+
 INF = float("inf")
 MOST_ENTRIES = 20_000_000  # of the matrix, which is held dense
 
@@ -144,4 +146,4 @@ class Program:
 def _check_convex(name: str, matrix) -> None:
     least = np.linalg.eigvalsh(matrix)[0] if len(matrix) else 0.0
     if least < -1e-9 * (1 + np.abs(matrix).max()):
-        raise ValueError(f"{name} has the eigenvalue {least:.3g}; a convex loss is needed.")
+        raise Refused(f"{name} has the eigenvalue {least:.3g}; a convex loss is needed.")

@@ -7,6 +7,7 @@ from bilevel.certificates import Convexity, probe
 from bilevel.data import Data
 from bilevel.data.sources import Whole
 from bilevel.driver import validate
+from bilevel.errors import Refused
 from bilevel.methods.base import AbstractMethod, Unsupported, all_methods
 from bilevel.problem import Batch, Problem, Structure
 from bilevel.selection.race import race
@@ -68,7 +69,7 @@ def choose(
     traced = validate.check_each_loss(problem, x0, y0, batch)
     apart = validate.uncoupled(problem, x0, y0, traced)
     if apart and not small:
-        raise ValueError(apart)
+        raise Refused(apart)
     if apart:
         told = f"{told}, and losses that do not both depend on the other level"
     elif kinds <= PLAIN:

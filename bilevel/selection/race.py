@@ -16,6 +16,7 @@ from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
 from bilevel.driver.validate import check_arguments, check_steps, check_variable
+from bilevel.errors import Refused
 from bilevel.lower import NewtonCG
 from bilevel.methods.base import AbstractMethod, LowerAssumption, Unsupported, all_methods
 from bilevel.problem import Draws, Problem, Structure
@@ -120,7 +121,7 @@ def race(
     every = sorted(running, key=lambda lanes: lanes.best.score) + ended
     best = tuple(lanes.best for lanes in every)
     if not best or not math.isfinite(best[0].score):
-        raise ValueError(
+        raise Refused(
             " ".join(["no method got anywhere on this problem within the race.", *left_out])
         )
     return Race(best[0].method, best, tuple(left_out))

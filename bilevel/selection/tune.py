@@ -14,6 +14,7 @@ from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
 from bilevel.driver.validate import check_arguments, check_method, check_steps, check_variable
+from bilevel.errors import Refused
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Draws, Problem
 from bilevel.selection.ahead import measured_ahead
@@ -121,7 +122,7 @@ def tune(
     best = trials[0]
     if not math.isfinite(best.score):
         smallest = min(trial.x_factor for trial in trials)
-        raise ValueError(
+        raise Refused(
             f"every setting of {method.__name__} diverged within {steps} steps; the smallest x "
             f"factor tried was {smallest:.2g}. Look at certificates.probe, or start elsewhere."
         )
@@ -152,7 +153,7 @@ def gentle(look: Probe, problem: Problem, x, y, samples, key: RandomKey) -> Prob
         ValueError: the lower loss is not strongly convex at (x, y).
     """
     if not math.isfinite(look.condition):
-        raise ValueError(
+        raise Refused(
             f"the lower loss is {look.convexity.value} at the start, and the theory's step sizes "
             "need it strongly convex. Add a ridge on y, or choose step sizes by hand."
         )

@@ -91,7 +91,7 @@ def test_bad_tables_are_refused_in_a_sentence(tmp_path, train, right, told):
         content = content if isinstance(content, bytes) else content.encode()
         (tmp_path / name).write_bytes(content)
     found, out = clean(tmp_path)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert told in found.output
     assert found.output.count("\n") == 1
     assert not out.exists()
@@ -119,7 +119,7 @@ def test_bad_models_are_refused_in_a_sentence(given, monkeypatch, model, told):
         "    return lambda p, x: x @ p, None\n"
     )
     found, out = clean(folder, "--model", model)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert told in found.output
     assert not out.exists()
 
@@ -129,7 +129,7 @@ def test_a_folder_that_holds_something_is_left_alone(given):
     (folder / "out").mkdir()
     (folder / "out" / "mine").touch()
     found, out = clean(folder)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "exists and is no empty folder" in found.output
     assert [path.name for path in out.iterdir()] == ["mine"]
 

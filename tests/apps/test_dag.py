@@ -122,7 +122,7 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(tmp_path, monkeypatch, col
     monkeypatch.chdir(tmp_path)
     table("data.csv", columns)
     found = run("dag", "data.csv", *more)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert told in found.output
     assert found.output.startswith("bilevel dag: ")
     assert not (tmp_path / "bilevel-dag.html").exists()

@@ -178,7 +178,7 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(tmp_path, monkeypatch, typ
         if content:
             (tmp_path / name / "a.png").write_bytes(content)
     found = run("denoise", *typed)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert told in found.output
     assert found.output.startswith("bilevel denoise: ")
     assert "Traceback" not in found.output

@@ -192,7 +192,7 @@ def test_bad_input_is_refused_in_one_sentence(folder, words, told):
     for flag, value in zip(words[::2], words[1::2], strict=True):
         typed += [flag, value]
     ran = commands.run(*typed)
-    assert ran.exit_code == 1
+    assert ran.exit_code == 2
     assert told in ran.output
     assert len(ran.output.strip().splitlines()) == 1
     assert not (folder / "p.npz").exists()

@@ -174,7 +174,7 @@ def test_bad_tables_are_refused_in_a_sentence_and_nothing_is_written(
     for path, content in zip(files, (train, trusted), strict=True):
         path.write_text(content)
     found = reweigh(files, out=tmp_path / "out.html")
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert told in found.output
     assert found.output.count("\n") == 1
     assert not (tmp_path / "out.html").exists()

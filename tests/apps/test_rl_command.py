@@ -58,7 +58,7 @@ def test_what_is_no_archive_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"is neither \.npz nor \.safetensors; save the arrays"):
         demos.read(tmp_path / "one.npy")
     ran = run("irl", "--demos", str(tmp_path / "none.npz"))
-    assert ran.exit_code == 1
+    assert ran.exit_code == 2
     assert ran.output == f"bilevel irl: {tmp_path / 'none.npz'} is not a file.\n"
 
 

@@ -156,7 +156,7 @@ def test_bad_tables_are_refused_in_a_sentence_and_nothing_is_written(
     tmp_path, content, words, told
 ):
     found = tune(tmp_path, content, *words)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert told in found.output
     assert found.output.count("\n") == 1
     assert not (tmp_path / "out.html").exists()

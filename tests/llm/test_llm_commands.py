@@ -97,7 +97,7 @@ def test_aligning_ends_in_a_folder_that_chats(folder, feedback, tmp_path, method
     talk = run("chat", "--model", str(out), "--new", "4", input="hello\n\n")
     assert talk.exit_code == 0, talk.output
     again = run(*typed, *QUICK)
-    assert again.exit_code == 1
+    assert again.exit_code == 2
     assert "is not empty" in again.output
 
 
@@ -361,7 +361,7 @@ def test_a_command_that_is_killed_at_any_moment_goes_on(folder, feedback, tmp_pa
 def test_a_wrong_use_is_refused_in_a_sentence(folder, feedback, tmp_path, changes, told):
     typed = ["align", "--model", str(folder), "--out", str(tmp_path / "o"), *feedback[0], *QUICK]
     found = run(*typed, *changes)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert told in found.output
     assert "Traceback" not in found.output
 
@@ -460,7 +460,7 @@ def test_a_folder_of_somebody_else_is_left_alone(folder, feedback, tmp_path):
     theirs.parent.mkdir()
     theirs.write_text("mine")
     found = run("align", "--model", str(folder), "--out", str(tmp_path / "o"), *feedback[0])
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "exists and is none" in found.output
     assert theirs.read_text() == "mine"
 

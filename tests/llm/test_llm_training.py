@@ -306,10 +306,10 @@ def test_a_resumed_run_tells_what_changed(model, files, tmp_path, monkeypatch):
     words = ["align", "--model", str(model), "--prefs", str(files[1]), "--method", "dpo"]
     words += ["--steps", "4", "--batch", "2", "--log-every", "2", "--out", str(tmp_path / "out")]
     monkeypatch.setattr(Monitor, "__call__", lambda *_: signal.raise_signal(signal.SIGINT))
-    assert run(*words).exit_code == 2
+    assert run(*words).exit_code == 130
     monkeypatch.undo()
     refused = run(*words, "--beta", "0.2")
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "Options changed since this run began: beta was 0.1, and is 0.2." in refused.output
     assert "is of another problem" in refused.output
     found = run(*words, "--rate", "0.01")

@@ -191,11 +191,11 @@ def test_a_bad_file_is_refused_with_its_line(folder, tmp_path):
     bad.write_text('{"prompt": "a?", "completion": " b"}\n{"prompt": "a?"}\n')
     typed = ["unlearn", "--model", folder, "--out", str(tmp_path / "out")]
     found = run(*typed, "--forget", str(bad), "--retain", good)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "bad.jsonl, line 2: " in found.output
     bad.write_text("")
     found = run(*typed, "--forget", good, "--retain", str(bad))
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "bad.jsonl" in found.output
 
 

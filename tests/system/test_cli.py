@@ -53,7 +53,7 @@ def test_the_paper_of_a_method_in_bibtex():
 
 def test_an_unknown_method_is_refused_with_the_nearest():
     told = "bilevel methods: there is no method SOBBA. Did you mean SOBA?\n"
-    assert run("methods", "SOBBA") == (1, told)
+    assert run("methods", "SOBBA") == (2, told)
 
 
 def test_completion_can_be_installed(tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_a_demo_ends_with_a_table_and_a_report(names, tmp_path, monkeypatch):
 def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("bilevel.apps.cleaning.digits", None)  # calling it would fail
     found = run("demo", "--out", str(tmp_path / "absent" / "r.html"))
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert found.output.count("\n") == 1
     assert found.output.startswith("bilevel demo: the report cannot be written to")
     assert "Choose another path." in found.output

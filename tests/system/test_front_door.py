@@ -470,5 +470,5 @@ def test_the_command(tmp_path):
     assert (out / "textbook.png").stat().st_size > 1000
 
     refused = run(*given, "--only", "absent")
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "no problem with 'absent'" in refused.output

@@ -14,6 +14,8 @@ problem = bl.Problem(
     lambda x, y, batch: jnp.sum((y - 1.0) ** 2) / 2,
     lambda x, y, batch: jnp.sum((y - x) ** 2) / 2,
 )
+bounded = bl.Problem(problem.upper, problem.lower, lower_set=bl.sets.Box(0, 1))
+vector = bl.Problem(lambda x, y, batch: y - x, problem.lower)
 x0, y0 = jnp.zeros(3), jnp.zeros(3)
 number = 3
 
@@ -31,6 +33,7 @@ def broken():
 def folder(tmp_path, monkeypatch):
     (tmp_path / "small_toy.py").write_text(MODULE)
     (tmp_path / "startless.py").write_text(MODULE.replace("x0, y0 =", "x1, y1 ="))
+    (tmp_path / "whole.py").write_text(MODULE.replace("jnp.zeros(3),", "jnp.zeros(3, int),"))
     (tmp_path / "unfit.py").write_text("import nothing_of_this_name")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -100,10 +103,31 @@ def test_the_table_of_methods_fits_80_columns():
 )
 def test_what_is_no_problem_is_one_sentence(problem, words):
     found = run("probe", problem)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert found.output.startswith("bilevel probe: ")
     assert words in found.output
     assert found.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "probe"])
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        ("small_toy:vector", "Problem.upper returned float64[3]; a scalar is needed."),
+        ("whole:problem", "x0 is int64[3]; only floating arrays can be optimised."),
+    ],
+)
+def test_functions_and_starts_of_a_wrong_type_are_one_sentence(command, problem, words):
+    found = run(command, problem)
+    assert found.exit_code == 2
+    assert found.output.startswith(f"bilevel {command}: {words}")
+    assert found.output.count("\n") == 1
+
+
+def test_a_method_that_does_not_handle_a_problem_is_refused_with_1_as_nothing_typed_is_wrong():
+    found = run("run", "small_toy:bounded", "--method", SOBA)
+    assert found.exit_code == 1
+    assert "SOBA cannot solve this problem: lower_set is a Box" in found.output
 
 
 @pytest.mark.parametrize(
@@ -118,5 +142,5 @@ def test_what_is_no_problem_is_one_sentence(problem, words):
 )
 def test_a_method_that_is_not_read_is_one_sentence(method, words):
     found = run("run", "small_toy:problem", "--method", method)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert words in found.output

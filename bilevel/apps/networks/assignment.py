@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from bilevel.apps.networks.network import Network, travel_time
 from bilevel.apps.networks.paths import Paths, cheapest, joined
+from bilevel.errors import Failed
 
 GAP = 1e-10  # relative gap of a finished equilibrium
 MOST_ROUNDS, MOST_STEPS = 100, 80
@@ -109,7 +110,7 @@ def equilibrium(
             used = Paths(known.links[taken], known.pair[taken])
             return Equilibrium(flows, costs, found.cost, max(now, 0.0), _moves(network, used), used)
         best, known = min(best, now), grown
-    raise RuntimeError(f"the equilibrium's relative gap stays at {best:.1e}; {gap:.0e} is needed.")
+    raise Failed(f"the equilibrium's relative gap stays at {best:.1e}; {gap:.0e} is needed.")
 
 
 def _over_paths(network: Network, links: Links, paths: Paths):
