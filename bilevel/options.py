@@ -46,7 +46,8 @@ class Bounds(NamedTuple):
 
     def __str__(self) -> str:
         if self.above is not None:
-            return f"above {self.above:g}"
+            most = "" if self.most is None else f" and at most {self.most:g}"
+            return f"above {self.above:g}{most}"
         if self.most is None:
             return f"of at least {self.least:g}"
         return f"from {self.least:g} to {self.most:g}"

@@ -11,7 +11,10 @@ class Layer(NamedTuple):
 
 
 LAYERS = (
-    Layer(("errors",), "errors of mathematics, on which the commands end with 1"),
+    Layer(
+        ("errors", "jobs"),
+        "errors of mathematics, on which the commands end with 1; independent jobs",
+    ),
     Layer(
         ("trees", "typing", "fields", "sharding", "host", "options", "losses", "lazy", "_version"),
         "pytrees, aliases, meshes, settings, losses of linear models, lazy imports",

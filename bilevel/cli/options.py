@@ -111,6 +111,9 @@ class Compare(_Problem):
     """Updates of x of each method, after the race for steps."""
     seconds: Annotated[float, Bounds(above=0)] = 60.0
     """Time for the race."""
+    executor: str | None = None
+    """module:name of an executor of concurrent.futures, or of a function that returns one; it runs
+    the methods at once."""
     report: Path | None = None
     """Write an HTML report."""
 
@@ -130,6 +133,9 @@ class Textbook(options.Settings):
     """Folder for the table and the figure."""
     only: tuple[str, ...] = ()
     """Only problems with this in their name; repeatable."""
+    executor: str | None = None
+    """module:name of an executor of concurrent.futures, or of a function that returns one; it runs
+    the problems at once."""
     cache: Path | None = None
     """Folder where compiled programs are kept for the next run."""
 

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import traceback
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 import bilevel as bl
-from bilevel import report, trees
+from bilevel import jobs, report, trees
 from bilevel.certificates import probe as probe_at
 from bilevel.cli import typed
 from bilevel.cli.console import plain_console
@@ -37,7 +38,7 @@ def run(options: Run) -> bool:
     with _computing(options.float64):
         one = typed.load(options.problem)
         page = report.check_writable(options.report) if options.report else None
-        save = report.check_writable(options.save) if options.save else None
+        save = report.check_writable(options.save, "the result") if options.save else None
         console = plain_console(soft_wrap=True, stderr=options.json)
         method = _method(options, one, console)
         results = {}
@@ -64,6 +65,7 @@ def compare(options: Compare) -> bool:
         one = typed.load(options.problem)
         page = report.check_writable(options.report) if options.report else None
         console = plain_console(soft_wrap=True, stderr=options.json)
+        executor = typed.executor(options.executor)
         names = [name.strip() for name in (options.methods or "").split(",") if name.strip()]
         raced = bl.race(
             one.problem,
@@ -72,12 +74,14 @@ def compare(options: Compare) -> bool:
             data=one.data,
             methods=[typed.method_class(name) for name in names] or None,
             seconds=options.seconds,
+            executor=executor,
         )
+        job = partial(_there, options) if executor else partial(_solve, one, options=options)
+        found = jobs.each(job, (entrant.method for entrant in raced.entrants), executor)
         results, methods = {}, {}
-        for entrant in raced.entrants:
+        for entrant, result in zip(raced.entrants, found, strict=True):
             name = type(entrant.method).__name__
-            methods[name] = entrant.method
-            results[name] = _solve(one, entrant.method, options, 0)
+            methods[name], results[name] = entrant.method, result
             if results[name].status.outcome is Outcome.INTERRUPTED:
                 break
         scores = {type(e.method).__name__: e.score for e in raced.entrants}
@@ -130,7 +134,13 @@ def _method(options: Run, one: typed.Loaded, console: Console) -> AbstractMethod
     return method
 
 
-def _solve(one: typed.Loaded, method, options: Run | Compare, seed: int) -> Result:
+def _there(options: Compare, method: AbstractMethod) -> Result:
+    """A job where an executor runs it; the module is imported there."""
+    with _computing(options.float64):
+        return _solve(typed.load(options.problem), method, options)
+
+
+def _solve(one: typed.Loaded, method, options: Run | Compare, seed: int = 0) -> Result:
     checkpoint = getattr(options, "checkpoint", None)
     folder = checkpoint / f"seed-{seed}" if checkpoint else None
     own = {"metrics": one.metrics, "checkpoint": folder} if method or folder or one.metrics else {}

@@ -5,6 +5,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 import bilevel as bl
-from bilevel import report
+from bilevel import jobs, report
+from bilevel.cli import typed
 from bilevel.cli.console import plain_console
 from bilevel.cli.options import Textbook
 from bilevel.cli.tables import new_table
@@ -71,7 +73,7 @@ def run(options: Textbook) -> None:
     """
     problems, only, out = options.problems, options.only, options.out
     with double_precision(), _programs(options.cache):
-        books = textbook.load(problems)
+        books, executor = textbook.load(problems), typed.executor(options.executor)
         unknown = [part for part in only if not any(part in book.name for book in books)]
         if unknown:
             raise ValueError(f"{problems} has no problem with {unknown[0]!r} in its name.")
@@ -85,8 +87,11 @@ def run(options: Textbook) -> None:
             console = plain_console(width=150)
         begin, processor = time.monotonic(), time.process_time()
         rows, environment = [], report.environment()
-        for i, book in enumerate(books):
-            rows.append(solve(book))
+        found = jobs.each(solve, books)
+        if executor is not None:
+            found = jobs.each(partial(_there, problems), (b.name for b in books), executor)
+        for i, row in enumerate(found):
+            rows.append(row)
             spent = time.monotonic() - begin, time.process_time() - processor
             _save(rows, *spent, environment, out / "textbook.json")
             if console.is_terminal:
@@ -113,6 +118,12 @@ def _save(rows: Sequence[Row], seconds: float, processor: float, environment, pa
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     part.replace(path)
+
+
+def _there(problems: Path, name: str) -> Row:
+    """A job where an executor runs it; the file is read there."""
+    with double_precision():
+        return solve(next(book for book in textbook.load(problems) if book.name == name))
 
 
 def solve(book: textbook.Textbook) -> Row:

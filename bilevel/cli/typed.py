@@ -2,8 +2,10 @@
 
 import ast
 import difflib
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
+from bilevel import jobs
 from bilevel.data import Data
 from bilevel.files import load_named
 from bilevel.methods import AbstractMethod, all_methods
@@ -50,6 +52,24 @@ def load(text: str) -> Loaded:
     if isinstance(parts["data"], tuple):  # rows of both levels, as cases of bl.problems hold them
         parts["data"] = Data(*parts["data"])
     return Loaded(problem, **parts)
+
+
+def executor(text: str | None) -> Executor | None:
+    """The executor at `module:name`, or the one that the function there returns.
+
+    Raises:
+        ValueError: there is none; in one sentence.
+    """
+    if text is None:
+        return None
+    found = load_named(text).value
+    if callable(found) and not hasattr(found, "submit"):
+        found = _made(text, found)
+    try:
+        jobs.check_executor(found)
+    except TypeError as error:
+        raise ValueError(f"{text}: {error}") from error
+    return found
 
 
 def _made(text: str, function: Any) -> Any:

@@ -52,6 +52,11 @@ def _imported(text: str) -> tuple[ModuleType, str]:
     module, colon, name = text.partition(":")
     if not colon or not module or not name:
         raise ValueError(f"{text!r} names nothing in a module; module:name is needed.")
+    if not all(map(str.isidentifier, module.split("."))):
+        raise ValueError(
+            f"{module!r} is no name of a module; go to the folder of the file, and give its name "
+            "without .py."
+        )
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)

@@ -72,7 +72,7 @@ def try_write(
     return ""
 
 
-def check_writable(path: str | Path) -> Path:
+def check_writable(path: str | Path, what: str = "the report") -> Path:
     """Raise an error if `write` could not write to the path; leaves no file behind.
 
     Raises:
@@ -87,5 +87,5 @@ def check_writable(path: str | Path) -> Path:
     elif not os.access(path if path.exists() else path.parent, os.W_OK):
         reason = "there is no permission to write there"
     if reason is not None:
-        raise ValueError(f"the report cannot be written to {path}: {reason}. Choose another path.")
+        raise ValueError(f"{what} cannot be written to {path}: {reason}. Choose another path.")
     return path

@@ -4,6 +4,8 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel import trees
+from bilevel import jobs, trees
 from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
@@ -61,6 +63,7 @@ def race(
     key: RandomKey | None = None,
     steps: int = 50,
     seconds: float = 60.0,
+    executor: Executor | None = None,
 ) -> Race:
     """The method that does best on this problem: `race(problem, x0, y0, data=data).method`.
 
@@ -80,16 +83,20 @@ def race(
         steps: of the first round.
         seconds: no further method starts, and no further round, after this much time. A method
             takes 3 to 10 seconds to compile.
+        executor: runs the methods of a round at once, each as a job; any of `concurrent.futures`,
+            or with its `submit`. The jobs and what they return are pickled where processes run
+            them.
 
     Returns:
         `Race(method, entrants, left_out)`; printing it gives the table.
 
     Raises:
-        TypeError: the data are streams.
+        TypeError: the data are streams, or the executor is none.
         ValueError: no method handles the problem, or every setting diverged.
     """
     check_steps(steps=steps)
     check_arguments(data, key, ())
+    jobs.check_executor(executor)
     for name, tree in (("x0", x0), ("y0", y0)):
         check_variable(name, tree)
     data = Data() if data is None else data
@@ -99,25 +106,33 @@ def race(
     problem = on_parts(problem, data.feed(key, Draws(1, 1)))
     judge = judge_of(data, key)
     look = _constants(problem, x0, y0, judge)
-    running, left_out = [], []
+    ready, left_out = [], []
     for method in able(problem, data) if methods is None else methods:
-        name = getattr(method, "__name__", type(method).__name__)
-        if running and time.monotonic() - start > seconds / 2:
-            left_out.append(f"{name} did not start: half of the {seconds:g} seconds were over.")
-            continue
         try:
-            lanes = _Lanes.of(method, problem, x0, y0, data, key, look)
+            ready.append(_Lanes.of(method, problem, x0, y0, data, key, look))
         except (ValueError, NotImplementedError) as error:
+            name = getattr(method, "__name__", type(method).__name__)
             left_out.append(f"{name} did not start: {error}")
-            continue
-        running.append(lanes.further(problem, judge, steps))
+
+    def further(lanes: Sequence[_Lanes], latest: float) -> list[_Lanes]:
+        """A round; without an executor no further method starts after the latest time."""
+        job, ran = partial(_Lanes.further, problem=problem, judge=judge, steps=steps), []
+        for one in jobs.each(job, lanes, executor):
+            ran.append(one)
+            if executor is None and time.monotonic() > latest:
+                break
+        return ran
+
+    running = further(ready, start + seconds / 2)
+    late = f"did not start: half of the {seconds:g} seconds were over; give more."
+    left_out += [f"{type(lanes.base).__name__} {late}" for lanes in ready[len(running) :]]
     ended: list[_Lanes] = []
     while len(running) > 1 and time.monotonic() - start < seconds:
         running.sort(key=lambda lanes: lanes.best.score)
         half = -(-len(running) // 2)
         ended, running = running[half:] + ended, running[:half]
         steps *= 2
-        running = [lanes.further(problem, judge, steps) for lanes in running]
+        running = further(running, math.inf)
     every = sorted(running, key=lambda lanes: lanes.best.score) + ended
     best = tuple(lanes.best for lanes in every)
     if not best or not math.isfinite(best[0].score):

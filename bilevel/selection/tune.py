@@ -1,7 +1,10 @@
 """Step sizes that suit a problem: the theory's scales, then a short race."""
 
 import dataclasses
+import itertools
 import math
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel import oracles, trees
+from bilevel import jobs, oracles, trees
 from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
@@ -61,6 +64,7 @@ def tune(
     steps: int = 300,
     x_factors: tuple[float, ...] = X_FACTORS,
     lower_factors: tuple[float, ...] = LOWER_FACTORS,
+    executor: Executor | None = None,
     **settings: Any,
 ) -> Tuned:
     """A method with step sizes for this problem: `tune(bl.methods.SOBA, problem, x0, y0)`.
@@ -79,17 +83,21 @@ def tune(
         key: draws the samples and starts the methods.
         steps: of each trial. The race costs `len(x_factors) · len(lower_factors)` such runs, at
             once: that many copies of the method's state are held.
+        executor: runs a part of the race for each lower factor, as a job of its own; any of
+            `concurrent.futures`, or with its `submit`. Absent, all are one program.
         settings: fields of the method that are not to be the theory's, such as `lower_steps=5`.
 
     Returns:
         `Tuned(method, trials, probe)`; printing it gives the table of the trials.
 
     Raises:
-        TypeError: the method has no step size for x (MAID finds its own), or the data are streams.
+        TypeError: the method has no step size for x (MAID finds its own), the data are streams, or
+            the executor is none.
         ValueError: the lower loss is not strongly convex at x0, or every trial diverged.
     """
     check_steps(steps=steps)
     check_arguments(data, key, ())
+    jobs.check_executor(executor)
     for name, tree in (("x0", x0), ("y0", y0)):
         check_variable(name, tree)
     if "x_update" not in {field.name for field in dataclasses.fields(method)}:
@@ -115,8 +123,10 @@ def tune(
     state = base.init(problem, x0, y0, key=key)
     trials: list[Trial] = []
     factors = tuple(x_factors)
+    parts = [lower_factors] if executor is None else [(q,) for q in lower_factors]
     while factors:
-        trials += run_trials(base, problem, state, feed, judge, factors, lower_factors, steps)
+        job = partial(run_trials, base, problem, state, feed, judge, factors, steps=steps)
+        trials += itertools.chain.from_iterable(jobs.each(job, parts, executor))
         trials.sort(key=lambda trial: trial.score)
         factors = _beyond(trials) if len(trials) < 2 * len(x_factors) * len(lower_factors) else ()
     best = trials[0]

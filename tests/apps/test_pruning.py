@@ -184,6 +184,10 @@ def test_command_writes_a_network_of_the_asked_density(folder):
         (("--kind", "n-of-m", "--pattern", "2,5"), "first has 4 inputs, which groups of 5"),
         (("--data", "absent.npz"), "absent.npz is not a file"),
         (("--data", "w.npz"), "has no inputs; it has first, last, bias"),
+        (
+            ("--out", "no/p.npz"),
+            "the network cannot be written to no/p.npz: there is no folder",
+        ),
         (("--out", "p.pkl"), "neither .npz nor .safetensors"),
     ],
 )

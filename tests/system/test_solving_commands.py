@@ -20,6 +20,12 @@ x0, y0 = jnp.zeros(3), jnp.zeros(3)
 number = 3
 
 
+def threads():
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(2)
+
+
 def case():
     return bl.problems.quad()
 
@@ -74,6 +80,10 @@ def test_a_comparison():
     assert {row["name"] for row in rows} == {"SOBA", "TTSA"}
     assert rows[0]["race"] < 1e-2
     assert rows[0]["race"] <= rows[1]["race"]
+    there = json.loads(run(*typed, "--executor", "small_toy:threads").output.splitlines()[-1])
+    assert [row["x"] for row in there] == [row["x"] for row in rows]
+    told = "small_toy:number: executor is of type int; one with submit(function, argument) is"
+    assert told in run(*typed, "--executor", "small_toy:number").output
 
 
 def test_methods_that_handle_a_problem():
@@ -94,6 +104,7 @@ def test_the_table_of_methods_fits_80_columns():
     [
         ("small_toy", "module:name is needed"),
         ("no_such_module:problem", "the module 'no_such_module' cannot be imported"),
+        ("../small_toy.py:problem", "'../small_toy.py' is no name of a module; go to the folder"),
         ("unfit:problem", "it needs nothing_of_this_name"),
         ("small_toy:problme", "has no 'problme'. Did you mean problem?"),
         ("small_toy:number", "is int; a bl.Problem"),

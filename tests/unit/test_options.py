@@ -38,6 +38,7 @@ class House(Painting):
     """Drawing of it."""
     area: Annotated[float, Bounds(above=0)] = 50.0
     share: Annotated[float | None, Bounds(least=0, most=1)] = None
+    slope: Annotated[float, Bounds(above=0, most=0.9)] = 0.5
     rooms: Annotated[tuple[int, int] | None, Bounds(least=1)] = None
     names: tuple[str, ...] = ()
     large: bool = False
@@ -48,7 +49,7 @@ HOUSE = House(plan=Path("p"))
 
 def test_a_field_tells_all_about_an_option():
     found = {option.name: option for option in options.options(House)}
-    assert list(found) == ["plan", "area", "share", "rooms", "names", "large", "color", "coats"]
+    assert " ".join(found) == "plan area share slope rooms names large color coats"
     assert found["plan"].required
     assert found["plan"].default is MISSING
     assert found["plan"].about == "Drawing of it."
@@ -70,6 +71,7 @@ def test_a_field_tells_all_about_an_option():
         ({"area": 0.0}, "area is 0.0; a number above 0 is needed."),
         ({"area": float("nan")}, "area is nan; a number above 0 is needed."),
         ({"area": float("inf")}, "area is inf; a finite number is needed."),
+        ({"slope": 0.95}, "slope is 0.95; a number above 0 and at most 0.9 is needed."),
         ({"share": 1.1}, "share is 1.1; a number from 0 to 1 is needed."),
         ({"rooms": (3, 0)}, "rooms is '3,0'; two whole numbers of at least 1, such as 4,2, are"),
         ({"rooms": 3}, "rooms is 3; two whole numbers"),
@@ -156,7 +158,7 @@ def test_the_docs_have_a_line_for_every_option():
     lines = options.markdown(House).splitlines()
     assert lines[2] == "| `--plan` | required | Drawing of it. |"
     assert "| `--color` | blue | Of the wall. One of dark-red, blue. |" in lines
-    assert len(lines) == 2 + 8
+    assert len(lines) == 2 + 9
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,5 +1,7 @@
 """A race among methods; `solve` without one for problems that theory and size do not decide."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,41 @@ def test_the_winner_has_the_smallest_true_loss():
     assert found.entrants[0].steps > found.entrants[1].steps  # which was left behind
     assert "BSA" in str(found)
     assert found.entrants[0].score < 1e-3 < found.entrants[1].score
+
+
+def test_threads_race_to_the_same_winner():
+    entered = [bl.methods.BSA(0.5, 0.5), bl.methods.TTSA(1e-4, 1e-4)]
+    found, same = (
+        bl.race(KNOWN, **START, methods=entered, executor=executor, seconds=600)
+        for executor in (None, ThreadPoolExecutor(2))
+    )
+    assert [(one.steps, one.score) for one in found.entrants] == [
+        (one.steps, one.score) for one in same.entrants
+    ]
+    with pytest.raises(TypeError, match=r"executor is of type int; one with submit\("):
+        bl.race(KNOWN, **START, methods=entered, executor=2)  # pyright: ignore[reportArgumentType]
+
+
+def loky(folder):
+    return pytest.importorskip("joblib.externals.loky").get_reusable_executor(max_workers=2)
+
+
+def submitit(folder):
+    return pytest.importorskip("submitit").AutoExecutor(folder=folder, cluster="local")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [loky, submitit], ids=lambda make: make.__name__)
+def test_processes_race_to_the_same_winner(make, tmp_path):
+    entered = [bl.methods.BSA(0.5, 0.5), bl.methods.TTSA(1e-4, 1e-4)]
+    found, same = (
+        bl.race(KNOWN, **START, methods=entered, executor=executor, seconds=600)
+        for executor in (None, make(tmp_path))
+    )
+    assert [one.steps for one in found.entrants] == [one.steps for one in same.entrants]
+    np.testing.assert_allclose(
+        *([one.score for one in race.entrants] for race in (found, same)), rtol=1e-9
+    )
 
 
 def test_what_does_not_handle_the_problem_is_left_out_and_said():

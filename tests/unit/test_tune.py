@@ -1,5 +1,7 @@
 """Step sizes found by a race."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,16 @@ def test_the_race_goes_on_beyond_its_grid():
         lower_factors=(1.0,),
     )
     assert tuned.trials[0].x_factor > 5e-3
+
+
+def test_an_executor_runs_the_same_trials():
+    case = problems.quad()
+    found, same = (
+        bl.tune(methods.TTSA, case.problem, case.x0, case.y0, steps=20, executor=executor,
+                x_factors=(1.0,))
+        for executor in (None, ThreadPoolExecutor(2))
+    )  # fmt: skip
+    np.testing.assert_allclose(found.trials, same.trials, rtol=1e-9)
 
 
 def test_settings_are_kept():

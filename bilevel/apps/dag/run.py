@@ -27,7 +27,7 @@ def run(options: Dag) -> None:
         ValueError, OSError, ImportError: in one sentence, before anything runs.
     """
     out, console = report.check_writable(options.out), Console(soft_wrap=True, highlight=False)
-    edges_file = options.edges and report.check_writable(options.edges)
+    edges_file = options.edges and report.check_writable(options.edges, "the graph")
     table = read_table(options.data)
     names = options.columns or table.names
     C = read(table, names)

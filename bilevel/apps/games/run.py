@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from bilevel import mip
+from bilevel import mip, report
 from bilevel.apps.games.settings import Mip
 from bilevel.files import mps
 
@@ -47,6 +47,7 @@ def run(given: Mip) -> bool:
     Raises:
         ValueError, OSError, ImportError: in one sentence, before anything runs.
     """
+    out = report.check_writable(given.out, "the answer") if given.out else None
     linear = mps.read_mps(given.mps)
     program = _program(linear, mps.read_aux(given.aux, linear))
     answer = mip.solve(program, nodes=given.nodes, big_m=given.big_m)
@@ -66,8 +67,8 @@ def run(given: Mip) -> bool:
             console.print(f"  and {len(some) - SHOWN} more that are not zero")
     if answer.big_m_fails:
         console.print(f"A big-M of {given.big_m:g} cuts this point off.")
-    if given.out is not None and answer.z is not None:
-        with given.out.open("w", encoding="utf-8", newline="") as file:
+    if out is not None and answer.z is not None:
+        with out.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("column", "level", "value"))
             levels = np.where(program.follower, "follower", "leader")

@@ -15,6 +15,7 @@ from bilevel import files, report
 from bilevel.apps.pruning.masks import AbstractMasking, NofM, Slices, Unstructured, kept
 from bilevel.apps.pruning.settings import Kind, Prune
 from bilevel.apps.pruning.ways import Pruned, one_shot, prune
+from bilevel.options import rows
 
 Samples = tuple[Array, Array]  # inputs and labels
 SEEN = 0.8  # share of the samples to train on, where the data name no test
@@ -34,7 +35,7 @@ def run(options: Prune) -> None:
     Raises:
         ValueError, OSError, ImportError: in one sentence, before anything runs.
     """
-    files.check_format(options.out)
+    report.check_writable(files.check_format(options.out), "the network")
     if options.report is not None:
         report.check_writable(options.report)
     scores, task = files.load_function(options.model), load(options)
@@ -47,9 +48,10 @@ def run(options: Prune) -> None:
     told = summary(scores, task, found, rival)
     console = Console(soft_wrap=True, highlight=False)
     console.print("\n".join(told.lines()), markup=False)
+    console.print(f"Pruned arrays written to {options.out}", markup=False)
     if options.report is not None:
         report.write(options.report, "A pruned network", told.sections(options))
-    console.print(f"Pruned arrays written to {options.out}", markup=False)
+        console.print(f"Report written to {options.report}", markup=False)
 
 
 SHARED = ("steps", "batch", "step", "decay", "keep", "seed")
@@ -165,11 +167,14 @@ class Summary(NamedTuple):
         cards = [(f"{value:.3f}", f"test accuracy, {name}") for name, value in self.tests.items()]
         cards.append((f"{self.density:.2%}", "of the prunable weights kept"))
         table = report.Table(("array", "weights", "kept by BiP", "by magnitude"), self.layers)
+        about = "changed: the share of the kept weights that magnitude alone would not keep."
+        asked = report.Table(("option", "value", "what it is"), rows(options))
         assert self.found.result is not None
         return [
             report.Section("In short", [report.Numbers(cards)]),
-            report.Section("Weights kept, array by array", [table]),
+            report.Section("Weights kept, array by array", [table, report.Text(about)]),
             *report.of({"BiP": self.found.result}),
+            report.Section("Options", [asked]),
         ]
 
 
