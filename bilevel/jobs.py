@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, TypeVar
+
+from bilevel.errors import Failed
 
 Item, Found = TypeVar("Item"), TypeVar("Found")
 
@@ -16,12 +19,32 @@ def each(
         executor: anything whose `submit(job, item)` gives a future: threads, loky for processes of
             this machine, submitit for SLURM, a client of Dask. Absent, each runs here when it is
             asked for.
+
+    Raises:
+        Failed: where the executor runs them, JAX computes in another precision than here.
     """
     if executor is None:
         yield from map(job, items)
     else:
-        for future in [executor.submit(job, item) for item in items]:
+        alike = partial(_alike, _double(), job)
+        for future in [executor.submit(alike, item) for item in items]:
             yield future.result()
+
+
+def _double() -> bool:
+    import jax
+
+    return bool(jax.config.read("jax_enable_x64"))
+
+
+def _alike(double: bool, job: Callable[[Item], Found], item: Item) -> Found:
+    """What arrives in single precision is rounded already, so this is refused, not mended."""
+    if _double() != double:
+        raise Failed(
+            "the processes or threads of the executor compute in another precision than the "
+            f"program: start it with JAX_ENABLE_X64={int(double)} in the environment."
+        )
+    return job(item)
 
 
 def check_executor(executor: Any) -> None:

@@ -11,14 +11,12 @@ class Layer(NamedTuple):
 
 
 LAYERS = (
-    Layer(
-        ("errors", "jobs"),
-        "errors of mathematics, on which the commands end with 1; independent jobs",
-    ),
+    Layer(("errors",), "errors of mathematics, on which the commands end with 1"),
     Layer(
         ("trees", "typing", "fields", "sharding", "host", "options", "losses", "lazy", "_version"),
         "pytrees, aliases, meshes, settings, losses of linear models, lazy imports",
     ),
+    Layer(("jobs",), "independent jobs, for an executor"),
     Layer(("files",), "tables, arrays and pictures that users bring, and packages that read them"),
     Layer(("mip",), "linear and quadratic bilevel programs with integers, by HiGHS"),
     Layer(("sets",), "constraint sets and their projections"),

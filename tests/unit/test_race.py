@@ -1,6 +1,9 @@
 """A race among methods; `solve` without one for problems that theory and size do not decide."""
 
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 
 import bilevel as bl
+from bilevel import errors, jobs
 from bilevel.problem import Structure
 
 N = 50
@@ -64,9 +68,19 @@ def submitit(folder):
     return pytest.importorskip("submitit").AutoExecutor(folder=folder, cluster="local")
 
 
+def test_another_precision_where_the_jobs_run_is_refused(monkeypatch):
+    main = threading.main_thread()
+    monkeypatch.setattr(jobs, "_double", lambda: threading.current_thread() is main)
+    with pytest.raises(errors.Failed, match="JAX_ENABLE_X64=1"):
+        list(jobs.each(abs, [1.0], ThreadPoolExecutor(1)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [loky, submitit], ids=lambda make: make.__name__)
-def test_processes_race_to_the_same_winner(make, tmp_path):
+def test_processes_race_to_the_same_winner(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    here = Path(__file__).parent  # the losses go by name
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parents[1])]))
     entered = [bl.methods.BSA(0.5, 0.5), bl.methods.TTSA(1e-4, 1e-4)]
     found, same = (
         bl.race(KNOWN, **START, methods=entered, executor=executor, seconds=600)
