@@ -19,6 +19,7 @@ REPORTS = (
     "rates",
     "problems",
     "cleaning",
+    "applications",
     "alignment",
     "drifting",
     "counterexamples",

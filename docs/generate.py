@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks import (
     align_demo,
     alignment,
+    applications,
     billion,
     counterexamples,
     drifting,
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
+APPLICATIONS = ROOT / "docs" / "apps" / "index.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
@@ -323,6 +325,8 @@ def main() -> None:
     GOLD_REWARD.write_text(text)
     told = finders.table(finders.kept())
     CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
+    told = applications.table(applications.kept())
+    APPLICATIONS.write_text(filled(APPLICATIONS.read_text(), "applications", told))
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())

@@ -94,7 +94,8 @@ def compare(options: Compare) -> bool:
                 console.print(f"  {name}: {method!r}")
             for left_out in raced.left_out:
                 console.print(left_out)
-        _write(results, methods, page, None, f"Methods on {options.problem}", console)
+        title, lead = f"Methods on {options.problem}", " ".join(raced.left_out)
+        _write(results, methods, page, None, title, console, lead)
     return _ended(results)
 
 
@@ -164,13 +165,14 @@ def _write(
     save: Path | None,
     title: str,
     console: Console,
+    lead: str = "",
 ) -> None:
     if save is not None:
         with save.open("wb") as opened:
             np.savez(opened, **_arrays(results))  # pyright: ignore[reportArgumentType]
         console.print(f"Saved to {save}")
     if page is not None:
-        report.write(page, title, report.of(results, settings=methods))
+        report.write(page, title, report.of(results, settings=methods), lead)
         console.print(f"Report written to {page}")
 
 

@@ -102,6 +102,9 @@ def test_the_command(tmp_path):
     for told in ("optimal", "leader    -22, bound -22", "x x = 2", "y y = 2"):
         assert told in found.output
     assert (tmp_path / "z.csv").read_text() == "column,level,value\nx,leader,2.0\ny,follower,2.0\n"
+    found = run("mip", *files(tmp_path), "--out", str(tmp_path / "no" / "z.csv"))
+    assert found.exit_code == 2
+    assert found.output.startswith("bilevel mip: the answer cannot be written to")
 
 
 FULL = """NAME full

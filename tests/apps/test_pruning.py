@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import commands
 import jax
@@ -12,6 +13,7 @@ import pytest
 from bilevel import hypergrad, layers, oracles
 from bilevel.apps import pruning
 from bilevel.apps.pruning.masks import largest
+from bilevel.driver import Outcome
 from bilevel.linear import Dense
 from bilevel.problem import Batch
 
@@ -199,6 +201,14 @@ def test_bad_input_is_refused_in_one_sentence(folder, words, told):
     assert ran.exit_code == 2
     assert told in ran.output
     assert len(ran.output.strip().splitlines()) == 1
+    assert not (folder / "p.npz").exists()
+
+
+def test_ctrl_c_writes_nothing(folder, monkeypatch):
+    status = SimpleNamespace(outcome=Outcome.INTERRUPTED)
+    stopped = SimpleNamespace(result=SimpleNamespace(status=status))
+    monkeypatch.setattr("bilevel.apps.pruning.run.prune", lambda *_, **__: stopped)
+    assert commands.run(*TYPED, "--out", "p.npz").exit_code == 130
     assert not (folder / "p.npz").exists()
 
 

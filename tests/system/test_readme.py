@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks import applications
 from benchmarks.gold_reward import show as gold_reward
 from bilevel import options
 from bilevel.apps.llm.run.settings import Align, PolicyStep
@@ -58,6 +59,12 @@ def test_the_options_are_those_of_the_command():
 def test_the_layers_in_contributing_are_those_of_the_test():
     text = CONTRIBUTING.read_text()
     assert filled(text, "layers", layers_table()) == text, "run `make generated`"
+
+
+def test_the_comparison_of_applications_is_the_kept_one():
+    text = (DOCS / "apps" / "index.md").read_text()
+    told = applications.table(applications.kept())
+    assert filled(text, "applications", told) == text, "run `make generated`"
 
 
 def test_generated_pages_are_up_to_date():

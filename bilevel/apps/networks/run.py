@@ -23,6 +23,7 @@ from bilevel.apps.networks.design import first_best_tolls, improve, plan
 from bilevel.apps.networks.losses import Design, Evaluator, Kind
 from bilevel.apps.networks.network import Network, read
 from bilevel.apps.networks.settings import NetworkOptions, Task
+from bilevel.driver import Outcome
 
 SHOWN = 30  # links in the report's table
 ENOUGH = 0.02  # a change of x that is worth telling
@@ -33,8 +34,10 @@ def run(given: NetworkOptions) -> None:
 
     Raises:
         ValueError, OSError: in one sentence, before anything runs.
+        KeyboardInterrupt: Ctrl-C was pressed; nothing is written.
     """
     out = report.check_writable(given.out)
+    table = report.check_writable(given.flows, "the flows") if given.flows else None
     network = read(given.links, given.trips)
     console = Console()
     now = equilibrium(network)
@@ -61,8 +64,8 @@ def run(given: NetworkOptions) -> None:
     sections.append(report.Section("Settings", [rows]))
     console.print(_shown(numbers))
     report.write(out, f"Flows on {given.links.name}", sections)
-    if given.flows is not None:
-        _write(network, flows, given.flows)
+    if table is not None:
+        _write(network, flows, table)
     console.print(f"Report written to {out}", soft_wrap=True, highlight=False)
 
 
@@ -84,6 +87,8 @@ def _design(
     """By the hypergradient, and by the genetic baselines with as many equilibria."""
     ours = Evaluator(plan)
     found = improve(ours, steps=steps)
+    if found.result.status.outcome is Outcome.INTERRUPTED:
+        raise KeyboardInterrupt
     histories: dict[str, Any] = {"hypergradient": found.history}
     ended = {"hypergradient": found.value}
     k, whole = len(plan.links), plan.kind is Kind.LINKS

@@ -15,6 +15,7 @@ from bilevel import files, report
 from bilevel.apps.pruning.masks import AbstractMasking, NofM, Slices, Unstructured, kept
 from bilevel.apps.pruning.settings import Kind, Prune
 from bilevel.apps.pruning.ways import Pruned, one_shot, prune
+from bilevel.driver import Outcome
 from bilevel.options import rows
 
 Samples = tuple[Array, Array]  # inputs and labels
@@ -34,6 +35,7 @@ def run(options: Prune) -> None:
 
     Raises:
         ValueError, OSError, ImportError: in one sentence, before anything runs.
+        KeyboardInterrupt: Ctrl-C was pressed; nothing is written.
     """
     report.check_writable(files.check_format(options.out), "the network")
     if options.report is not None:
@@ -43,6 +45,8 @@ def run(options: Prune) -> None:
     loss, chosen = cross_entropy(scores), masking(options)
     shared = {name: getattr(options, name) for name in SHARED}
     found = prune(loss, task.params, task.train, chosen, mask_step=options.mask_step, **shared)
+    if found.result is not None and found.result.status.outcome is Outcome.INTERRUPTED:
+        raise KeyboardInterrupt
     rival = one_shot(loss, task.params, task.train, chosen, **shared)
     files.write_arrays(options.out, {n: np.asarray(a) for n, a in found.params.items()})
     told = summary(scores, task, found, rival)
