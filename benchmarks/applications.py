@@ -125,13 +125,13 @@ def pruning() -> Iterator[Row]:
 
 
 def dag() -> Iterator[Row]:
-    """A graph of 20 variables and 80 edges from 1000 samples."""
+    """A graph of 20 variables and 40 edges from 1000 samples."""
     from bilevel.apps.dag import graphs
     from bilevel.apps.dag.notears import notears
     from bilevel.apps.dag.score import covariance
     from bilevel.apps.dag.topo import topo
 
-    sampled = graphs.sample(20, 1000, edges=4, seed=0)
+    sampled = graphs.sample(20, 1000, edges=2, seed=0)
     C = covariance(sampled.data)
     ours, seconds = timed(topo, C, np.random.default_rng(0).permutation(20))
     theirs, rival = timed(notears, C)

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from bilevel.errors import Failed
 
-Item, Found = TypeVar("Item"), TypeVar("Found")
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 def each(

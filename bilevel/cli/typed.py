@@ -62,7 +62,7 @@ def executor(text: str | None) -> Executor | None:
     """
     if text is None:
         return None
-    found = load_named(text).value
+    found: Any = load_named(text).value
     if callable(found) and not hasattr(found, "submit"):
         found = _made(text, found)
     try:
