@@ -63,7 +63,8 @@ def executor(text: str | None) -> Executor | None:
     if text is None:
         return None
     found: Any = load_named(text).value
-    if callable(found) and not hasattr(found, "submit"):
+    makes_one = callable(found) and not hasattr(found, "submit")
+    if makes_one:
         found = _made(text, found)
     try:
         jobs.check_executor(found)
