@@ -62,9 +62,8 @@ def executor(text: str | None) -> Executor | None:
     """
     if text is None:
         return None
-    found: Any = load_named(text).value
-    makes_one = callable(found) and not hasattr(found, "submit")
-    if makes_one:
+    found = load_named(text).value
+    if not hasattr(found, "submit") and callable(found):
         found = _made(text, found)
     try:
         jobs.check_executor(found)
