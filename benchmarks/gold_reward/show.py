@@ -6,12 +6,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.gold_reward.settings import FILE, PAIRS, SEEDS, SWEEP, SWEPT, Point
+from benchmarks.gold_reward.settings import (
+    CAPS,
+    FILE,
+    PAIRS,
+    SEEDS,
+    SWEEP,
+    SWEPT,
+    TUNED,
+    Point,
+)
 from benchmarks.harness import RESULTS
 from bilevel.report import figures
 
 FIGURE = RESULTS.parent.parent / "docs" / "figures" / "gold-reward.png"
 ORDER = ("SFT", "IRL", "AIHF", "RLHF", "DPO", "AIHF-DPO", "IPO", "SPIN", "self-play AIHF")
+LEARNS = ("IRL", "AIHF", "RLHF")  # a reward
 DRAWN = ("SFT", "IRL", "AIHF", "RLHF", "DPO")
 
 
@@ -39,6 +49,7 @@ class Kept:
         self.facts: dict[str, Any] = record["facts"][gold]
         self.samples: dict[str, Any] = record["samples"].get(gold, {})
         self.liked: dict[str, Any] = record["liked"].get(gold, {})
+        self.choices: dict[str, Any] = record["choices"].get(gold, {})
 
     def runs(self, way: str, pairs: int = PAIRS) -> list[list[Point]]:
         """The checkpoints of the three seeds; none where it was not run."""
@@ -50,6 +61,12 @@ class Kept:
             if (row["way"], row["seed"], row["pairs"]) == (way, seed, pairs)
         ]
         return found if len(found) == len(SEEDS) else []
+
+    def within(self, way: str, cap: float) -> float | None:
+        """The best gold reward of the trials, at checkpoints within so many nats of the model."""
+        rows = [row for row in self.rows if (row["way"], row["seed"]) == (way, TUNED)]
+        points = [Point(*point) for row in rows for point in row["points"]]
+        return max((p.gold for p in points if p.kl <= cap), default=None)
 
     def last(self, way: str, field: str, pairs: int = PAIRS) -> Mean:
         return mean([getattr(points[-1], field) for points in self.runs(way, pairs)])
@@ -81,6 +98,33 @@ def table(kept: Kept) -> str:
                  f"{kept.last(way, 'seconds').mean:.1f}")  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     lines.append(f"| the expert | {kept.facts['expert']:.3f} | – | – | – | – |")
+    return "\n".join(lines)
+
+
+def caps(kept: Kept) -> str:
+    """What the trials reached within a divergence, on the feedback that settings are chosen on."""
+    lines = ["| within | " + " | ".join(f"{cap:g} nats" for cap in CAPS) + " |",
+             "|---" * (len(CAPS) + 1) + "|"]  # fmt: skip
+    for way in ORDER:
+        found = [kept.within(way, cap) for cap in CAPS]
+        if found[-1] is not None:
+            cells = ("–" if gold is None else f"{gold:.3f}" for gold in found)
+            lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def chosen(kept: Kept) -> str:
+    """The settings that the script chose; blank where a method has no such setting."""
+    lines = ["| | step size | of the reward | β, τ, λ | decay of the reward | steps |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for way in ORDER:
+        if way not in kept.choices or not kept.runs(way):
+            continue
+        (rate, reward_rate, beta, decay), _ = kept.choices[way]
+        learns, steps = way in LEARNS, round(kept.runs(way)[0][-1].step)
+        numbers = (f"{rate:g}", f"{reward_rate:g}" if learns else "",
+                   "" if way == "SFT" else f"{beta:g}", f"{decay:g}" if learns else "")  # fmt: skip
+        lines.append(f"| {' | '.join((way, *numbers, str(steps)))} |")
     return "\n".join(lines)
 
 
@@ -153,5 +197,6 @@ def parts() -> dict[str, str]:
         f"{', '.join(disliked)}."
     )
     found = {gold: table(one) for gold, one in kept.items()}
+    found |= {"caps": caps(sentiment), "chosen": chosen(sentiment)}
     found |= {"samples": samples(sentiment), "liked": words}
     return found | ({"pairs": sweep(sentiment)} if len(sentiment.swept("AIHF")[0]) > 1 else {})
