@@ -98,7 +98,7 @@ class Runs:
         return found.points, found
 
     def choice(self, way: Way) -> Choice:
-        return best([(s, self.one(way, s, TUNED, PAIRS)[0]) for s in trials()])
+        return best([(s, self.one(way, s, TUNED, PAIRS)[0]) for s in trials(way.ranges)])
 
     def start(self) -> None:
         """SFT, where others start; not kept in the book, since its policy is needed."""

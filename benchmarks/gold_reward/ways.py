@@ -13,7 +13,7 @@ import optax
 from benchmarks.gold_reward import reward as rewards
 from benchmarks.gold_reward.settings import Point
 from benchmarks.gold_reward.world import POLICY, World, scores
-from bilevel import schedules
+from bilevel import schedules, trees
 from bilevel.apps.llm.methods.aihf import AIHF, IRL
 from bilevel.apps.llm.methods.align import AbstractAlignment, align
 from bilevel.apps.llm.methods.direct import AIHFDPO, DPO, IPO
@@ -41,13 +41,15 @@ class Setting(NamedTuple):
 
 
 RANGES = Setting((3e-4, 4e-3), (0.02, 0.2), (0.1, 1.0), (1e-4, 1e-2))  # pyright: ignore
+# Step size and decay of reward/β, whose exponential is the tilt of the policy.
+JOINT = RANGES._replace(reward_rate=(0.05, 0.5), decay=(3e-5, 3e-3))
 
 
-def trials(number: int = TRIALS) -> list[Setting]:
-    """The settings that every method tries: a Latin hypercube, on a logarithmic scale."""
+def trials(ranges: Setting = RANGES, number: int = TRIALS) -> list[Setting]:
+    """The settings that are tried: a Latin hypercube, the same one in all ranges; logarithmic."""
     rng = np.random.default_rng(0)
-    at = [(rng.permutation(number) + 0.5) / number for _ in RANGES]
-    columns = [low * (high / low) ** share for (low, high), share in zip(RANGES, at, strict=True)]
+    at = [(rng.permutation(number) + 0.5) / number for _ in ranges]
+    columns = [low * (high / low) ** share for (low, high), share in zip(ranges, at, strict=True)]
     return [Setting(*(float(f"{v:.3g}") for v in row)) for row in zip(*columns, strict=True)]
 
 
@@ -61,6 +63,7 @@ class Way(NamedTuple):
     how: Callable[[Setting], AbstractAlignment]
     after_sft: bool = False
     pairs: bool = True  # reads preferences
+    ranges: Setting = RANGES
 
 
 def _adam(rate: float) -> FromOptax:
@@ -73,7 +76,8 @@ def _step(s: Setting) -> LeaveOneOut:
 
 
 def _joint(s: Setting) -> dict[str, Any]:
-    return {"step": _step(s), "x_update": _adam(s.reward_rate), "decay": s.decay}
+    update = _adam(s.reward_rate * s.beta)
+    return {"step": _step(s), "x_update": update, "decay": s.decay / s.beta**2}
 
 
 def _staged(s: Setting) -> RLHF:
@@ -82,8 +86,8 @@ def _staged(s: Setting) -> RLHF:
 
 WAYS = (
     Way("SFT", lambda s: SFT(_adam(s.rate)), pairs=False),
-    Way("IRL", lambda s: IRL(**_joint(s)), pairs=False),
-    Way("AIHF", lambda s: AIHF(**_joint(s))),
+    Way("IRL", lambda s: IRL(**_joint(s)), pairs=False, ranges=JOINT),
+    Way("AIHF", lambda s: AIHF(**_joint(s)), ranges=JOINT),
     Way("RLHF", _staged, after_sft=True),
     Way("DPO", lambda s: DPO(_adam(s.rate)), after_sft=True),
     Way("AIHF-DPO", lambda s: AIHFDPO(_adam(s.rate))),
@@ -116,11 +120,11 @@ def _looked(y, base, x, prompts, held, key):
 
 
 class Look:
-    """Called by the driver at every checkpoint."""
+    """Called by the driver at every checkpoint; keeps what the one asked for has."""
 
     def __init__(self, world: World, until: int, sft: np.ndarray | None, seconds: float):
         self.world, self.until, self.sft, self.before = world, until, sft, seconds
-        self.points, self.scores = [], np.zeros(0)
+        self.points: list[Point] = []
         self.spent: dict[bool, list[float]] = {True: [], False: []}  # whether the policy moved
         self.started = time.process_time()
         found = (scores(world.base, world.gold, side) for side in world.held)
@@ -132,21 +136,20 @@ class Look:
         y, x = (state.x, None) if alone else (state.y, state.x)
         moved = jax.tree.structure(y) == jax.tree.structure(self.world.base.params)
         self.spent[moved].append(spent)
-        if moved:
+        if moved and len(self.points) < self.until:
             self.look(step, y, x)
         self.started = time.process_time()
-        return len(self.points) >= self.until
+        return len(self.spent[True]) >= max(self.until, 2)  # the first stretch compiles
 
     def look(self, step, y, x):
         world, differ = self.world, self.difference != 0
         said, kl, over = _looked(y, world.base.params, x, world.prompts, world.held,
                                  jax.random.key(step))  # fmt: skip
         right = np.asarray(over) == (self.difference > 0)
-        self.scores = scores(world.base, world.gold, said)
-        won = None
-        if self.sft is not None:
-            won = float((np.sign(self.scores - self.sft).mean() + 1) / 2)
-        found = (0.0, float(self.scores.mean()), float(kl), float(right[differ].mean()), won)
+        gold = scores(world.base, world.gold, said)
+        won = None if self.sft is None else float((np.sign(gold - self.sft).mean() + 1) / 2)
+        self.kept = trees.copy(y), trees.copy(x), gold
+        found = (0.0, float(gold.mean()), float(kl), float(right[differ].mean()), won)
         self.points.append(Point(step, *found))
 
     def finished(self) -> list[Point]:
@@ -187,9 +190,9 @@ def run(
     task = Task(POLICY, reference, beta, rewards.reward, world.demonstrations, some)
     look = Look(world, until, None if sft is None else sft.scores,
                 0.0 if begun is None else begun.points[-1].seconds)  # fmt: skip
-    found = align(
+    align(
         task, way.how(setting), steps=STEPS, reward=rewards.start(), policy=start,
         key=jax.random.key(key), batch_size=BATCH, prompts=PROMPTS,
         log_every=STEPS // CHECKPOINTS, progress=False, callbacks=[look],
     )  # fmt: skip
-    return Reached(look.finished(), found.policy, found.reward, look.scores)
+    return Reached(look.finished(), *look.kept)

@@ -50,7 +50,7 @@ def test_the_best_setting_is_one_near_the_model():
 
 
 def test_trials_cover_the_range_of_every_setting():
-    for values, (low, high) in zip(zip(*trials(4), strict=True), RANGES, strict=True):
+    for values, (low, high) in zip(zip(*trials(number=4), strict=True), RANGES, strict=True):
         shares = np.log(np.sort(values) / low) / np.log(high / low)
         np.testing.assert_allclose(shares, [1 / 8, 3 / 8, 5 / 8, 7 / 8], atol=5e-3)
 
