@@ -12,9 +12,9 @@ import optax
 
 from benchmarks.gold_reward import reward as rewards
 from benchmarks.gold_reward.settings import Point
-from benchmarks.gold_reward.world import POLICY, World, scores
+from benchmarks.gold_reward.world import BETA, POLICY, World, scores
 from bilevel import schedules, trees
-from bilevel.apps.llm.methods.aihf import AIHF, IRL
+from bilevel.apps.llm.methods.aihf import AIHF, IRL, Finish
 from bilevel.apps.llm.methods.align import AbstractAlignment, align
 from bilevel.apps.llm.methods.direct import AIHFDPO, DPO, IPO
 from bilevel.apps.llm.methods.rlhf import RLHF, RewardModel
@@ -41,8 +41,7 @@ class Setting(NamedTuple):
 
 
 RANGES = Setting((3e-4, 4e-3), (0.02, 0.2), (0.1, 1.0), (1e-4, 1e-2))  # pyright: ignore
-# Step size and decay of reward/β, whose exponential is the tilt of the policy.
-JOINT = RANGES._replace(reward_rate=(0.05, 0.5), decay=(3e-5, 3e-3))
+JOINT = RANGES._replace(reward_rate=(0.05, 0.5), decay=(3e-5, 3e-3))  # of IRL and AIHF
 
 
 def trials(ranges: Setting = RANGES, number: int = TRIALS) -> list[Setting]:
@@ -64,20 +63,24 @@ class Way(NamedTuple):
     after_sft: bool = False
     pairs: bool = True  # reads preferences
     ranges: Setting = RANGES
+    beta: float | None = None  # of the task; that of the setting when absent
 
 
-def _adam(rate: float) -> FromOptax:
+def _adam(rate: float, steps: int = STEPS) -> FromOptax:
     """Adam, whose step size ends at zero."""
-    return FromOptax(optax.adam, schedules.Cosine(rate, STEPS))
+    return FromOptax(optax.adam, schedules.Cosine(rate, steps))
 
 
-def _step(s: Setting) -> LeaveOneOut:
-    return LeaveOneOut(_adam(s.rate), samples=SAMPLES)
+def _step(s: Setting, steps: int = STEPS) -> LeaveOneOut:
+    return LeaveOneOut(_adam(s.rate, steps), samples=SAMPLES)
 
 
 def _joint(s: Setting) -> dict[str, Any]:
-    update = _adam(s.reward_rate * s.beta)
-    return {"step": _step(s), "x_update": update, "decay": s.decay / s.beta**2}
+    """Half of the steps in the single loop, the others on its reward, where β is that tried."""
+    half = STEPS // 2
+    update = _adam(s.reward_rate, half)
+    finish = Finish(half, s.beta)
+    return {"step": _step(s, half), "x_update": update, "decay": s.decay, "finish": finish}
 
 
 def _staged(s: Setting) -> RLHF:
@@ -86,8 +89,8 @@ def _staged(s: Setting) -> RLHF:
 
 WAYS = (
     Way("SFT", lambda s: SFT(_adam(s.rate)), pairs=False),
-    Way("IRL", lambda s: IRL(**_joint(s)), pairs=False, ranges=JOINT),
-    Way("AIHF", lambda s: AIHF(**_joint(s)), ranges=JOINT),
+    Way("IRL", lambda s: IRL(**_joint(s)), pairs=False, ranges=JOINT, beta=BETA),
+    Way("AIHF", lambda s: AIHF(**_joint(s)), ranges=JOINT, beta=BETA),
     Way("RLHF", _staged, after_sft=True),
     Way("DPO", lambda s: DPO(_adam(s.rate)), after_sft=True),
     Way("AIHF-DPO", lambda s: AIHFDPO(_adam(s.rate))),
@@ -185,7 +188,7 @@ def run(
     some = None
     if pairs and way.pairs:
         some = jax.tree.map(lambda leaf: leaf[:pairs], world.preferences)
-    beta = jnp.asarray(setting.beta, jnp.float32)
+    beta = jnp.asarray(setting.beta if way.beta is None else way.beta, jnp.float32)
     reference = start if way.after_sft else base
     task = Task(POLICY, reference, beta, rewards.reward, world.demonstrations, some)
     look = Look(world, until, None if sft is None else sft.scores,
