@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from benchmarks.gold_reward import reward as rewards
-from benchmarks.gold_reward.settings import Point
+from benchmarks.gold_reward.settings import KL, Point
 from benchmarks.gold_reward.world import BETA, POLICY, World, scores
 from bilevel import schedules, trees
 from bilevel.apps.llm.methods.aihf import AIHF, IRL, Finish
@@ -22,12 +22,14 @@ from bilevel.apps.llm.methods.self_play import SPIN, SelfPlayAIHF
 from bilevel.apps.llm.methods.sft import SFT
 from bilevel.apps.llm.methods.task import Task
 from bilevel.apps.llm.policies.policy import generate
+from bilevel.apps.llm.policy_steps.adaptive import Adaptive
 from bilevel.apps.llm.policy_steps.policy_step import LeaveOneOut
 from bilevel.updates import FromOptax
 
 CHECKPOINTS = 4
 BATCH, PROMPTS, SAMPLES = 64, 32, 4  # rows of feedback a step; prompts to answer, responses to each
 STEPS = 120  # of a run; RLHF makes as many of the reward, then as many of the policy
+HALF = STEPS // 2
 TRIALS = 6  # settings tried of each method
 
 
@@ -64,6 +66,7 @@ class Way(NamedTuple):
     pairs: bool = True  # reads preferences
     ranges: Setting = RANGES
     beta: float | None = None  # of the task; that of the setting when absent
+    steps: int = STEPS  # of the first phase
 
 
 def _adam(rate: float, steps: int = STEPS) -> FromOptax:
@@ -76,11 +79,11 @@ def _step(s: Setting, steps: int = STEPS) -> LeaveOneOut:
 
 
 def _joint(s: Setting) -> dict[str, Any]:
-    """Half of the steps in the single loop, the others on its reward, where β is that tried."""
-    half = STEPS // 2
-    update = _adam(s.reward_rate, half)
-    finish = Finish(half, s.beta)
-    return {"step": _step(s, half), "x_update": update, "decay": s.decay, "finish": finish}
+    """Half of the steps in the single loop, the others on its reward, up to a divergence."""
+    update = _adam(s.reward_rate, HALF)
+    last = Adaptive(_step(s, HALF), target=0.9 * KL, rate=0.5, clip=0.3)
+    finish = Finish(HALF, s.beta, last)
+    return {"step": _step(s, HALF), "x_update": update, "decay": s.decay, "finish": finish}
 
 
 def _staged(s: Setting) -> RLHF:
@@ -89,8 +92,8 @@ def _staged(s: Setting) -> RLHF:
 
 WAYS = (
     Way("SFT", lambda s: SFT(_adam(s.rate)), pairs=False),
-    Way("IRL", lambda s: IRL(**_joint(s)), pairs=False, ranges=JOINT, beta=BETA),
-    Way("AIHF", lambda s: AIHF(**_joint(s)), ranges=JOINT, beta=BETA),
+    Way("IRL", lambda s: IRL(**_joint(s)), pairs=False, ranges=JOINT, beta=BETA, steps=HALF),
+    Way("AIHF", lambda s: AIHF(**_joint(s)), ranges=JOINT, beta=BETA, steps=HALF),
     Way("RLHF", _staged, after_sft=True),
     Way("DPO", lambda s: DPO(_adam(s.rate)), after_sft=True),
     Way("AIHF-DPO", lambda s: AIHFDPO(_adam(s.rate))),
@@ -194,7 +197,7 @@ def run(
     look = Look(world, until, None if sft is None else sft.scores,
                 0.0 if begun is None else begun.points[-1].seconds)  # fmt: skip
     align(
-        task, way.how(setting), steps=STEPS, reward=rewards.start(), policy=start,
+        task, way.how(setting), steps=way.steps, reward=rewards.start(), policy=start,
         key=jax.random.key(key), batch_size=BATCH, prompts=PROMPTS,
         log_every=STEPS // CHECKPOINTS, progress=False, callbacks=[look],
     )  # fmt: skip
