@@ -78,16 +78,20 @@ def _step(s: Setting, steps: int = STEPS) -> LeaveOneOut:
     return LeaveOneOut(_adam(s.rate, steps), samples=SAMPLES)
 
 
+def _held(s: Setting, steps: int) -> Adaptive:
+    """Policy steps on a fixed reward, up to a divergence."""
+    return Adaptive(_step(s, steps), target=0.9 * KL, rate=0.5, clip=0.3)
+
+
 def _joint(s: Setting) -> dict[str, Any]:
-    """Half of the steps in the single loop, the others on its reward, up to a divergence."""
-    update = _adam(s.reward_rate, HALF)
-    last = Adaptive(_step(s, HALF), target=0.9 * KL, rate=0.5, clip=0.3)
-    finish = Finish(HALF, s.beta, last)
+    """Half of the steps in the single loop, the others on its reward."""
+    update, finish = _adam(s.reward_rate, HALF), Finish(HALF, s.beta, _held(s, HALF))
     return {"step": _step(s, HALF), "x_update": update, "decay": s.decay, "finish": finish}
 
 
 def _staged(s: Setting) -> RLHF:
-    return RLHF(_step(s), STEPS, RewardModel(_adam(s.reward_rate), decay=s.decay))
+    learner = RewardModel(_adam(s.reward_rate), decay=s.decay)
+    return RLHF(_held(s, STEPS), STEPS, learner)
 
 
 WAYS = (
