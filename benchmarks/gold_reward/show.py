@@ -115,7 +115,7 @@ def caps(kept: Kept) -> str:
 
 def chosen(kept: Kept) -> str:
     """The settings that the script chose; blank where a method has no such setting."""
-    lines = ["| | step size | of the reward | β, τ, λ | decay of the reward | steps |",
+    lines = ["| | step size | of the reward | β, τ, λ | decay of the reward | stopped at |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     for way in ORDER:
         if way not in kept.choices or not kept.runs(way):

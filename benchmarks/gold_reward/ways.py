@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from benchmarks.gold_reward import reward as rewards
-from benchmarks.gold_reward.settings import KL, Point
+from benchmarks.gold_reward.settings import Point
 from benchmarks.gold_reward.world import BETA, POLICY, World, scores
 from bilevel import schedules, trees
 from bilevel.apps.llm.methods.aihf import AIHF, IRL, Finish
@@ -22,14 +22,13 @@ from bilevel.apps.llm.methods.self_play import SPIN, SelfPlayAIHF
 from bilevel.apps.llm.methods.sft import SFT
 from bilevel.apps.llm.methods.task import Task
 from bilevel.apps.llm.policies.policy import generate
-from bilevel.apps.llm.policy_steps.adaptive import Adaptive
 from bilevel.apps.llm.policy_steps.policy_step import LeaveOneOut
 from bilevel.updates import FromOptax
 
 CHECKPOINTS = 4
 BATCH, PROMPTS, SAMPLES = 64, 32, 4  # rows of feedback a step; prompts to answer, responses to each
 STEPS = 120  # of a run; RLHF makes as many of the reward, then as many of the policy
-HALF = STEPS // 2
+LOOP, LAST = 60, 20  # steps of IRL and AIHF: in the loop, then on its reward
 TRIALS = 6  # settings tried of each method
 
 
@@ -42,11 +41,20 @@ class Setting(NamedTuple):
     decay: float  # of the reward
 
 
-RANGES = Setting((3e-4, 4e-3), (0.02, 0.2), (0.1, 1.0), (1e-4, 1e-2))  # pyright: ignore
-JOINT = RANGES._replace(reward_rate=(0.05, 0.5), decay=(3e-5, 3e-3))  # of IRL and AIHF
+class Ranges(NamedTuple):
+    """Least and greatest value of each."""
+
+    rate: tuple[float, float] = (3e-4, 4e-3)
+    reward_rate: tuple[float, float] = (0.02, 0.2)
+    beta: tuple[float, float] = (0.1, 1.0)
+    decay: tuple[float, float] = (1e-4, 1e-2)
 
 
-def trials(ranges: Setting = RANGES, number: int = TRIALS) -> list[Setting]:
+RANGES = Ranges()
+JOINT = Ranges(reward_rate=(0.05, 0.5), decay=(3e-5, 3e-3))  # of IRL and AIHF
+
+
+def trials(ranges: Ranges = RANGES, number: int = TRIALS) -> list[Setting]:
     """The settings that are tried: a Latin hypercube, the same one in all ranges; logarithmic."""
     rng = np.random.default_rng(0)
     at = [(rng.permutation(number) + 0.5) / number for _ in ranges]
@@ -64,9 +72,11 @@ class Way(NamedTuple):
     how: Callable[[Setting], AbstractAlignment]
     after_sft: bool = False
     pairs: bool = True  # reads preferences
-    ranges: Setting = RANGES
+    ranges: Ranges = RANGES
     beta: float | None = None  # of the task; that of the setting when absent
     steps: int = STEPS  # of the first phase
+    every: int = STEPS // CHECKPOINTS  # steps between checkpoints
+    begins: int = 0  # steps before there are checkpoints
 
 
 def _adam(rate: float, steps: int = STEPS) -> FromOptax:
@@ -74,30 +84,25 @@ def _adam(rate: float, steps: int = STEPS) -> FromOptax:
     return FromOptax(optax.adam, schedules.Cosine(rate, steps))
 
 
-def _step(s: Setting, steps: int = STEPS) -> LeaveOneOut:
-    return LeaveOneOut(_adam(s.rate, steps), samples=SAMPLES)
-
-
-def _held(s: Setting, steps: int) -> Adaptive:
-    """Policy steps on a fixed reward, up to a divergence."""
-    return Adaptive(_step(s, steps), target=0.9 * KL, rate=0.5, clip=0.3)
+def _step(rate: float, steps: int = STEPS) -> LeaveOneOut:
+    return LeaveOneOut(_adam(rate, steps), samples=SAMPLES)
 
 
 def _joint(s: Setting) -> dict[str, Any]:
-    """Half of the steps in the single loop, the others on its reward."""
-    update, finish = _adam(s.reward_rate, HALF), Finish(HALF, s.beta, _held(s, HALF))
-    return {"step": _step(s, HALF), "x_update": update, "decay": s.decay, "finish": finish}
+    """The single loop, where rewards and β have their natural unit, then steps on its reward."""
+    update, finish = _adam(s.reward_rate, LOOP), Finish(LAST, s.beta, _step(s.rate / 2, LAST))
+    return {"step": _step(s.rate, LOOP), "x_update": update, "decay": s.decay, "finish": finish}
 
 
 def _staged(s: Setting) -> RLHF:
-    learner = RewardModel(_adam(s.reward_rate), decay=s.decay)
-    return RLHF(_held(s, STEPS), STEPS, learner)
+    return RLHF(_step(s.rate), STEPS, RewardModel(_adam(s.reward_rate), decay=s.decay))
 
 
+FINE = (LOOP, LAST // CHECKPOINTS, LOOP)
 WAYS = (
     Way("SFT", lambda s: SFT(_adam(s.rate)), pairs=False),
-    Way("IRL", lambda s: IRL(**_joint(s)), pairs=False, ranges=JOINT, beta=BETA, steps=HALF),
-    Way("AIHF", lambda s: AIHF(**_joint(s)), ranges=JOINT, beta=BETA, steps=HALF),
+    Way("IRL", lambda s: IRL(**_joint(s)), False, False, JOINT, BETA, *FINE),
+    Way("AIHF", lambda s: AIHF(**_joint(s)), False, True, JOINT, BETA, *FINE),
     Way("RLHF", _staged, after_sft=True),
     Way("DPO", lambda s: DPO(_adam(s.rate)), after_sft=True),
     Way("AIHF-DPO", lambda s: AIHFDPO(_adam(s.rate))),
@@ -132,9 +137,13 @@ def _looked(y, base, x, prompts, held, key):
 class Look:
     """Called by the driver at every checkpoint; keeps what the one asked for has."""
 
-    def __init__(self, world: World, until: int, sft: np.ndarray | None, seconds: float):
-        self.world, self.until, self.sft, self.before = world, until, sft, seconds
+    def __init__(
+        self, world: World, begins: int, until: int, sft: np.ndarray | None, seconds: float
+    ):
+        self.world, self.begins, self.until = world, begins, until
+        self.sft, self.before = sft, seconds
         self.points: list[Point] = []
+        self.stretches: list[int] = []  # before each point
         self.spent: dict[bool, list[float]] = {True: [], False: []}  # whether the policy moved
         self.started = time.process_time()
         found = (scores(world.base, world.gold, side) for side in world.held)
@@ -146,10 +155,10 @@ class Look:
         y, x = (state.x, None) if alone else (state.y, state.x)
         moved = jax.tree.structure(y) == jax.tree.structure(self.world.base.params)
         self.spent[moved].append(spent)
-        if moved and len(self.points) < self.until:
+        if moved and step > self.begins and len(self.points) < self.until:
             self.look(step, y, x)
         self.started = time.process_time()
-        return len(self.spent[True]) >= max(self.until, 2)  # the first stretch compiles
+        return len(self.points) >= self.until and len(self.spent[True]) > 1  # the first compiles
 
     def look(self, step, y, x):
         world, differ = self.world, self.difference != 0
@@ -161,12 +170,16 @@ class Look:
         self.kept = trees.copy(y), trees.copy(x), gold
         found = (0.0, float(gold.mean()), float(kl), float(right[differ].mean()), won)
         self.points.append(Point(step, *found))
+        self.stretches.append(len(self.spent[True]))
 
     def finished(self) -> list[Point]:
         """The points with seconds; the first stretch of a phase compiles, and counts as others."""
         begun = self.before + len(self.spent[False]) * _usual(self.spent[False])
         each = _usual(self.spent[True])
-        return [p._replace(seconds=begun + each * i) for i, p in enumerate(self.points, 1)]
+        return [
+            p._replace(seconds=begun + each * n)
+            for n, p in zip(self.stretches, self.points, strict=True)
+        ]
 
 
 def _usual(spent: list[float]) -> float:
@@ -198,11 +211,11 @@ def run(
     beta = jnp.asarray(setting.beta if way.beta is None else way.beta, jnp.float32)
     reference = start if way.after_sft else base
     task = Task(POLICY, reference, beta, rewards.reward, world.demonstrations, some)
-    look = Look(world, until, None if sft is None else sft.scores,
+    look = Look(world, way.begins, until, None if sft is None else sft.scores,
                 0.0 if begun is None else begun.points[-1].seconds)  # fmt: skip
     align(
         task, way.how(setting), steps=way.steps, reward=rewards.start(), policy=start,
         key=jax.random.key(key), batch_size=BATCH, prompts=PROMPTS,
-        log_every=STEPS // CHECKPOINTS, progress=False, callbacks=[look],
+        log_every=way.every, progress=False, callbacks=[look],
     )  # fmt: skip
     return Reached(look.finished(), *look.kept)
