@@ -71,14 +71,14 @@ class Kept:
     def last(self, way: str, field: str, pairs: int = PAIRS) -> Mean:
         return mean([getattr(points[-1], field) for points in self.runs(way, pairs)])
 
-    def swept(self, way: str) -> tuple[list[int], list[Mean]]:
-        """Gold reward against the number of pairs; without a pair, RLHF and DPO are SFT."""
+    def swept(self, way: str, field: str = "gold") -> tuple[list[int], list[Mean]]:
+        """A field against the number of pairs; without a pair, RLHF and DPO are SFT."""
         found = dict.fromkeys(sorted((*SWEEP, PAIRS)), way)
         if way != "AIHF":
             found[0] = "SFT"
         have = {n: w for n, w in found.items() if self.runs(w, PAIRS if w == "SFT" else n)}
         return list(have), [
-            self.last(w, "gold", PAIRS if w == "SFT" else n) for n, w in have.items()
+            self.last(w, field, PAIRS if w == "SFT" else n) for n, w in have.items()
         ]
 
 
@@ -131,10 +131,11 @@ def chosen(kept: Kept) -> str:
 def sweep(kept: Kept) -> str:
     numbers = sorted((*SWEEP, PAIRS))
     lines = ["| pairs | " + " | ".join(map(str, numbers)) + " |", "|---" * (len(numbers) + 1) + "|"]
-    for way in SWEPT:
-        have = dict(zip(*kept.swept(way), strict=True))
-        cells = [f"{have[n]:.3f}" if n in have else "–" for n in numbers]
-        lines.append(f"| {way} | {' | '.join(cells)} |")
+    for field, digits, of in (("gold", ".3f", ""), ("kl", ".1f", ", KL")):
+        for way in SWEPT:
+            have = dict(zip(*kept.swept(way, field), strict=True))
+            cells = [f"{have[n]:{digits}}" if n in have else "–" for n in numbers]
+            lines.append(f"| {way}{of} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
