@@ -174,7 +174,7 @@ def draw(kept: Kept) -> None:
             axes.axhline(kept.facts["base"], color=figures.LINE, linewidth=1.5, zorder=0)
             axes.set_xlabel(name)
         left.set_ylabel("gold reward")
-        left.legend(loc="upper left")
+        left.legend(loc="lower right")
         left.set_title("How far from the model")
         middle.set_title("How long")
         right.set_title("How many preferences")
