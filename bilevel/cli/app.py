@@ -24,7 +24,7 @@ from bilevel.apps.llm.unlearning.settings import Unlearn
 from bilevel.apps.networks.settings import NetworkOptions
 from bilevel.apps.pruning.settings import Prune
 from bilevel.apps.reweight.settings import Reweight
-from bilevel.apps.rl.settings import IRL
+from bilevel.apps.rl.settings import IRL, Experts
 from bilevel.apps.tuning.settings import Tune
 from bilevel.cli.help import PlainHelp
 from bilevel.cli.options import Chat, Clean, Compare, Demo, Methods, Probe, Run, Textbook
@@ -58,6 +58,7 @@ COMMANDS = {
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
     "irl": Command(IRL, "bilevel.apps.rl.run:run"),
+    "experts": Command(Experts, "bilevel.apps.rl.neural.run:experts"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }
 FOLDERS = {"bench": "Benchmarks on files of problems."}

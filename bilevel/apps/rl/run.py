@@ -35,6 +35,11 @@ def run(given: IRL) -> bool:
     Raises:
         ValueError, OSError: in one sentence, before anything runs.
     """
+    given = given.filled()
+    if given.env is not None:
+        from bilevel.apps.rl.neural.run import run as with_networks
+
+        return with_networks(given)
     out = report.check_writable(given.out)
     with double_precision():
         demos = read(
@@ -69,6 +74,7 @@ def learn(demos: Demos, given: IRL) -> Found:
         jnp.zeros(mdp.shape),
         steps=given.steps,
         log_every=max(1, given.steps // 50),
+        checkpoint=given.checkpoint,
         metrics={
             "log likelihood": Partial(_likelihood, mdp.temperature, seen),
             "held-out log likelihood": Partial(_likelihood, mdp.temperature, unseen),

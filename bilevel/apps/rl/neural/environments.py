@@ -71,6 +71,10 @@ class CartPole(eqx.Module):
     def observe(self, state):
         return state
 
+    def place(self, observation):
+        """The state that is observed so."""
+        return observation
+
     def push(self, state, force):
         """The state 0.02 s after a force, in N."""
         _, speed, angle, turn = state
@@ -108,6 +112,10 @@ class Pendulum(eqx.Module):
 
     def observe(self, state):
         return jnp.stack([jnp.cos(state[0]), jnp.sin(state[0]), state[1]])
+
+    def place(self, observation):
+        """The state that is observed so."""
+        return jnp.stack([jnp.arctan2(observation[1], observation[0]), observation[2]])
 
     def torque(self, action):
         return jnp.linspace(-2.0, 2.0, self.actions)[action]

@@ -63,9 +63,9 @@ def swing_up(
     )
 
     def act(key, seen):
-        state = jnp.stack([jnp.arctan2(seen[1], seen[0]), seen[2]])
-        one = of_each(env.reward, state[None]) + discount * worth(values, of_each(env.turn, state[None]))
-        return jnp.argmax(one[0])
+        here = env.place(seen)[None]
+        later = worth(values, of_each(env.turn, here))
+        return jnp.argmax((of_each(env.reward, here) + discount * later)[0])
 
     return act
 
@@ -94,5 +94,3 @@ def record(env: Environment, act: Act, key: RandomKey, n: int) -> tuple[Demos, F
     ended = jnp.any(steps.ended & alive, axis=0)
     demos = Demos(jnp.swapaxes(seen, 0, 1), steps.action.T, last, ended)
     return demos, returns(steps, alive)
-
-

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, ScalarLike
 
 from bilevel import trees
 from bilevel.apps.rl.neural.experts import Demos
-from bilevel.apps.rl.neural.rollouts import episodes
+from bilevel.apps.rl.neural.rollouts import episodes, rollout, start
 from bilevel.apps.rl.neural.soft_q import SoftQ
 from bilevel.data import Data
 from bilevel.problem import Problem
@@ -150,8 +150,6 @@ def log_likelihood(policy: SoftQ, y, moves: Rows):
 
 def _lower(policy: SoftQ, x, y, key):
     """Half the squared distance of Q from what its own moves earned."""
-    from bilevel.apps.rl.neural.rollouts import rollout, start
-
     first, second = jax.random.split(key)
     places = start(policy.env, first, policy.copies)
     _, steps = rollout(policy.env, policy.act(y), second, places, policy.length)

@@ -1,6 +1,7 @@
 """Small networks as plain trees of arrays."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ Params = list[dict[str, Array]]
 def init(key: RandomKey, sizes: Sequence[int]) -> Params:
     """Weights of variance 1 / inputs; those of the last layer a hundredth of that."""
     layers = []
-    for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (n, m) in enumerate(pairwise(sizes)):
         size = (0.1 if i == len(sizes) - 2 else 1.0) / n**0.5
         weights = size * jax.random.normal(jax.random.fold_in(key, i), (n, m))
         layers.append({"w": weights, "b": jnp.zeros(m, weights.dtype)})

@@ -60,8 +60,8 @@ def episodes(env: Environment, act: Act, key: RandomKey, n: int) -> tuple[Steps,
     """n whole episodes, and which of their steps are before the end: `alive (t, n)`."""
     first, rest = jax.random.split(key)
     _, steps = rollout(env, act, rest, start(env, first, n), env.horizon)
-    ended = jnp.cumsum(steps.ended, axis=0) - steps.ended
-    return steps, ended == 0
+    ends = steps.ended.astype(jnp.int32)
+    return steps, jnp.cumsum(ends, axis=0) == ends
 
 
 def returns(steps: Steps, alive: Array) -> Float[Array, " n"]:
