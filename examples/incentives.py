@@ -1,9 +1,9 @@
 """Tolls that lead learning walkers round a meadow, in a gridworld.
 
 Walkers of their own interest cross a meadow, the shortest way. A leader sets a toll on each cell,
-at a price, and the walkers learn the best walk for the tolls: a Stackelberg game whose follower is a
-soft optimal policy. It should print that tolls on a few cells of the meadow cut the steps on it to
-less than a fifth, and that their hypergradient agrees with differences.
+at a price, and the walkers learn the best walk for the tolls: a Stackelberg game whose follower is
+a soft optimal policy. It should print that tolls on a few cells of the meadow cut the steps on it
+to less than a fifth, and that their hypergradient agrees with differences.
 
     python examples/incentives.py
     python examples/incentives.py --save tolls.png

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from bilevel.apps.rl.mdp import MDP, as_float, draw
+from bilevel.files import needs
 from bilevel.typing import RandomKey
 
 
@@ -201,16 +202,11 @@ def make(name: str) -> Environment:
 
     Raises:
         ValueError: there is no such environment, or its observations or actions do not fit.
-        ModuleNotFoundError: gymnax is not installed.
+        ImportError: gymnax is not installed.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]()
-    try:
-        import gymnax
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{name} is none of {', '.join(BUILT_IN)}; for others: pip install 'bilevel[rl]'."
-        ) from error
+    gymnax = needs("gymnax", extra="rl", what=f"environments beside {', '.join(BUILT_IN)}")
     if name not in gymnax.registered_envs:
         known = ", ".join(sorted(gymnax.registered_envs))
         raise ValueError(f"{name!r} is no environment of gymnax; known are {known}.")

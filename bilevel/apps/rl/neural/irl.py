@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, ScalarLike
 
 from bilevel import trees
 from bilevel.apps.rl.neural.experts import Demos
+from bilevel.apps.rl.neural.networks import over
 from bilevel.apps.rl.neural.rollouts import episodes, rollout, start
 from bilevel.apps.rl.neural.soft_q import SoftQ
 from bilevel.data import Data
@@ -37,7 +38,8 @@ def rows(demos: Demos, horizon: int, scale: Array) -> Rows:
     """The moves of demonstrations. One that ended for good is followed by its end."""
     n, longest = demos.actions.shape
     inside = jnp.arange(longest)[None] < demos.lengths[:, None]
-    seen = demos.observations[:, :-1] / scale
+    seen = demos.observations[:, :-1]
+    seen = seen / over(scale, seen)
     flat = lambda a: a.reshape(n * longest, *a.shape[2:])  # noqa: E731
     ended = jnp.where(demos.ended, horizon - demos.lengths, 0).astype(seen.dtype)
     zeros = jnp.zeros((n, seen.shape[-1]), seen.dtype)
@@ -52,7 +54,7 @@ def rows(demos: Demos, horizon: int, scale: Array) -> Rows:
 def agent(policy: SoftQ, y, key: RandomKey, n: int) -> Rows:
     """The moves of n whole episodes of the policy."""
     steps, alive = episodes(policy.env, policy.act(y), key, n)
-    seen = steps.before.reshape(-1, steps.before.shape[-1]) / policy.env.scale
+    seen = policy.scaled(steps.before.reshape(-1, steps.before.shape[-1]))
     absorbed = (~alive).ravel().astype(seen.dtype)
     return Rows(seen, steps.action.ravel(), absorbed, jnp.ones_like(absorbed))
 
@@ -142,7 +144,7 @@ def _upper(policy: SoftQ, x, y, batch):
 
 def log_likelihood(policy: SoftQ, y, moves: Rows):
     """Mean log probability of the actions in moves that have not ended."""
-    q = policy.q(y, moves.seen * policy.env.scale) / policy.temperature
+    q = policy.q(y, moves.seen * over(policy.env.scale, moves.seen)) / policy.temperature
     logs = jnp.take_along_axis(jax.nn.log_softmax(q, axis=-1), moves.action[:, None], axis=1)[:, 0]
     weight = moves.weight * (1 - moves.absorbed)
     return jnp.sum(weight * logs) / weight.sum()

@@ -26,5 +26,15 @@ def apply(params: Params, inputs: Float[Array, "*n d"]) -> Float[Array, "*n m"]:
     """Layers with tanh between them."""
     *hidden, last = params
     for layer in hidden:
-        inputs = jnp.tanh(inputs @ layer["w"] + layer["b"])
-    return inputs @ last["w"] + last["b"]
+        inputs = jnp.tanh(_affine(layer, inputs))
+    return _affine(last, inputs)
+
+
+def _affine(layer: dict[str, Array], inputs: Array) -> Array:
+    out = inputs @ layer["w"]
+    return out + over(layer["b"], out)
+
+
+def over(vector: Float[Array, " d"], like: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    """The same vector at every place."""
+    return jnp.broadcast_to(vector, like.shape)

@@ -59,7 +59,7 @@ def reward(policy: SoftQ, x, y, over: Plane) -> Float[np.ndarray, "rows columns"
     zero = jnp.zeros(seen.shape[:-1])
 
     def of(action):
-        return policy.reward(x, seen / policy.env.scale, jnp.full(zero.shape, action), zero)
+        return policy.reward(x, policy.scaled(seen), jnp.full(zero.shape, action), zero)
 
     each = jnp.stack([of(a) for a in range(policy.env.actions)], axis=-1)
     return np.asarray(jnp.sum(chance * each, axis=-1))

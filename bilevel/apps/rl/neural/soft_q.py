@@ -83,9 +83,13 @@ class SoftQ(eqx.Module):
 
     def q(self, y, seen: Float[Array, "*n d"]) -> Float[Array, "*n actions"]:
         """`Q = V + A − mean A`, in units of the reward times `1 / (1 − γ)`."""
-        value = networks.apply(y["value"], seen / self.env.scale)
-        gains = networks.apply(y["gains"], seen / self.env.scale)
+        value = networks.apply(y["value"], self.scaled(seen))
+        gains = networks.apply(y["gains"], self.scaled(seen))
         return value / (1 - self.discount) + gains - gains.mean(axis=-1, keepdims=True)
+
+    def scaled(self, seen: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        """What networks see of observations."""
+        return seen / networks.over(self.env.scale, seen)
 
     def start(self, key: RandomKey, width: int = 64) -> dict[str, networks.Params]:
         d, m = len(self.env.scale), self.env.actions
@@ -114,7 +118,7 @@ class SoftQ(eqx.Module):
         logs = jax.nn.log_softmax(q / self.temperature, axis=-1)
         spent = self.temperature * jnp.take_along_axis(logs, steps.action[..., None], -1)[..., 0]
         ahead = jnp.where(steps.ended, self.absorbed(x), self.values(y, steps.after))
-        gain = self.reward(x, steps.before / self.env.scale, steps.action, jnp.zeros_like(spent))
+        gain = self.reward(x, self.scaled(steps.before), steps.action, jnp.zeros_like(spent))
 
         def back(after, row):
             gain, ahead, spent, reset = row
