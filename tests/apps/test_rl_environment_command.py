@@ -43,7 +43,7 @@ BAD = {
         "actions": g["actions"][:, :0],
     },
     r"lengths\[0\] is 0.0": with_("lengths", 0, 0),
-    "demonstration 0 does not move at step 3 as CartPole does.*another environment": with_(
+    "demonstration 0 does not move at step 2 as CartPole does.*another environment": with_(
         "observations", (0, 3, 0), 1.0
     ),
     "demonstration 0 ended where CartPole has not": with_("ended", 0, 1),
