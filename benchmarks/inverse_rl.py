@@ -31,7 +31,7 @@ from bilevel.apps.rl.neural.rollouts import episodes, returns
 from bilevel.apps.rl.neural.soft_q import SoftQ
 from bilevel.driver import train
 from bilevel.report import mean_and_error
-from bilevel.updates import FromOptax
+from bilevel.updates import FromOptax, as_update
 
 KEPT = Path(__file__).parent / "results" / "inverse_rl.json"
 PLAYED, SHOWN = 32, 10
@@ -113,7 +113,7 @@ def measure(task: Task, only: str | None) -> list[Row]:
         )
         print(rows[-1], flush=True)
 
-    changed = dataclasses.replace(env, **{k: jnp.asarray(v) for k, v in CHANGED[task.name].items()})
+    changed = _changed(env, **{k: jnp.asarray(v) for k, v in CHANGED[task.name].items()})
     told = ", ".join(f"{k} {v:g}" for k, v in CHANGED[task.name].items())
     if only in (None, "cloning"):
         begin = time.process_time()
@@ -135,11 +135,17 @@ def measure(task: Task, only: str | None) -> list[Row]:
 
         def again(x, key, problem=problem, data=data, there=there):
             y0 = there.start(key)
-            return train(problem, x, y0, data=data, update=0.0, steps=task.steps, key=key)
+            return train(
+                problem, x, y0, data=data, update=as_update(0.0), steps=task.steps, key=key
+            )
 
         y = jax.jit(jax.vmap(again))(x, task.keys)
         add(f"{told}: the learned reward optimised", scores(changed, there, y), played, begin)
     return rows
+
+
+def _changed(env: Any, **numbers: Any) -> Environment:
+    return dataclasses.replace(env, **numbers)
 
 
 def table(rows: list[Row]) -> str:

@@ -34,7 +34,7 @@ def main(save: Path | None, seeds: int) -> None:
     method = bl.methods.TTSA(x_update=bl.updates.FromOptax(optax.adam, 0.05))
 
     def worth(policy):
-        return float(mdp.total(world.mdp, mdp.evaluate(world.mdp, true, policy, entropy=False)))
+        return float(world.mdp.start @ mdp.evaluate(world.mdp, true, policy, entropy=False))
 
     def learned(found, demos, penalty):
         problem = offline.problem(found, reward, irl.of(world.mdp, demos), penalty, decay=1e-2)

@@ -62,6 +62,7 @@ def test_bad_demonstrations_are_refused_with_a_sentence(tmp_path, good, said):
 def test_good_ones_are_read_with_their_returns(tmp_path, good):
     np.savez(tmp_path / "good.npz", **{k: v for k, v in good.items() if k != "returns"})
     found, worth = demos.read(tmp_path / "good.npz", ENV, "CartPole")
+    assert worth is not None
     np.testing.assert_allclose(worth, 12)
     np.testing.assert_allclose(found.observations, good["observations"])
     with pytest.raises(ValueError, match=r"Pendulum needs \(n, t \+ 1, 3\)"):

@@ -23,23 +23,37 @@ def finite(horizon: int) -> Finite:
     return Finite(SMALL, jnp.asarray(np.random.default_rng(0).normal(size=(3, 2))), horizon)
 
 
+@jax.numpy_dtype_promotion("standard")  # gymnax mixes types
 def test_cart_and_pendulum_move_as_those_of_gymnax():
     gymnax = pytest.importorskip("gymnax")
-    for name, state, held in (
-        ("CartPole-v1", [0.1, -0.3, 0.05, 0.4], ("x", "x_dot", "theta", "theta_dot")),
-        ("Pendulum-v1", [2.0, -1.5], ("theta", "theta_dot")),
+    cart, pendulum = CartPole(), Pendulum()
+    for name, ours, state, held in (
+        ("CartPole-v1", cart, [0.1, -0.3, 0.05, 0.4], ("x", "x_dot", "theta", "theta_dot")),
+        ("Pendulum-v1", pendulum, [2.0, -1.5], ("theta", "theta_dot")),
     ):
-        ours, (theirs, params) = make(name), gymnax.make(name)
+        theirs, params = gymnax.make(name)
         at = jnp.asarray(state)
         _, there = theirs.reset_env(KEY, params)
         there = there.replace(**dict(zip(held, at, strict=True)))
         for action in range(ours.actions):
             _, seen = ours.step(KEY, at, jnp.asarray(action))
-            move = action if name == "CartPole-v1" else ours.torque(action)
+            move = action if ours is cart else pendulum.torque(jnp.asarray(action))
             wanted, _, reward, ended, _ = theirs.step_env(KEY, there, move, params)
             np.testing.assert_allclose(seen.observation, wanted, rtol=1e-6, atol=1e-7)
             np.testing.assert_allclose(seen.reward, reward, rtol=1e-6)
             assert bool(seen.ended) == bool(ended)
+
+
+def test_an_environment_of_gymnax_goes_on_from_its_own_state():
+    pytest.importorskip("gymnax")
+    env = make("MountainCar-v0")
+    with jax.numpy_dtype_promotion("standard"):
+        places, steps = rollouts.rollout(
+            env, lambda key, seen: jnp.asarray(2), KEY, rollouts.start(env, KEY, 2), 5
+        )
+        rollouts.rollout(env, lambda key, seen: jnp.asarray(2), KEY, places, 5)
+    assert steps.before.shape == (5, 2, len(env.scale))
+    assert (steps.reward == -1).all()
 
 
 def test_an_environment_that_is_not_known_is_refused():
@@ -119,7 +133,9 @@ def test_the_hypergradient_is_the_difference_of_mean_features():
     problem = irl.problem(policy, episodes=n, decay=0.1)
     x = jnp.arange(7.0)
     batch = bl.Batch(irl.Drawn(shown, KEY), KEY)
-    found = jax.jit(lambda x, y: problem.hypergradient(x, y, batch))(x, y) - 0.1 * x
+    slope = problem.hypergradient
+    assert slope is not None
+    found = jax.jit(lambda x, y: slope(x, y, batch))(x, y) - 0.1 * x
     chance = jax.nn.softmax(policy.q(y, jnp.eye(3)) / 0.5)
     chain = np.einsum("sa,sat->st", np.asarray(chance), np.asarray(SMALL.kernel))
     law, visits = np.asarray(SMALL.start), np.zeros(3)
@@ -129,21 +145,21 @@ def test_the_hypergradient_is_the_difference_of_mean_features():
     np.testing.assert_allclose(found, [*gap, *gap, 0], atol=5 * 2 * 0.5 / n**0.5)
 
 
-def fitted(env, key, steps, *, adversarial=False):
+def fitted(env, *, adversarial=False):
     demos, _ = record(env, expert(env), jax.random.key(7), 10)
     reward = Network(len(env.scale), bounded=not adversarial)
     policy = SoftQ(env, reward)
     problem = irl.problem(policy, adversarial=adversarial)
     method = bl.methods.TTSA(x_update=FromOptax(optax.adam, 1e-3))
-    return policy, problem, method, irl.data(demos, policy), demos
+    return reward, policy, problem, method, irl.data(demos, policy), demos
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("adversarial", [False, True])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, adversarial):
     env = CartPole(horizon=20)
-    policy, problem, method, data, _ = fitted(env, KEY, 4, adversarial=adversarial)
-    start = policy.reward.start(KEY), policy.start(KEY, width=8)
+    reward, policy, problem, method, data, _ = fitted(env, adversarial=adversarial)
+    start = reward.start(KEY), policy.start(KEY, width=8)
     settings = {"data": data, "steps": 6, "log_every": 2, "progress": False, "certify": False}
     whole = bl.solve(problem, method, *start, **settings)
     stop = lambda step, state, row: step >= 2  # noqa: E731
@@ -168,7 +184,7 @@ def test_experts_are_worth_imitating():
 @pytest.mark.slow
 def test_a_clone_of_the_expert_balances():
     env = CartPole(horizon=100)
-    policy, _, _, _, demos = fitted(env, KEY, 0)
+    _, policy, _, _, _, demos = fitted(env)
     y = jax.jit(lambda key: baselines.clone(policy, demos, key, steps=500))(KEY)
     moves = irl.rows(demos, 100, env.scale)
     assert irl.log_likelihood(policy, y, moves) > -0.3  # of a coin: -0.69

@@ -92,7 +92,7 @@ def test_the_penalty_makes_offline_inverse_rl_better_than_cloning():
     method = bl.methods.TTSA(x_update=FromOptax(optax.adam, 0.05))
 
     def worth(policy):
-        return float(mdp.total(world, mdp.evaluate(world, TRUE, policy, entropy=False)))
+        return float(world.start @ mdp.evaluate(world, TRUE, policy, entropy=False))
 
     def learned(penalty):
         problem = offline.problem(found, reward, irl.of(world, demos), penalty, decay=1e-2)

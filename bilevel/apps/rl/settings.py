@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from bilevel import options
 from bilevel.options import Bounds
@@ -44,15 +44,29 @@ class IRL(options.Settings):
     out: Path = Path("bilevel-irl.html")
     """Where the report goes."""
 
-    def filled(self) -> "IRL":
-        """The options with numbers in place of those that are absent."""
+    def numbers(self) -> "Numbers":
+        """The numbers whose defaults depend on what the demonstrations are from."""
         absent = FINITE if self.env is None else NETWORKS
-        found = {name: value for name, value in absent.items() if getattr(self, name) is None}
-        return dataclasses.replace(self, **found)
+        given = {name: getattr(self, name) for name in Numbers._fields}
+        return absent._replace(**{k: v for k, v in given.items() if v is not None})
+
+    def filled(self) -> "IRL":
+        """The options with these numbers in place."""
+        return dataclasses.replace(self, **self.numbers()._asdict())
 
 
-FINITE = {"steps": 2000, "step_size": 0.1, "decay": 0.1, "discount": 0.95, "temperature": 1.0}
-NETWORKS = {"steps": 400, "step_size": 1e-3, "decay": 0.0, "discount": 0.97, "temperature": 0.1}
+class Numbers(NamedTuple):
+    """Options of `IRL` under the same names."""
+
+    steps: int
+    step_size: float
+    decay: float
+    discount: float
+    temperature: float
+
+
+FINITE = Numbers(2000, 0.1, 0.1, 0.95, 1.0)
+NETWORKS = Numbers(400, 1e-3, 0.0, 0.97, 0.1)
 
 
 @dataclass(frozen=True, kw_only=True)

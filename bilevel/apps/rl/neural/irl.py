@@ -96,14 +96,17 @@ def problem(
 def data(demos: Demos, policy: SoftQ, batch: int = 1024) -> Data:
     """Moves of the demonstrations, drawn at random, and the randomness of the agent."""
     expert = rows(demos, policy.env.horizon, policy.env.scale)
-    return Data(upper=Partial(_draw, expert, jnp.zeros(batch)), lower=Partial(_key))
+    up_to = jnp.cumsum(expert.weight)
+    return Data(upper=Partial(_draw, expert, up_to, jnp.zeros(batch)), lower=Partial(_key))
 
 
-def _draw(expert: Rows, shape: Array, key: RandomKey) -> Drawn:
+def _draw(expert: Rows, up_to: Array, shape: Array, key: RandomKey) -> Drawn:
     first, second = jax.random.split(key)
-    p = expert.weight / expert.weight.sum()
-    some = jax.random.choice(first, len(p), shape.shape, p=p)
-    return Drawn(jax.tree.map(lambda a: a[some], expert), second)
+    at = up_to[-1] * jax.random.uniform(first, shape.shape, up_to.dtype)
+    some = jnp.searchsorted(up_to, at, side="right")
+    # Drawn by weight, they count alike.
+    drawn = jax.tree.map(lambda a: a[some], expert)._replace(weight=jnp.ones_like(at))
+    return Drawn(drawn, second)
 
 
 def _key(key: RandomKey) -> RandomKey:

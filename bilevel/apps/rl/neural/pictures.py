@@ -48,7 +48,8 @@ def plane(env: Environment, demos: Demos, n: int = 61) -> Plane:
 
 
 def _mesh(extent, n: int) -> tuple[Array, Array]:
-    a, b = np.meshgrid(np.linspace(*extent[:2], n), np.linspace(*extent[2:], n))
+    left, right, low, high = extent
+    a, b = np.meshgrid(np.linspace(left, right, n), np.linspace(low, high, n))
     return jnp.asarray(a), jnp.asarray(b)
 
 

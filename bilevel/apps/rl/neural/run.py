@@ -79,20 +79,20 @@ def run(given: IRL) -> bool:
 
 def learn(env: Environment, shown: Demos, given: IRL) -> Found:
     """Maximum likelihood over reward networks, and a policy cloned from the same episodes."""
-    actions = 0 if given.state_only else env.actions
-    reward = Network(len(env.scale), actions)
-    policy = SoftQ(env, reward, given.discount, given.temperature)
-    problem = irl.problem(policy, decay=given.decay)
+    numbers = given.numbers()
+    reward = Network(len(env.scale), 0 if given.state_only else env.actions)
+    policy = SoftQ(env, reward, numbers.discount, numbers.temperature)
+    problem = irl.problem(policy, decay=numbers.decay)
     first, second, third, judge = jax.random.split(jax.random.key(given.seed), 4)
     result = solve(
         problem,
-        methods.TTSA(x_update=FromOptax(optax.adam, given.step_size)),
+        methods.TTSA(x_update=FromOptax(optax.adam, numbers.step_size)),
         reward.start(first),
         policy.start(second),
         data=irl.data(shown, policy),
-        steps=given.steps,
+        steps=numbers.steps,
         key=third,
-        log_every=max(1, given.steps // 20),
+        log_every=max(1, numbers.steps // 20),
         metrics={"return": Partial(_return, policy, judge)},
         checkpoint=given.checkpoint,
     )
@@ -146,7 +146,7 @@ def _sections(env: Environment, shown: Demos, found: Found, given: IRL) -> list[
         "The mean of the learned reward under its policy; what else is observed stays at rest. It "
         "is known up to potential shaping and a scale, which change no policy."
     )
-    rows = report.Table(("option", "value", "what it is"), options.rows(given))
+    rows = report.Table(("option", "value", "what it is"), options.rows(given.filled()))
     lines = {"return": {k: v for k, v in found.returns.items() if k != "inverse RL"}}
     return [
         report.Section("In short", [numbers, report.Text(about)]),
