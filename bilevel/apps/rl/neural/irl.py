@@ -102,11 +102,14 @@ def data(demos: Demos, policy: SoftQ, batch: int = 1024) -> Data:
 
 def _draw(expert: Rows, up_to: Array, shape: Array, key: RandomKey) -> Drawn:
     first, second = jax.random.split(key)
-    at = up_to[-1] * jax.random.uniform(first, shape.shape, up_to.dtype)
+    return Drawn(draw(expert, up_to, first, len(shape)), second)
+
+
+def draw(moves: Rows, up_to: Float[Array, " n"], key: RandomKey, batch: int) -> Rows:
+    """Moves drawn by weights whose partial sums are given; drawn, they count alike."""
+    at = up_to[-1] * jax.random.uniform(key, (batch,), up_to.dtype)
     some = jnp.searchsorted(up_to, at, side="right")
-    # Drawn by weight, they count alike.
-    drawn = jax.tree.map(lambda a: a[some], expert)._replace(weight=jnp.ones_like(at))
-    return Drawn(drawn, second)
+    return jax.tree.map(lambda a: a[some], moves)._replace(weight=jnp.ones_like(at))
 
 
 def _key(key: RandomKey) -> RandomKey:
