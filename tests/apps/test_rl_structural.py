@@ -9,7 +9,6 @@ import pytest
 import bilevel as bl
 from bilevel.apps.rl import compare, irl, mdp, offline, structural
 from bilevel.apps.rl.grid import grid
-from bilevel.schedules import Cosine
 from bilevel.updates import FromOptax
 
 BUS = structural.replacement(20, discount=0.99)
@@ -56,10 +55,10 @@ def test_costs_are_recovered_within_their_standard_errors():
     best = mdp.solve(world, features @ COSTS)
     records = mdp.rollouts(world, best.policy, jax.random.key(1), 100, 200)
     problem = structural.problem(world, features, records)
-    method = bl.methods.TTSA(x_update=FromOptax(optax.adam, Cosine(0.1, 600)))
+    method = bl.methods.TTSA(x_update=0.7)
     start = jnp.zeros(2), jnp.zeros(world.shape)
-    result = bl.solve(problem, method, *start, steps=600, progress=False, certify=False)
-    assert result.history["hypergrad_norm"][-1] < 1e-5
+    result = bl.solve(problem, method, *start, steps=60, progress=False, certify=False)
+    assert result.history["hypergrad_norm"][-1] < 1e-9
     errors = structural.standard_errors(world, features, result.y, records)
     assert (np.abs(result.x - COSTS) < 3 * errors).all()
     assert (errors < 0.1 * COSTS).all()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from bilevel.apps.rl import irl
@@ -62,8 +63,26 @@ def choices(records: Rollouts) -> Rollouts:
 
 
 def problem(mdp: MDP, features: Float[Array, "states actions d"], records: Rollouts) -> Problem:
-    """Maximise the mean of `log π_x(a | s)` over all choices in the records. Pass it to `TTSA`."""
-    return irl.problem(mdp, irl.linear(features), irl.of(mdp, choices(records)))
+    """Maximise the mean of `log π_x(a | s)` over all choices in the records.
+
+    The costs are often near collinear, so the hypergradient is declared times the inverse of the
+    Fisher information, which makes x move by Fisher scoring. Pass the problem to `TTSA` with steps
+    of at most 1 for x.
+    """
+    base = irl.problem(mdp, irl.linear(features), irl.of(mdp, choices(records)))
+    shares = _counts(mdp, records).sum(axis=1, keepdims=True) / records.actions.size
+    slope = Partial(_scoring, mdp, features, shares, base.hypergradient)
+    return base.replace(hypergradient=slope)
+
+
+def _scoring(mdp, features, shares, slope, x, y, batch):
+    expected = information(mdp, features, y, shares * soft_policy(mdp, y))
+    return jnp.linalg.solve(expected, slope(x, y, batch))
+
+
+def _counts(mdp: MDP, records: Rollouts) -> Table:
+    states, actions = records
+    return jnp.zeros(mdp.shape, mdp.kernel.dtype).at[states[:, :-1], actions].add(1.0)
 
 
 def information(
@@ -89,6 +108,5 @@ def standard_errors(
     Args:
         q: the soft optimum at the estimate.
     """
-    states, actions = records
-    counts = jnp.zeros(mdp.shape, q.dtype).at[states[:, :-1], actions].add(1.0)
-    return jnp.sqrt(jnp.diag(jnp.linalg.inv(information(mdp, features, q, counts))))
+    known = information(mdp, features, q, _counts(mdp, records))
+    return jnp.sqrt(jnp.diag(jnp.linalg.inv(known)))

@@ -211,7 +211,10 @@ def make(name: str) -> Environment:
         known = ", ".join(sorted(gymnax.registered_envs))
         raise ValueError(f"{name!r} is no environment of gymnax; known are {known}.")
     made, params = gymnax.make(name)
-    if not hasattr(made.action_space(params), "n") or len(made.obs_shape) != 1:
+    if (
+        not hasattr(made.action_space(params), "n")
+        or len(made.observation_space(params).shape) != 1
+    ):
         raise ValueError(
             f"{name} has no finite set of actions, or observations that are no vector; neither is "
             "handled here."
