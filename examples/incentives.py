@@ -22,11 +22,11 @@ from bilevel.apps.rl import mdp, pictures, response
 from bilevel.apps.rl.grid import ending, grid
 
 MEADOW = np.zeros((6, 9), bool)
-MEADOW[0:4, 3:6] = True
+MEADOW[1:4, 3:6] = True
 
 
 def main(save: Path | None) -> None:
-    bare = grid(np.zeros(MEADOW.shape), start=18, discount=0.97, temperature=0.05)
+    bare = grid(np.zeros(MEADOW.shape), start=18, discount=0.97, temperature=0.1)
     goal = 26  # the other end of row 2
     world = bare._replace(mdp=ending(bare.mdp, goal))
     walk = jnp.full(world.mdp.shape, -0.2).at[goal].set(0.0)  # each step costs walkers 0.2
@@ -39,12 +39,12 @@ def main(save: Path | None) -> None:
         return jnp.sum(mdp.occupancy(world.mdp, policy) * meadow[:, None])
 
     def loss(tolls, policy):
-        return trodden(policy) + 0.5 * jnp.sum(tolls)
+        return trodden(policy) + 0.1 * jnp.sum(tolls)
 
     problem = response.problem(world.mdp, reward, loss)
     problem = problem.replace(upper_set=bl.sets.Box(0.0, 1.0))
     method = bl.methods.TTSA(x_update=bl.updates.FromOptax(optax.adam, 0.01))
-    x0, y0 = jnp.full(len(meadow), 0.01), jnp.zeros(world.mdp.shape)
+    x0, y0 = jnp.full(len(meadow), 0.1), jnp.zeros(world.mdp.shape)
     result = bl.solve(problem, method, x0, y0, steps=600, progress=False)
     tolls = result.x
 
