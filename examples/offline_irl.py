@@ -22,14 +22,14 @@ import bilevel as bl
 from bilevel.apps.rl import compare, irl, mdp, offline, pictures
 from bilevel.apps.rl.grid import grid
 
-SHOWN, RECORDED, PENALTY = 3, 5, 20.0
+SHOWN, RECORDED, PENALTY = 3, 2, 20.0
 
 
 def main(save: Path | None, seeds: int) -> None:
     world = grid(np.zeros((5, 5), bool), start=0, slip=0.1, discount=0.95, temperature=0.1)
     true = jnp.zeros(world.mdp.shape).at[4].set(1.0).at[jnp.array([2, 7])].set(-1.0)
     best = mdp.solve(world.mdp, true)
-    poor = mdp.soft_policy(world.mdp, best.q / 10)
+    poor = mdp.soft_policy(world.mdp, best.q / 20)
     reward = lambda x: x[:, None] + jnp.zeros((1, 4))  # noqa: E731  (of the state)
     method = bl.methods.TTSA(x_update=bl.updates.FromOptax(optax.adam, 0.05))
 
