@@ -24,8 +24,9 @@ import optax
 
 import bilevel as bl
 from bilevel.apps.rl.neural import baselines, irl
-from bilevel.apps.rl.neural.environments import BUILT_IN, Environment
+from bilevel.apps.rl.neural.environments import Environment
 from bilevel.apps.rl.neural.experts import Demos, expert, record
+from bilevel.apps.rl.neural.named import BUILT_IN
 from bilevel.apps.rl.neural.rewards import Network, Quadratic
 from bilevel.apps.rl.neural.rollouts import episodes, returns
 from bilevel.apps.rl.neural.soft_q import SoftQ

@@ -9,8 +9,9 @@ import pytest
 import bilevel as bl
 from bilevel.apps.rl import mdp
 from bilevel.apps.rl.neural import baselines, irl, rollouts
-from bilevel.apps.rl.neural.environments import CartPole, Finite, Pendulum, make
+from bilevel.apps.rl.neural.environments import CartPole, Finite, Pendulum
 from bilevel.apps.rl.neural.experts import Demos, expert, record
+from bilevel.apps.rl.neural.named import make
 from bilevel.apps.rl.neural.rewards import Network, Quadratic
 from bilevel.apps.rl.neural.soft_q import SoftQ
 from bilevel.updates import FromOptax

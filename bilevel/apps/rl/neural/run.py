@@ -11,8 +11,9 @@ from rich.console import Console
 
 from bilevel import methods, options, report
 from bilevel.apps.rl.neural import baselines, demos, irl, pictures
-from bilevel.apps.rl.neural.environments import Environment, make
+from bilevel.apps.rl.neural.environments import Environment
 from bilevel.apps.rl.neural.experts import Demos, expert, record
+from bilevel.apps.rl.neural.named import make
 from bilevel.apps.rl.neural.rewards import Network
 from bilevel.apps.rl.neural.rollouts import episodes, returns
 from bilevel.apps.rl.neural.soft_q import SoftQ
