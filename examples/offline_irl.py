@@ -42,22 +42,30 @@ def main(save: Path | None, seeds: int) -> None:
         result = bl.solve(problem, method, x0, y0, steps=400, progress=False, certify=False)
         return mdp.solve(found.mdp, offline.pessimistic(reward, found.doubt, penalty)(result.x))
 
-    rows = []
-    for seed in range(seeds):
+    def drawn(seed):
+        """The models of one draw of walks, and the policies to compare."""
         first, second = jax.random.split(jax.random.key(seed))
         demos = mdp.rollouts(world.mdp, best.policy, first, SHOWN, 30)
         mixed = mdp.rollouts(world.mdp, poor, second, RECORDED, 30)
         both = zip(demos, mixed, strict=True)
         found = offline.model(world.mdp, mdp.Rollouts(*map(jnp.concatenate, both)))
         seen = jnp.zeros(world.mdp.shape).at[demos.states[:, :-1], demos.actions].add(1.0)
-        with_, without = (learned(found, demos, penalty).policy for penalty in (PENALTY, 0.0))
-        cloned = compare.clone(irl.Visits(seen, world.mdp.start), 0.1)
-        rows.append([worth(policy) for policy in (with_, without, cloned, poor, best.policy)])
-    names = ("with the penalty", "without it", "cloned policy", "poor walkers", "expert")
+        return found, {
+            "with the penalty": learned(found, demos, PENALTY).policy,
+            "without it": learned(found, demos, 0.0).policy,
+            "cloned policy": compare.clone(irl.Visits(seen, world.mdp.start), 0.1),
+            "poor walkers": poor,
+            "expert": best.policy,
+        }
+
+    draws = [drawn(seed) for seed in range(seeds)]
+    found, policies = draws[-1]
     print(f"discounted reward, mean of {seeds} draws")
-    for name, values in zip(names, np.transpose(rows), strict=True):
+    for name in policies:
+        values = [worth(each[name]) for _, each in draws]
         print(f"  {name:17} {np.mean(values):7.3f} ± {np.std(values) / seeds**0.5:.3f}")
     if save:
+        with_, without = policies["with the penalty"], policies["without it"]
         doubt = jnp.sum(without * found.doubt, axis=1, keepdims=True)
         each = {"doubt of the models": doubt}
         for name, policy in {"without": without, "with": with_}.items():
