@@ -5,7 +5,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Bool, Float, Int
 from scipy.linalg import solve_discrete_are
 
@@ -46,11 +45,15 @@ def swing_up(
         return jax.vmap(lambda s: jax.vmap(lambda a: fn(s, a))(torques))(states)
 
     def worth(values, states):
-        """`values` at any states."""
+        """`values` at any states, bilinear between those of the grid."""
         row = (states[..., 0] + jnp.pi) * (angles / (2 * jnp.pi)) % angles
         column = (states[..., 1] + 8) * ((speeds - 1) / 16)
+        low, left = jnp.floor(row), jnp.clip(jnp.floor(column), 0, speeds - 2)
+        u, v, i, j = row - low, column - left, low.astype(int), left.astype(int)
         around = jnp.concatenate([values, values[:1]])
-        return map_coordinates(around, [row, column], order=1, mode="nearest")
+        near = (1 - v) * around[i, j] + v * around[i, j + 1]
+        far = (1 - v) * around[i + 1, j] + v * around[i + 1, j + 1]
+        return (1 - u) * near + u * far
 
     gain, after = of_each(env.reward, grid), of_each(env.turn, grid)
 
