@@ -36,7 +36,7 @@ def swing_up(
     env: Pendulum, *, angles: int = 128, speeds: int = 129, discount: float = 0.99, steps: int = 600
 ) -> Act:
     """The best torque by value iteration on a grid of angles and speeds, values interpolated."""
-    angle = jnp.arange(angles) * (2 * jnp.pi / angles) - jnp.pi
+    angle = jnp.linspace(-jnp.pi, jnp.pi, angles, endpoint=False)
     speed = jnp.linspace(-8.0, 8.0, speeds)
     grid = jnp.stack([jnp.repeat(angle, speeds), jnp.tile(speed, angles)], axis=1)
     torques = jnp.arange(env.actions)
