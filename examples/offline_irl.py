@@ -3,8 +3,8 @@
 An expert walks round a pool to a goal; three of its walks are shown. How moves slip is known only
 from these walks and from some by poor walkers. An ensemble of models is drawn from these records,
 and the policy is learned in their mean with a penalty where they disagree. It should print that
-this policy is worth more than the one cloned from the same walks, and more than without penalty,
-since a model promises anything of moves that nobody has made.
+this policy is worth more than the one cloned from the same walks; what the penalty adds is here
+within the noise, as three walks show the way.
 
     python examples/offline_irl.py
     python examples/offline_irl.py --save offline.png

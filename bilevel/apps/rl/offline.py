@@ -1,7 +1,7 @@
 """Offline inverse RL: the dynamics are learned from recorded transitions, and are not trusted.
 
 The policy is learned in the model with a penalty where an ensemble of models disagrees; the reward
-is learned from demonstrations as always. Without the penalty a policy goes where nobody has been,
+is learned from demonstrations as always. Without the penalty a policy may go where nobody has been,
 since a model that knows nothing promises anything.
 
 Reference: Zeng, Li, Garcia, Hong. "When demonstrations meet generative world models: a maximum
