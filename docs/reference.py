@@ -20,6 +20,7 @@ NAMESPACES = {
     "bilevel.sharding": "Devices",
     "bilevel.trees": "Pytrees",
     "bilevel.host": "The machine",
+    "bilevel.interop.torch": "PyTorch modules",
 }
 
 

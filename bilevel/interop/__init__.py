@@ -1,0 +1,1 @@
+"""Models of other libraries as JAX functions: `bilevel.interop.torch` for PyTorch."""
