@@ -19,6 +19,7 @@ class Function(eqx.Module):
     Attributes:
         buffers: what the module keeps beside its trainable parameters, by PyTorch's names: running
             statistics of batch normalisation, and parameters with `requires_grad=False`.
+        program: its operations.
     """
 
     buffers: dict[str, Array]

@@ -74,12 +74,13 @@ BINARY = {
 # Lengths of axes are Python's numbers.
 NUMBERS = {
     name: getattr(operator, name)
-    for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem")
+    for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "getitem")
 }
 OPERATIONS = {
     **{f"{name}.default": op for name, op in UNARY.items()},
     **{f"{name}.{kind}": op for name, op in BINARY.items() for kind in ("Tensor", "Scalar")},
     **{f"operator.{name}": op for name, op in NUMBERS.items()},
+    "operator.sym_float": float,
     "div.Tensor_mode": div,
     "div.Scalar_mode": div,
     "pow.Tensor_Scalar": power,

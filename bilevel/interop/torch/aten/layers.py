@@ -11,6 +11,10 @@ def convolve(x, w, bias, stride, padding, dilation, transposed, output_padding, 
     """The transposed one is a convolution of x with zeros between its entries."""
     dtype = jnp.result_type(x, w)
     x, w, size = x.astype(dtype), w.astype(dtype), w.shape[2:]
+    # One number stands for all axes.
+    stride, padding, dilation, output_padding = (
+        tuple(one) * (len(size) // len(one)) for one in (stride, padding, dilation, output_padding)
+    )
     spread = (1,) * len(size)
     pads = [(p, p) for p in padding]
     if transposed:

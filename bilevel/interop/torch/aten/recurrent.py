@@ -50,6 +50,8 @@ def recurrent(
     dtype = jnp.result_type(x, *weights)
     starts = tuple(jnp.asarray(start, dtype) for start in starts)
     size, ways = 4 if biased else 2, 2 if both else 1
+    if len(weights) != layers * ways * size:
+        raise ValueError("an LSTM with proj_size has no form in JAX here. Project its outputs.")
     ends = []
     for i in range(layers):
         outs = []
