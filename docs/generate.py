@@ -23,6 +23,7 @@ from benchmarks import (
     rates,
 )
 from benchmarks import cleaning as finders
+from benchmarks import sklearn_tables as estimators
 from benchmarks.gold_reward import show as gold_reward
 from bilevel import options, report
 from bilevel.apps import cleaning
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
+SKLEARN = ROOT / "docs" / "sklearn.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
@@ -323,6 +325,8 @@ def main() -> None:
     GOLD_REWARD.write_text(text)
     told = finders.table(finders.kept())
     CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
+    told = estimators.shown(estimators.kept())
+    SKLEARN.write_text(filled(SKLEARN.read_text(), "sklearn", told))
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())
