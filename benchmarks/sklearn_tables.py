@@ -5,7 +5,8 @@
 Each table is split five times into at most 400 rows to train on and at most 2000 others to test on.
 A score is the mean over the splits; a difference has the 95 percent interval of its mean, by
 Student's t. Splits of one table share rows, so the intervals are a little too narrow. The results
-are kept, and `python -m docs.generate` writes them into `docs/sklearn.md`.
+are kept, table by table, and a run goes on behind those that are: remove the file to start anew.
+`python -m docs.generate` writes them into `docs/sklearn.md`.
 """
 
 import argparse
@@ -112,6 +113,7 @@ def cleaned(table: Table) -> Row:
 
 
 def measured(table: Table) -> list[Row]:
+    """Both comparisons of a table."""
     if table.classes:
         theirs = LogisticRegressionCV(cv=5, scoring="neg_log_loss", max_iter=1000)
         return [fitted(table, BilevelLogisticRegression(), theirs), cleaned(table)]
@@ -151,8 +153,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, help="folder of the tables that no package brings")
     warnings.simplefilter("ignore")  # of defaults that will change
-    rows: list[Row] = []
+    rows = kept() if KEPT.exists() else []
     for table in tables(parser.parse_args().data):
+        if any(one.table == table.name for one in rows):
+            continue
         rows += measured(table)
         KEPT.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
         print(*rows[-2:], sep="\n", flush=True)

@@ -53,7 +53,6 @@ def test_the_table_of_estimators_is_that_of_the_kept_run():
     text = SKLEARN.read_text()
     told = estimators.shown(estimators.kept())
     assert filled(text, "sklearn", told) == text, "run `make generated`"
-    assert len({row.table for row in estimators.kept()}) >= 10
 
 
 def test_the_options_are_those_of_the_command():
