@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+import bilevel as bl
 from bilevel.interop.torch import Function, to_jax, write_back
 from bilevel.interop.torch.program import Input, Node, Program, Ref, evaluate
 
@@ -125,3 +126,7 @@ def test_without_pytorch_it_says_how_to_install_it(function, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r"need torch.*pip install 'bilevel\[pytorch\]'"):
         function(object())
+
+
+def test_it_is_an_attribute_of_the_library():
+    assert bl.interop.torch.to_jax is to_jax
