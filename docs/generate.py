@@ -24,6 +24,7 @@ from benchmarks import (
     rates,
 )
 from benchmarks import cleaning as finders
+from benchmarks import sklearn_tables as estimators
 from benchmarks.gold_reward import show as gold_reward
 from bilevel import options, report
 from bilevel.apps import cleaning
@@ -36,6 +37,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
+SKLEARN = ROOT / "docs" / "sklearn.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
 INVERSE_RL = ROOT / "docs" / "apps" / "rl.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
@@ -327,6 +329,8 @@ def main() -> None:
     CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
     told = inverse_rl.table(inverse_rl.kept())
     INVERSE_RL.write_text(filled(INVERSE_RL.read_text(), "inverse_rl", told))
+    told = estimators.shown(estimators.kept())
+    SKLEARN.write_text(filled(SKLEARN.read_text(), "sklearn", told))
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())

@@ -136,7 +136,7 @@ def _checked(
 
     assert choice.method is not None
     result = drive(problem, choice.method, x0, y0, None, options)
-    outcome, advice = result.status.outcome, f"{choice.why}. {result.status.advice}"
+    outcome, advice = result.status.outcome, _told(choice, result.status.advice)
     result = result._replace(status=Status(outcome, advice))
     others = Outcome.DIVERGED, Outcome.STALLED, Outcome.INFEASIBLE
     ended = result.status.ok or outcome in others
@@ -155,7 +155,7 @@ def _checked(
     doubt = ""
     if not (proof.feasible and proof.optimal and proof.bounded) or (proof.ok and outcome in others):
         outcome, words = verdict(proof)
-        advice = f"{choice.why}. {words}"
+        advice = _told(choice, words)
     else:
         advice = f"{advice} {proof.about_y()} {proof.about_x()}"
     if not proof.ok and outcome is not Outcome.UNBOUNDED:
@@ -166,6 +166,11 @@ def _checked(
     elif outcome is not Outcome.UNBOUNDED and _is_far(result.x, x0):
         doubt = "ended far from where it began"
     return result._replace(y=y, status=Status(outcome, advice)), doubt
+
+
+def _told(choice: Choice, then: str) -> str:
+    """Why a method was chosen, and what came of it, in sentences."""
+    return f"{choice.why}. {then[:1].upper()}{then[1:]}"
 
 
 def _is_far(x: Upper, start: Upper) -> bool:

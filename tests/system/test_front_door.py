@@ -288,7 +288,9 @@ def test_maid_is_followed_by_the_search_where_it_was_misled():
 
 def test_maid_is_checked():
     result = bl.solve(bl.Problem(smooth, follows), x0=X, y0=Y, steps=40)
-    assert "Chose MAID" in result.status.advice
+    why, then = result.status.advice.split(". ", 1)
+    assert why.startswith("Chose MAID")
+    assert then[0].isupper()
     proof = proof_of(result)
     assert proof.ok
     assert proof.local is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks import sklearn_tables as estimators
 from benchmarks.gold_reward import show as gold_reward
 from bilevel import options
 from bilevel.apps.llm.run.settings import Align, PolicyStep
@@ -18,6 +19,7 @@ from docs.generate import (
     LANGUAGE_MODELS,
     PAGES,
     README,
+    SKLEARN,
     filled,
     methods_table,
 )
@@ -46,6 +48,12 @@ def test_figures_of_benchmarks_are_those_of_the_kept_runs(name):
 def test_tables_of_the_gold_reward_are_those_of_the_kept_runs(name):
     text = GOLD_REWARD.read_text()
     assert filled(text, name, gold_reward.parts()[name]) == text, ANEW
+
+
+def test_the_table_of_estimators_is_that_of_the_kept_run():
+    text = SKLEARN.read_text()
+    told = estimators.shown(estimators.kept())
+    assert filled(text, "sklearn", told) == text, "run `make generated`"
 
 
 def test_the_options_are_those_of_the_command():
