@@ -33,6 +33,7 @@ class FollowerCertificate(NamedTuple):
     upper_falls: Any = None  # a direction of x along which the upper loss falls for ever, or None
     pessimistic: float | None = None  # the largest upper loss among equal answers, where it differs
     local: Certificate | None = None  # of the method, where one was run
+    bound: float | None = None  # no allowed point has a smaller upper loss: proved, where known
 
     @property
     def gap(self) -> float:
@@ -121,6 +122,11 @@ class FollowerCertificate(NamedTuple):
     def about_x(self) -> str:
         """What is known of x: stationary or not, the best of how many points, bounded or not."""
         said = []
+        if self.bound is not None:
+            said.append(
+                f"no allowed point has an upper loss below {self.bound:.6g}: proved, a gap of "
+                f"{max(self.upper - self.bound, 0.0):.1e}"
+            )
         if self.stationary is not None:
             said.append("stationary" if self.stationary else "not stationary")
         if self.candidates > 1:

@@ -5,6 +5,9 @@ if and only if y is allowed, `∇_y g + Σ multipliers · sides = 0`, multiplier
 each multiplier or the slack of its side is zero. Needs a loss convex in y and no whole numbers.
 """
 
+import contextlib
+import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +15,9 @@ from jaxtyping import Float, Int
 
 from bilevel.mip.highs import Found, Model, Parts
 from bilevel.mip.program import Program
+
+
+ZERO = 1e-9  # a multiplier above it is positive
 
 
 class Pair(NamedTuple):
@@ -85,14 +91,17 @@ def _sides(p: Program, *, of_row: bool) -> list[tuple[bool, int, int, float]]:
     return found
 
 
-def proved_bounds(held: Conditions) -> Float[np.ndarray, "pairs 2"]:
+def proved_bounds(held: Conditions, until: float = np.inf) -> Float[np.ndarray, "pairs 2"]:
     """The largest multiplier and slack of each pair, by linear programs; infinite where unbounded.
 
     They hold for every allowed point, so a big-M of this size cuts nothing off.
+
+    Args:
+        until: a time of `time.monotonic()`; the pairs that are left then have no bounds.
     """
     parts = held.parts
     relaxed = parts._replace(integer=np.zeros_like(parts.integer), hessian=None)
-    model, n = Model(relaxed), len(parts.cost)
+    model, n = Model(relaxed, until), len(parts.cost)
 
     def most(direction, offset) -> float:
         model.costs(-direction)
@@ -101,11 +110,52 @@ def proved_bounds(held: Conditions) -> Float[np.ndarray, "pairs 2"]:
 
     bounds = np.full((len(held.pairs), 2), np.inf)
     for k, pair in enumerate(held.pairs):
+        if time.monotonic() > until:
+            break
         bounds[k, 0] = most(np.eye(n)[pair.multiplier], 0.0)
-        if np.isfinite(bounds[k, 0]):
+    for k, pair in enumerate(held.pairs):
+        if np.isfinite(bounds[k, 0]) and time.monotonic() <= until:
             along = parts.rows[pair.at] if pair.of_row else np.eye(n)[pair.at]
             bounds[k, 1] = most(-pair.sign * along, pair.sign * pair.side)
+            if np.isinf(bounds[k, 1]):
+                with _at_zero(model, held, _forced(held, bounds[:, 0], k)):
+                    bounds[k, 1] = most(-pair.sign * along, pair.sign * pair.side)
     return bounds
+
+
+def _forced(held: Conditions, most, k: int) -> list[Pair]:
+    """Pairs whose multipliers are positive where that of pair k is zero: their slacks are zero.
+
+    An equation `Σ a_j multiplier_j = b` without other columns, all but one at the side that helps
+    least, leaves a positive rest to that one.
+    """
+    parts, own = held.parts, [pair.multiplier for pair in held.pairs]
+    largest = np.where(np.arange(len(own)) == k, 0.0, most)
+    found = []
+    for i in np.flatnonzero((parts.row_lower == parts.row_upper) & (parts.rows[:, own[k]] != 0)):
+        a, b = parts.rows[i, own], parts.row_lower[i]
+        if np.count_nonzero(parts.rows[i]) > np.count_nonzero(a) or not np.isfinite(largest[a != 0]).all():
+            continue
+        most_of = np.where(a != 0, a * np.where(a != 0, largest, 0), 0)
+        high, low = np.maximum(most_of, 0), np.minimum(most_of, 0)
+        rest_low, rest_high = b - (high.sum() - high), b - (low.sum() - low)
+        positive = ((a > 0) & (rest_low > ZERO)) | ((a < 0) & (rest_high < -ZERO))
+        found += [held.pairs[j] for j in np.flatnonzero(positive)]
+    return found
+
+
+@contextlib.contextmanager
+def _at_zero(model: Model, held: Conditions, pairs: list[Pair]) -> Iterator[None]:
+    """The slacks of some pairs are zero inside."""
+    parts = held.parts
+    for pair in pairs:
+        (model.row if pair.of_row else model.column)(pair.at, pair.side, pair.side)
+    try:
+        yield
+    finally:
+        for pair in pairs:
+            sides = (parts.row_lower, parts.row_upper) if pair.of_row else (parts.lower, parts.upper)
+            (model.row if pair.of_row else model.column)(pair.at, *(s[pair.at] for s in sides))
 
 
 def with_switches(held: Conditions, of: Int[np.ndarray, " k"], bounds) -> Parts:
