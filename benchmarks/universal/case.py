@@ -43,7 +43,9 @@ class Case(NamedTuple):
 
     def value(self, x: Any) -> float:
         """The upper loss at x, with the follower's answer."""
-        return float(self.problem.upper(x, jnp.asarray(self.answer(np.asarray(x))), self.whole.upper))
+        return float(
+            self.problem.upper(x, jnp.asarray(self.answer(np.asarray(x))), self.whole.upper)
+        )
 
     def judge(self, x: Any, y: Any) -> tuple[Kind, float]:
         """The verdict, and `(f(x, y*(x)) − best) / (f(x0, y*(x0)) − best)`."""

@@ -102,7 +102,9 @@ def polyhedron(n: int, rng) -> Case:
     """A follower that projects on n/2 half-spaces, half of them active at the best x."""
     v, best = rng.normal(size=n), rng.normal(size=n)
     A = rng.normal(size=(n // 2, n)) / np.sqrt(n)
-    side = A @ turn(v, best) + np.where(np.arange(n // 2) % 2, -1, 1) * rng.uniform(0.1, 0.5, n // 2)
+    side = A @ turn(v, best) + np.where(np.arange(n // 2) % 2, -1, 1) * rng.uniform(
+        0.1, 0.5, n // 2
+    )
     L = np.linalg.cholesky(A @ A.T)
 
     def answer(x):
@@ -136,12 +138,10 @@ def linear(n: int, rng) -> Case:
         lambda x, y, _: p @ x + q @ y,
         lambda x, y, _: jnp.sum(y),
         upper_set=bl.sets.Box(0.0, 1.0),
-        lower_set=bl.sets.Polyhedron(rows, lambda x: -(slope * x + at).ravel()),
+        lower_set=bl.sets.Polyhedron(rows, lambda x: -(slope * x[None] + at).ravel()),
     )
     x0 = np.full(n, 0.5)
-    return Case(
-        "linear", n, problem, jnp.asarray(x0), jnp.asarray(answer(x0)), float(best), answer
-    )
+    return Case("linear", n, problem, jnp.asarray(x0), jnp.asarray(answer(x0)), float(best), answer)
 
 
 def entropic(n: int, rng) -> Case:
@@ -235,5 +235,3 @@ def wells(n: int, rng) -> Case:
         lambda x, y, b: jnp.sum((y**2 - 1) ** 2) / 4 - y @ turn(v, x),
         x0=-best / 2, y0=-np.sign(turn(v, -best / 2)),
     )  # fmt: skip
-
-

@@ -104,7 +104,9 @@ def mixture(n: int, rng) -> Case:
     rows = 1000
     scores = rng.normal(size=(2 * rows, n))
     weights = rng.dirichlet(np.ones(n))
-    labels = np.where(rng.uniform(size=2 * rows) < _sigmoid(6 * np.sqrt(n) * scores @ weights), 1, -1.0)
+    labels = np.where(
+        rng.uniform(size=2 * rows) < _sigmoid(6 * np.sqrt(n) * scores @ weights), 1, -1.0
+    )
     signed = 3 * np.sqrt(n) * scores * labels[:, None]
     validation, training = signed[rows:], signed[:rows]
 

@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from bilevel.mip.highs import Found, Model, Parts
 from bilevel.mip.program import Program
 
-
 ZERO = 1e-9  # a multiplier above it is positive
 
 
@@ -134,7 +133,8 @@ def _forced(held: Conditions, most, k: int) -> list[Pair]:
     found = []
     for i in np.flatnonzero((parts.row_lower == parts.row_upper) & (parts.rows[:, own[k]] != 0)):
         a, b = parts.rows[i, own], parts.row_lower[i]
-        if np.count_nonzero(parts.rows[i]) > np.count_nonzero(a) or not np.isfinite(largest[a != 0]).all():
+        others = np.count_nonzero(parts.rows[i]) > np.count_nonzero(a)
+        if others or not np.isfinite(largest[a != 0]).all():
             continue
         most_of = np.where(a != 0, a * np.where(a != 0, largest, 0), 0)
         high, low = np.maximum(most_of, 0), np.minimum(most_of, 0)
@@ -147,15 +147,20 @@ def _forced(held: Conditions, most, k: int) -> list[Pair]:
 @contextlib.contextmanager
 def _at_zero(model: Model, held: Conditions, pairs: list[Pair]) -> Iterator[None]:
     """The slacks of some pairs are zero inside."""
-    parts = held.parts
+    of_row = held.parts.row_lower, held.parts.row_upper
+    of_column = held.parts.lower, held.parts.upper
+
+    def between(pair: Pair, low: float, high: float) -> None:
+        (model.row if pair.of_row else model.column)(pair.at, low, high)
+
     for pair in pairs:
-        (model.row if pair.of_row else model.column)(pair.at, pair.side, pair.side)
+        between(pair, pair.side, pair.side)
     try:
         yield
     finally:
         for pair in pairs:
-            sides = (parts.row_lower, parts.row_upper) if pair.of_row else (parts.lower, parts.upper)
-            (model.row if pair.of_row else model.column)(pair.at, *(s[pair.at] for s in sides))
+            low, high = of_row if pair.of_row else of_column
+            between(pair, low[pair.at], high[pair.at])
 
 
 def with_switches(held: Conditions, of: Int[np.ndarray, " k"], bounds) -> Parts:

@@ -34,9 +34,7 @@ class Bound(NamedTuple):
     high: float
 
 
-def search(
-    program: Program, *, nodes: int, big_m: float | None, until: float = np.inf
-) -> Answer:
+def search(program: Program, *, nodes: int, big_m: float | None, until: float = np.inf) -> Answer:
     """The best point of a program whose follower has no whole numbers."""
     held = conditions(program)
     guess = None if big_m is None else _by_guess(program, held, big_m)

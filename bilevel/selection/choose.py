@@ -7,9 +7,11 @@ from bilevel.certificates import Convexity, probe
 from bilevel.data import Data
 from bilevel.data.sources import Whole
 from bilevel.driver import validate
+from bilevel.driver.result import Result
 from bilevel.methods.base import AbstractMethod, Unsupported, all_methods
 from bilevel.problem import Batch, Problem, Structure
 from bilevel.selection.race import race
+from bilevel.selection.structure import solve_program
 from bilevel.selection.tune import tune
 from bilevel.typing import Lower, RandomKey, Upper
 
@@ -20,10 +22,11 @@ OWN = frozenset({Structure.HYPERGRADIENT, Structure.LOWER_STEP})
 
 
 class Choice(NamedTuple):
-    """A method, or `None` for the global search of small problems, and the reason in a sentence."""
+    """A method, or an answer that is there already, or neither: then the global search."""
 
     method: AbstractMethod | None
-    why: str
+    why: str  # the reason in a sentence
+    result: Result | None = None  # of HiGHS, with a proven bound
 
 
 def choose(
@@ -33,6 +36,7 @@ def choose(
     *,
     data: Data | None = None,
     key: RandomKey | None = None,
+    programs: bool = True,
 ) -> Choice:
     """A method for a problem, by declared structure and `certificates.probe`.
 
@@ -43,10 +47,13 @@ def choose(
        at the start: the global search, where x and y have at most 40 entries together.
     3. A free y, x free or in a set with a projection, a lower loss strongly convex at the start:
        MAID, which finds its own steps.
-    4. All else that some method handles: the winner of `race`.
+    4. More variables, linear or convex-quadratic losses (`structure.as_program`) and linear
+       constraints: HiGHS, which proves how good its answer is, if it finds one in a minute.
+    5. All else that some method handles: the winner of `race`.
 
     Args:
         data, key: as for `solve`.
+        programs: whether HiGHS may be asked; it has no use for metrics, callbacks or checkpoints.
 
     Raises:
         Unsupported: no method handles the problem, or a constraint ties x to y*(x); the methods
@@ -85,6 +92,13 @@ def choose(
             None,
             f"Chose the global search for small problems: {told}; {size} variables in all",
         )
+    why = (
+        f"Chose HiGHS: {told}, {size} variables, linear constraints, and losses that are "
+        "polynomials of degree two at most"
+    )
+    found = solve_program(problem, x0, y0, batch, why=why) if programs else None
+    if found is not None:
+        return Choice(None, found.status.advice, found)
     told = f"{told}, and {size} variables (the global search takes {SMALL})"
     return _raced(problem, x0, y0, told, data, key)
 

@@ -47,7 +47,9 @@ def solve(
     Without a method one is chosen by what the problem declares and a look at its curvature
     (`bilevel.selection.choose` says how), and the status tells which and why. A problem with
     constraints and at most 40 variables is searched globally instead; the certificate then says
-    how far y is from the follower's best answer.
+    how far y is from the follower's best answer. With more variables, a problem of linear
+    constraints, a linear or quadratic lower loss and a linear upper loss (few squares may be in it)
+    goes to HiGHS where that is installed; the certificate then holds a proven bound.
 
     Chunks of `log_every` steps run as one compiled loop; between them the host measures, shows
     progress, saves, and stops what diverges. A look costs about a tenth of a millisecond: raise
@@ -110,8 +112,17 @@ def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Optio
     validate.check_concrete(problem, x0, y0, options.key, options.data and options.data.content)
     x0, y0 = validate.check_start(problem, x0, y0)
     methods_own = {name: bool(getattr(options, name)) for name in METHODS_OWN}
-    choice = choose(problem, x0, y0, data=options.data, key=options.key)
+    choice = choose(
+        problem,
+        x0,
+        y0,
+        data=options.data,
+        key=options.key,
+        programs=not any(methods_own.values()),
+    )
     batch = whole(options.data)
+    if choice.result is not None:
+        return choice.result
     if choice.method is not None:
         result, doubt = _checked(problem, choice, x0, y0, options)
         if not doubt or any(methods_own.values()):

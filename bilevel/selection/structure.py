@@ -26,13 +26,14 @@ from bilevel.typing import Lower, Upper
 
 LARGE = 3  # a degree that no constant has: too high, or not a polynomial
 SECONDS = 60.0  # that HiGHS may take
+SQUARES = 20  # in the upper loss; each is cut out by tangents, which many squares make slow
 MOST = 20_000_000  # entries of a matrix of coefficients
-LINEAR = frozenset(
-    """add sub neg reshape broadcast_in_dim squeeze expand_dims transpose slice concatenate pad rev
-    reduce_sum cumsum convert_element_type copy copy_p add_any gather dynamic_slice select_n
-    split scatter scatter-add""".split()
-)  # of degree at most the largest of their arguments', where indices and conditions are constant
+MOVES = "reshape broadcast_in_dim squeeze expand_dims transpose slice rev convert_element_type copy"
+SUMS = "add sub neg add_any reduce_sum cumsum concatenate pad split scatter scatter-add"
+# Of a degree that is the largest of their arguments', where indices and conditions are constant.
+LINEAR = frozenset([*MOVES.split(), *SUMS.split(), "gather", "dynamic_slice", "select_n"])
 PRODUCTS = frozenset({"mul", "dot_general"})
+LOOPS = frozenset({"scan", "while", "cond"})
 CHOICES = {  # where those are among the arguments
     "gather": slice(1, None),
     "dynamic_slice": slice(1, None),
@@ -66,10 +67,11 @@ def _of_equation(equation: Any, given: list[int]) -> list[int]:
     name, count = equation.primitive.name, len(equation.outvars)
     if not any(given):
         return [0] * count
-    inner = next((equation.params[k] for k in ("jaxpr", "call_jaxpr") if k in equation.params), None)
-    if inner is not None and name not in ("scan", "while", "cond"):
-        closed = hasattr(inner, "consts")
-        jaxpr = inner.jaxpr if closed else inner
+    if any(not jnp.issubdtype(out.aval.dtype, jnp.floating) for out in equation.outvars):
+        return [LARGE] * count  # a comparison, or a number that is cut to an integer
+    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    if inner is not None and name not in LOOPS:
+        jaxpr = getattr(inner, "jaxpr", inner)
         return _degrees(jaxpr, given, [0] * len(jaxpr.constvars))
     if name in LINEAR and not any(given[CHOICES.get(name, slice(0, 0))]):
         return [max(given)] * count
@@ -98,23 +100,22 @@ def solve_program(
     begin = time.monotonic()
     with double_precision():
         wide = trees.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (problem, x0, y0, batch))
-        program = as_program(*wide)
-        if program is None:
-            return None
         try:
-            answer = mip.solve(program, seconds=seconds)
-        except RuntimeError:  # HiGHS gave up
+            program = as_program(*wide)
+            answer = program and mip.solve(program, seconds=seconds)
+        except (TypeError, RuntimeError):  # losses for one dtype alone; HiGHS gave up
             return None
-        if answer.z is None:
+        if not answer or answer.z is None:
             return None
         return _result(wide, (x0, y0), answer, program, why, time.monotonic() - begin)
 
 
 def _result(wide, like, answer: mip.Answer, program: mip.Program, why: str, seconds: float):
     problem, x0, y0, batch = wide
-    flat, unravel = ravel_pytree((x0, y0))
+    unravel = ravel_pytree((x0, y0))[1]
     x, y = unravel(jnp.asarray(answer.z))
-    upper, lower = (float(problem.upper(x, y, batch.upper)), float(problem.lower(x, y, batch.lower)))
+    upper = float(problem.upper(x, y, batch.upper))
+    lower = float(problem.lower(x, y, batch.lower))
     proof = FollowerCertificate(
         upper=upper,
         lower=lower,
@@ -177,10 +178,16 @@ def as_program(problem: Problem, x: Upper, y: Lower, batch: Batch) -> mip.Progra
         return None
     cost, follower_cost = (np.asarray(jax.grad(loss)(zero)) for loss in (upper, lower))
     curved, answers = (np.array(jax.hessian(loss)(zero)) for loss in (upper, lower))
+    trial = jnp.asarray(np.random.default_rng(0).normal(size=m))
+    for loss, slope, hessian in ((upper, cost, curved), (lower, follower_cost, answers)):
+        expected = float(loss(zero)) + slope @ trial + trial @ hessian @ trial / 2
+        if not np.isclose(float(loss(trial)), expected, rtol=1e-9, atol=1e-9):
+            return None  # a derivative of the user's own that is another function's
     follower = np.arange(m) >= n
     share, curved = _shared(curved, answers, follower)
     bounds, rows = _rows(sides, zero, follower)
-    if np.linalg.eigvalsh(curved)[0] < -1e-9 * (1 + np.abs(curved).max()):
+    values = np.linalg.eigvalsh(curved)
+    if values[0] < -1e-9 or np.count_nonzero(values > 1e-12 * values[-1]) > SQUARES:
         return None
     answers[:n, :n] = 0
     matrix, low, high, own = rows
@@ -209,9 +216,7 @@ def _constraints(problem: Problem, unravel) -> tuple[tuple[Callable, Callable], 
     def of(members, of_y: bool):
         def values(z, kind: str):
             x, y = unravel(z)
-            found = [
-                s.constraints(y, x) if of_y or s.moves else s.constraints(x) for s in members
-            ]
+            found = [s.constraints(y, x) if of_y or s.moves else s.constraints(x) for s in members]
             parts = jax.tree.leaves([getattr(c, kind) for c in found])
             return jnp.concatenate([jnp.zeros(0, z.dtype), *(jnp.ravel(p) for p in parts)])
 
