@@ -52,7 +52,7 @@ def conditions(program: Program) -> Conditions:
     slopes = np.zeros((len(y), total))  # ∇_y g + Σ multipliers · sides
     slopes[:, :n] = (p.yy + p.yx)[y]
     for c in columns:
-        slopes[:, c.multiplier] = (c.sign or 1) * (p.rows[c.at] if c.of_row else np.eye(n)[c.at])[y]
+        slopes[:, c.multiplier] = (c.sign or 1) * (p.rows[c.at] if c.of_row else _unit(n, c.at))[y]
     cost = np.concatenate([p.cost, np.zeros(len(columns))])
     if p.share:  # Σ_ij R_ij x_i y_j = −follower_cost·y − Σ multipliers · sides, where pairs hold
         cost[:n] -= p.share * np.where(p.follower, p.follower_cost, 0)
@@ -73,6 +73,12 @@ def conditions(program: Program) -> Conditions:
         ),
         tuple(pairs),
     )
+
+
+def _unit(n: int, at: int) -> Float[np.ndarray, " n"]:
+    row = np.zeros(n)
+    row[at] = 1.0
+    return row
 
 
 def _sides(p: Program, *, of_row: bool) -> list[tuple[bool, int, int, float]]:
@@ -111,10 +117,10 @@ def proved_bounds(held: Conditions, until: float = np.inf) -> Float[np.ndarray, 
     for k, pair in enumerate(held.pairs):
         if time.monotonic() > until:
             break
-        bounds[k, 0] = most(np.eye(n)[pair.multiplier], 0.0)
+        bounds[k, 0] = most(_unit(n, pair.multiplier), 0.0)
     for k, pair in enumerate(held.pairs):
         if np.isfinite(bounds[k, 0]) and time.monotonic() <= until:
-            along = parts.rows[pair.at] if pair.of_row else np.eye(n)[pair.at]
+            along = parts.rows[pair.at] if pair.of_row else _unit(n, pair.at)
             bounds[k, 1] = most(-pair.sign * along, pair.sign * pair.side)
             if np.isinf(bounds[k, 1]):
                 with _at_zero(model, held, _forced(held, bounds[:, 0], k)):
@@ -177,7 +183,7 @@ def with_switches(held: Conditions, of: Int[np.ndarray, " k"], bounds) -> Parts:
     for row, i in enumerate(of):
         pair, (multiplier, slack) = held.pairs[i], bounds[i] + 1e-6 * (1 + np.abs(bounds[i]))
         on[row, pair.multiplier], on[row, n + row] = 1, -multiplier  # multiplier <= M switch
-        along = parts.rows[pair.at] if pair.of_row else np.eye(n)[pair.at]
+        along = parts.rows[pair.at] if pair.of_row else _unit(n, pair.at)
         off[row, :n], off[row, n + row] = -pair.sign * along, slack  # slack <= M (1 − switch)
         upper[row] = slack - pair.sign * pair.side
     low = np.full(k, -np.inf)
