@@ -2,9 +2,9 @@
 
 `python -m benchmarks.tolls`. Drivers take a cheapest path; of equal ones the one that pays most.
 For each commodity the paths that some tolls make cheapest are few: they are enumerated over the
-toll streets, and `bilevel.mip` solves the program over them. The check knows nothing of this: linear
-programs over all streets say what each commodity pays at the tolls that were found, and what its
-favourite cheapest path earns.
+toll streets, and `bilevel.mip` solves the program over them. The check knows nothing of this:
+linear programs over all streets say what each commodity pays at the tolls that were found, and what
+its favourite cheapest path earns.
 
 Labbé, Marcotte, Savard. "A bilevel model of taxation and its application to optimal highway
 pricing". Management Science 1998.
@@ -117,7 +117,7 @@ def routes(s: Streets) -> list[Route]:
 
 
 def as_program(s: Streets, of: list[Route]) -> mip.Program:
-    """Columns: tolls, then trips on each route. A route without tolls is each commodity's way out."""
+    """Columns: tolls, then trips on each route; a route without tolls is each one's way out."""
     n, paths = s.tolls, len(of)
     uses = np.zeros((n, paths))
     owner = np.array([route.commodity for route in of])
@@ -165,7 +165,10 @@ def check(s: Streets, tolls: np.ndarray) -> tuple[float, float]:
         flows = {"A_eq": balance, "b_eq": goes, "bounds": (0, 1)}
         least = linprog(s.cost + paid, **flows).fun
         room = {"A_ub": (s.cost + paid)[None], "b_ub": [least + TIE]}
-        total, revenue = total + demand * least, revenue - demand * linprog(-paid, **flows, **room).fun
+        total, revenue = (
+            total + demand * least,
+            revenue - demand * linprog(-paid, **flows, **room).fun,
+        )
     return float(total), float(revenue)
 
 

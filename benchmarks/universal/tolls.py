@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import dijkstra
 import bilevel as bl
 from benchmarks.universal.case import Case
 
+SIZES = {10: ((3, 2), [1]), 100: ((6, 6), [1, 4]), 1000: ((19, 19), [4, 14])}
 TIE = 1e-7  # of a toll: at equal costs drivers take the toll street (the leader's favourite)
 
 
@@ -75,7 +76,7 @@ def best_revenue(g: Grid) -> float:
 
 def tolls(n: int, rng) -> Case:
     """About n streets; a problem in x (tolls) and y (flows of every commodity on every arc)."""
-    side, at = {10: ((3, 2), [1]), 100: ((6, 6), [1, 4]), 1000: ((19, 19), [4, 14])}[n]
+    side, at = SIZES[n]
     g = grid(*side, np.array(at), rng)
     count, arcs = len(g.trips), len(g.cost)
     balance = np.zeros((g.nodes, arcs))
