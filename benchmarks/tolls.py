@@ -199,6 +199,27 @@ def measure(seconds: float, seed: int = 0) -> dict:
     }
 
 
+def kept() -> dict:
+    return json.loads(KEPT.read_text())
+
+
+def table(found: dict) -> str:
+    """The kept answer beside what the linear programs say."""
+    proof = f"{found['bound']:.6g} ({found['ending']}; a gap of {found['gap']:.1e})"
+    rows = {
+        "streets, tolls, commodities": "{streets}, {tolls}, {commodities}".format(**found),
+        "routes that some tolls make cheapest": found["routes"],
+        "revenue": f"{found['revenue']:.6g}",
+        "no tolls earn more than": proof,
+        "revenue by linear programs": f"{found['revenue_by_linear_programs']:.6g}",
+        "what all drivers pay": f"{found['cost_of_all_drivers']:.6g}",
+        "the same by linear programs": f"{found['cost_by_linear_programs']:.6g}",
+        "seconds of the processor": found["processor_seconds"],
+    }
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600.0, help="that HiGHS may take")

@@ -21,9 +21,12 @@ from benchmarks import (
     llm_steps,
     problems,
     rates,
+    tolls,
 )
 from benchmarks import cleaning as finders
 from benchmarks.gold_reward import show as gold_reward
+from benchmarks.universal import runs as universal
+from benchmarks.universal import show as universal_table
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.run.settings import Align
@@ -35,6 +38,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
+NO_METHOD = ROOT / "docs" / "no-method.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
@@ -323,6 +327,8 @@ def main() -> None:
     GOLD_REWARD.write_text(text)
     told = finders.table(finders.kept())
     CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
+    text = filled(NO_METHOD.read_text(), "universal", universal_table.table(universal.kept()))
+    NO_METHOD.write_text(filled(text, "tolls", tolls.table(tolls.kept())))
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())
