@@ -178,6 +178,8 @@ def measure(seconds: float, seed: int = 0) -> dict:
     of = routes(s)
     answer = mip.solve(as_program(s, of), seconds=seconds)
     spent = time.process_time() - begin
+    if answer.z is None:
+        raise RuntimeError(f"no tolls were found: {answer}")
     tolls = answer.z[: s.tolls]
     total, revenue = check(s, tolls)
     return {
@@ -221,7 +223,7 @@ def table(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Tolls on 1000 streets.")
     parser.add_argument("--seconds", type=float, default=600.0, help="that HiGHS may take")
     found = measure(parser.parse_args().seconds)
     for name, value in found.items():

@@ -37,6 +37,7 @@ NO_RIVALS = 100  # the size from which SLSQP and the genetic algorithm take too 
 class Run(NamedTuple):
     """One instance, solved by one way."""
 
+    name: str  # of the function that makes the family
     family: str
     structure: str
     n: int
@@ -80,8 +81,8 @@ def run(n: int, who: str, only: Sequence[str], *, again: bool = False) -> None:
         return
     for make in FAMILIES:
         name = make.__name__
-        known = {(row.n, row.who, row.structure) for row in kept()}
-        if (only and name not in only) or ((n, who, STRUCTURE[name]) in known and not again):
+        known = {(row.n, row.who, row.name) for row in kept()}
+        if (only and name not in only) or ((n, who, name) in known and not again):
             continue
         if not _fits(make, n):
             continue
@@ -103,7 +104,7 @@ def one(case: Case, name: str, who: str) -> Run:
         kind, above, claimed, said = FAILED, None, False, f"{type(error).__name__}: {error}"
     spent = time.process_time() - begin
     structure = STRUCTURE[name]
-    return Run(case.family, structure, case.n, who, kind, above, claimed, spent, said[:300])
+    return Run(name, case.family, structure, case.n, who, kind, above, claimed, spent, said[:300])
 
 
 def _fits(make, n: int) -> bool:
@@ -113,13 +114,13 @@ def _fits(make, n: int) -> bool:
 
 def keep(found: Run) -> None:
     """Add a run to the kept ones, or put it in the place of the last of its kind."""
-    same = (found.structure, found.n, found.who)
-    others = [row for row in kept() if (row.structure, row.n, row.who) != same]
+    same = (found.name, found.n, found.who)
+    others = [row for row in kept() if (row.name, row.n, row.who) != same]
     rounded = found._replace(
         seconds=round(found.seconds, 1), above=found.above and float(f"{found.above:.3g}")
     )
-    order = {STRUCTURE[make.__name__]: i for i, make in enumerate(FAMILIES)}
-    every = sorted([*others, rounded], key=lambda row: (order[row.structure], row.n, row.who))
+    order = {make.__name__: i for i, make in enumerate(FAMILIES)}
+    every = sorted([*others, rounded], key=lambda row: (order[row.name], row.n, row.who))
     lines = ",\n".join(json.dumps(row._asdict(), ensure_ascii=False) for row in every)
     record = f'{{"machine": {json.dumps(machine())},\n"runs": [\n{lines}\n]}}\n'
     KEPT.write_text(record)

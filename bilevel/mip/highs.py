@@ -148,7 +148,8 @@ class Model:
     def _late(self) -> Solved:
         info = self.highs.getInfo()
         bound = info.mip_dual_bound if self.mixed else -np.inf
-        some = self.mixed and np.isfinite(value := info.objective_function_value)
+        value = info.objective_function_value if self.mixed else np.inf
+        some = bool(np.isfinite(value))
         z = np.array(self.highs.getSolution().col_value) if some else None
         return Solved(Found.LATE, z, value if some else np.inf, bound)
 

@@ -1,5 +1,6 @@
 """Which method a problem gets when none is given, and why."""
 
+import math
 from typing import NamedTuple
 
 from bilevel import methods, trees
@@ -9,13 +10,18 @@ from bilevel.data.sources import Whole
 from bilevel.driver import validate
 from bilevel.driver.result import Result
 from bilevel.methods.base import AbstractMethod, Unsupported, all_methods
-from bilevel.problem import Batch, Problem, Structure
+from bilevel.problem import LOWER_CONSTRAINTS, Batch, Problem, Structure
 from bilevel.selection.race import race
 from bilevel.selection.structure import solve_program
 from bilevel.selection.tune import tune
 from bilevel.typing import Lower, RandomKey, Upper
 
 SMALL = 40  # entries of x and y together, up to which a problem is searched globally
+
+DENSE = 1000  # entries of y up to which its Hessian is a matrix
+WALL = 1e-5  # t of the barrier, times the curvature of the lower loss
+LONGEST = 1e4  # step of x that the barrier method may take
+CONVEX = (Convexity.STRONGLY_CONVEX, Convexity.CONVEX)
 
 PLAIN = frozenset({Structure.UPPER_SET})
 OWN = frozenset({Structure.HYPERGRADIENT, Structure.LOWER_STEP})
@@ -49,7 +55,9 @@ def choose(
        MAID, which finds its own steps.
     4. More variables, linear or convex-quadratic losses (`structure.as_program`) and linear
        constraints: HiGHS, which proves how good its answer is, if it finds one in a minute.
-    5. All else that some method handles: the winner of `race`.
+    5. A constrained y of at most 1000 entries, a lower loss that is convex at the start: Barrier,
+       which solves the lower problem along its central path and finds its own steps.
+    6. All else that some method handles: the winner of `race`.
 
     Args:
         data, key: as for `solve`.
@@ -100,6 +108,15 @@ def choose(
     if found is not None:
         return Choice(None, found.status.advice, found)
     told = f"{told}, and {size} variables (the global search takes {SMALL})"
+    if kinds & LOWER_CONSTRAINTS and not kinds - LOWER_CONSTRAINTS - PLAIN:
+        look = probe(problem, x0, y0, batch)
+        if trees.size(y0) <= DENSE and look.convexity in CONVEX:
+            t = WALL * (look.L if math.isfinite(look.L) and look.L > 0 else 1.0)
+            return Choice(
+                methods.Barrier(t=t, max_step=LONGEST),
+                f"Chose Barrier, which finds its own steps: {told}, losses without noise, and a "
+                f"lower loss that is {look.convexity.value} at the start",
+            )
     return _raced(problem, x0, y0, told, data, key)
 
 

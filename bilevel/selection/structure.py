@@ -102,15 +102,18 @@ def solve_program(
         wide = trees.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (problem, x0, y0, batch))
         try:
             program = as_program(*wide)
-            answer = program and mip.solve(program, seconds=seconds)
+            if program is None:
+                return None
+            answer = mip.solve(program, seconds=seconds)
         except (TypeError, RuntimeError):  # losses for one dtype alone; HiGHS gave up
             return None
-        if not answer or answer.z is None:
+        if answer.z is None:
             return None
-        return _result(wide, (x0, y0), answer, program, why, time.monotonic() - begin)
+        off = program.violation(answer.z)
+        return _result(wide, (x0, y0), answer, off, why, time.monotonic() - begin)
 
 
-def _result(wide, like, answer: mip.Answer, program: mip.Program, why: str, seconds: float):
+def _result(wide, like, answer: mip.Answer, violation: float, why: str, seconds: float) -> Result:
     problem, x0, y0, batch = wide
     unravel = ravel_pytree((x0, y0))[1]
     x, y = unravel(jnp.asarray(answer.z))
@@ -122,7 +125,7 @@ def _result(wide, like, answer: mip.Answer, program: mip.Program, why: str, seco
         lower_best=lower - max(answer.follower_value - answer.follower_best, 0.0),
         better=None,
         upper_violation=0.0,
-        lower_violation=program.violation(answer.z),
+        lower_violation=violation,
         starts=1,
         scale=1 + abs(answer.follower_best),
         proved=True,

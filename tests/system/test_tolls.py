@@ -14,7 +14,8 @@ pytest.importorskip("highspy")
 
 def simple_paths(city: tolls.Streets, source: int, goal: int):
     """Every path that visits no node twice, as sets of streets."""
-    paths, open_ = [], [(source, ())]
+    paths = []
+    open_: list[tuple[int, tuple[int, ...]]] = [(source, ())]
     while open_:
         node, taken = open_.pop()
         if node == goal:
@@ -52,6 +53,7 @@ def test_small_cities(seed):
     city = tolls.city(3, 3, 24, 3, 3, seed)
     answer = mip.solve(tolls.as_program(city, tolls.routes(city)))
     assert answer.ending is mip.Ending.OPTIMAL
+    assert answer.z is not None
     assert -answer.value == pytest.approx(best_by_enumeration(city), abs=1e-4)
     total, revenue = tolls.check(city, answer.z[: city.tolls])
     assert revenue == pytest.approx(-answer.value, abs=1e-4)

@@ -37,7 +37,8 @@ def test_no_point_is_better_than_the_best_and_no_answer_than_the_followers(make)
 
 def row(**changes):
     given = {
-        "family": "linear", "structure": "lower set moved by x, linear", "n": 10, "who": "bl.solve",
+        "name": "linear", "family": "linear", "structure": "lower set moved by x, linear",
+        "n": 10, "who": "bl.solve",
         "kind": Kind.SOLVED.value, "above": 0.0, "claimed": True, "seconds": 3.2, "said": "",
     }  # fmt: skip
     return runs.Run(**given | changes)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import bilevel as bl
+from bilevel.driver import FollowerCertificate
 from bilevel.problem import Batch
 from bilevel.selection import structure
 
@@ -69,7 +70,9 @@ def test_a_linear_problem_beyond_the_global_search_is_solved_with_a_proof():
     assert "Chose HiGHS" in result.status.advice
     assert result.status.outcome is bl.Outcome.CONVERGED
     proof = result.certificate
+    assert isinstance(proof, FollowerCertificate)
     assert proof.ok
+    assert proof.bound is not None
     assert proof.upper == pytest.approx(best, abs=1e-6)
     assert best - 1e-5 <= proof.bound <= best + 1e-6
     assert "proved" in proof.summary()
@@ -89,6 +92,7 @@ def test_coefficients_are_those_of_the_problem():
         upper_set=bl.sets.Box(0.0, np.inf),
         lower_set=(bl.sets.Box(0.0, 4.0), bl.sets.Affine(np.ones((1, 2)), np.ones(1))),
     )
+    assert program is not None
     assert program.share == -1
     assert program.lower.tolist() == [0, 0, 0, 0]
     assert program.upper.tolist() == [np.inf, np.inf, 4, 4]
