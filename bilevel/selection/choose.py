@@ -57,15 +57,18 @@ def choose(
        constraints: HiGHS, which proves how good its answer is, if it finds one in a minute.
     5. A constrained y of at most 1000 entries, a lower loss that is convex at the start: Barrier,
        which solves the lower problem along its central path and finds its own steps.
-    6. All else that some method handles: the winner of `race`.
+    6. A constraint on y*(x), y free, and a lower loss strongly convex at the start: MAID in an
+       augmented Lagrangian.
+    7. All else that some method handles: the winner of `race`.
 
     Args:
         data, key: as for `solve`.
         programs: whether HiGHS may be asked; it has no use for metrics, callbacks or checkpoints.
 
     Raises:
-        Unsupported: no method handles the problem, or a constraint ties x to y*(x); the methods
-            that handle what the problem declares are named.
+        Unsupported: no method handles the problem, or a constraint on y*(x) meets noise, a
+            constrained y, or a lower loss that is not strongly convex; the methods that handle
+            what the problem declares are named.
         ValueError: no method got anywhere in the race.
     """
     declared = problem.structure()
@@ -108,6 +111,14 @@ def choose(
     if found is not None:
         return Choice(None, found.status.advice, found)
     told = f"{told}, and {size} variables (the global search takes {SMALL})"
+    if kinds <= PLAIN | {Structure.UPPER_COUPLED} and not kinds <= PLAIN:
+        look = probe(problem, x0, y0, batch)
+        if look.convexity is Convexity.STRONGLY_CONVEX:
+            return Choice(
+                methods.AugmentedLagrangian(methods.MAID(), period=10, growth=2.0),
+                f"Chose AugmentedLagrangian around MAID: {told}, losses without noise, and a "
+                "lower loss that is strongly convex at the start",
+            )
     if kinds & LOWER_CONSTRAINTS and not kinds - LOWER_CONSTRAINTS - PLAIN:
         look = probe(problem, x0, y0, batch)
         if trees.size(y0) <= DENSE and look.convexity in CONVEX:
