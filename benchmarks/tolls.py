@@ -13,6 +13,7 @@ pricing". Management Science 1998.
 import argparse
 import json
 import time
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -116,34 +117,56 @@ def routes(s: Streets) -> list[Route]:
     return found
 
 
+def least(s: Streets, of: list[Route]) -> np.ndarray:
+    """The cost of each commodity's cheapest route without tolls to pay, (commodities,)."""
+    found = np.full(len(s.trips), np.inf)
+    for route in of:
+        found[route.commodity] = min(found[route.commodity], route.cost)
+    return found
+
+
 def as_program(s: Streets, of: list[Route]) -> mip.Program:
-    """Columns: tolls, then trips on each route; a route without tolls is each one's way out."""
+    """Columns: tolls, then trips on each route; a route without tolls is each one's way out.
+
+    Costs are those above the cheapest route's. The follower sends at least all trips, and the
+    leader allows no more: the same as "all", and every multiplier then lies between zero and the
+    cost of the way out, so HiGHS can hold all conditions itself.
+    """
     n, paths = s.tolls, len(of)
     uses = np.zeros((n, paths))
     owner = np.array([route.commodity for route in of])
-    cost = np.array([route.cost for route in of])
+    cost = np.array([route.cost for route in of]) - least(s, of)[owner]
     for j, route in enumerate(of):
         uses[list(route.pays), j] = 1
-    way_out = np.array([next(r.cost for r in of if r.commodity == k and not r.pays)
-                        for k in range(len(s.trips))])  # fmt: skip
+    way_out = np.zeros(len(s.trips))
+    free = ~uses.any(axis=0)
+    way_out[owner[free]] = cost[free]
     most = np.max(uses * (way_out[owner] - cost), axis=1, initial=0)
     products = np.zeros((n + paths,) * 2)
     products[:n, n:] = uses
     products[n:, :n] = uses.T
     given = np.zeros((len(s.trips), n + paths))
     given[owner, n + np.arange(paths)] = 1
+    given, demand = given[np.unique(owner)], s.demand[np.unique(owner)]
+    none = np.full(len(demand), np.inf)
     return mip.Program(
         cost=np.zeros(n + paths),
         share=-1.0,
-        rows=given,
-        row_lower=s.demand,
-        row_upper=s.demand,
+        rows=np.vstack([given, given]),
+        row_lower=np.r_[demand, -none],
+        row_upper=np.r_[none, demand],
         upper=np.r_[most, np.full(paths, np.inf)],
         follower=np.arange(n + paths) >= n,
-        follower_rows=np.ones(len(given), bool),
+        follower_rows=np.arange(2 * len(demand)) < len(demand),
         follower_cost=np.r_[np.zeros(n), cost],
         follower_hessian=products,
     )
+
+
+def contested(of: list[Route]) -> list[Route]:
+    """The routes of the commodities that have several: the others pay no tolls."""
+    count = Counter(route.commodity for route in of)
+    return [route for route in of if count[route.commodity] > 1]
 
 
 def check(s: Streets, tolls: np.ndarray) -> tuple[float, float]:
@@ -163,12 +186,10 @@ def check(s: Streets, tolls: np.ndarray) -> tuple[float, float]:
         goes = np.zeros(s.nodes)
         goes[source], goes[goal] = 1, -1
         flows = {"A_eq": balance, "b_eq": goes, "bounds": (0, 1)}
-        least = linprog(s.cost + paid, **flows).fun
-        room = {"A_ub": (s.cost + paid)[None], "b_ub": [least + TIE]}
-        total, revenue = (
-            total + demand * least,
-            revenue - demand * linprog(-paid, **flows, **room).fun,
-        )
+        cheapest = linprog(s.cost + paid, **flows).fun
+        room = {"A_ub": (s.cost + paid)[None], "b_ub": [cheapest + TIE]}
+        total += demand * cheapest
+        revenue -= demand * linprog(-paid, **flows, **room).fun
     return float(total), float(revenue)
 
 
@@ -176,7 +197,7 @@ def measure(seconds: float, seed: int = 0) -> dict:
     s = city(16, 17, 1000, 20, 100, seed)
     begin = time.process_time()
     of = routes(s)
-    answer = mip.solve(as_program(s, of), seconds=seconds)
+    answer = mip.solve(as_program(s, contested(of)), seconds=seconds)
     spent = time.process_time() - begin
     if answer.z is None:
         raise RuntimeError(f"no tolls were found: {answer}")
@@ -194,7 +215,7 @@ def measure(seconds: float, seed: int = 0) -> dict:
         "programs": answer.nodes,
         "processor_seconds": round(spent, 1),
         "revenue_by_linear_programs": revenue,
-        "cost_of_all_drivers": answer.follower_value,
+        "cost_of_all_drivers": answer.follower_value + float(s.demand @ least(s, of)),
         "cost_by_linear_programs": total,
         "prices": tolls.round(6).tolist(),
         "machine": machine(),

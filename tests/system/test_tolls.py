@@ -51,10 +51,12 @@ def best_by_enumeration(city: tolls.Streets) -> float:
 @pytest.mark.parametrize("seed", range(6))
 def test_small_cities(seed):
     city = tolls.city(3, 3, 24, 3, 3, seed)
-    answer = mip.solve(tolls.as_program(city, tolls.routes(city)))
+    routes = tolls.routes(city)
+    answer = mip.solve(tolls.as_program(city, tolls.contested(routes)))
     assert answer.ending is mip.Ending.OPTIMAL
     assert answer.z is not None
     assert -answer.value == pytest.approx(best_by_enumeration(city), abs=1e-4)
     total, revenue = tolls.check(city, answer.z[: city.tolls])
     assert revenue == pytest.approx(-answer.value, abs=1e-4)
-    assert total == pytest.approx(answer.follower_value, abs=1e-6)
+    paid = answer.follower_value + city.demand @ tolls.least(city, routes)
+    assert total == pytest.approx(paid, abs=1e-6)
