@@ -116,7 +116,8 @@ class Charged(AbstractMethod):
         inner, info = self.method.step(charged, state.inner, batch)
         values = constraint_values(problem.upper_set, inner.x, inner.y)
         if "exhausted" in info:  # the inner method is done with these multipliers alone
-            info["exhausted"] = info["exhausted"] * self.settled(state, values)
+            done = info["exhausted"]
+            info["exhausted"] = jnp.where(self.settled(state, values), done, jnp.zeros_like(done))
         state = self.renewed(state._replace(inner=inner), values)
         extra_info = {"violation": _excess(values), "dual": trees.norm(state.duals)}
         return state, info | extra_info | {"weight": state.weight}
