@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.universal.case import Kind
-from benchmarks.universal.runs import FAILED, REFUSED, Run
+from benchmarks.universal.runs import FAILED, FAMILIES, REFUSED, Run
 from bilevel.report import figures
 
 FIGURE = Path(__file__).parent.parent.parent / "docs" / "figures" / "universal.png"
@@ -47,7 +47,8 @@ def summary(rows: Sequence[Run]) -> list[str]:
                 f"- `{who}`: {sum(row.solved for row in own)} of {len(own)} solved, {refused} "
                 f"refused; claimed falsely: {', '.join(false) or 'none'}."
             )
-    return told
+    left = [make.__name__ for make in FAMILIES if make.__name__ not in {row.name for row in rows}]
+    return [*told, *([f"- Not run yet: {', '.join(left)}."] if left else [])]
 
 
 def _is(row: Run, who: str, n: int) -> bool:
