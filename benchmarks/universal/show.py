@@ -95,6 +95,6 @@ def draw(rows: Sequence[Run]) -> None:
             axes.set_xlabel("seconds of the processor")
         grid[0].set_yticks(np.arange(len(names)), names)
         grid[0].invert_yaxis()
-        grid[0].legend(loc="lower left")
+        grid[0].legend(loc="lower right")
         figure.patch.set_alpha(1)
         figure.savefig(FIGURE, dpi=120, metadata={"Software": None})
