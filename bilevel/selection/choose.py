@@ -19,7 +19,7 @@ from bilevel.typing import Lower, RandomKey, Upper
 SMALL = 40  # entries of x and y together, up to which a problem is searched globally
 
 DENSE = 1000  # entries of y up to which its Hessian is a matrix
-WALL = 1e-5  # t of the barrier, times the curvature of the lower loss
+WALL = 1e-5  # t of the barrier, times the curvature of the lower loss where that is below 1
 LONGEST = 1e4  # step of x that the barrier method may take
 CONVEX = (Convexity.STRONGLY_CONVEX, Convexity.CONVEX)
 
@@ -122,7 +122,7 @@ def choose(
     if kinds & LOWER_CONSTRAINTS and not kinds - LOWER_CONSTRAINTS - PLAIN:
         look = probe(problem, x0, y0, batch)
         if trees.size(y0) <= DENSE and look.convexity in CONVEX:
-            t = WALL * (look.L if math.isfinite(look.L) and look.L > 0 else 1.0)
+            t = WALL * (min(look.L, 1.0) if math.isfinite(look.L) and look.L > 0 else 1.0)
             return Choice(
                 methods.Barrier(t=t, max_step=LONGEST),
                 f"Chose Barrier, which finds its own steps: {told}, losses without noise, and a "
