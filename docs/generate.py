@@ -22,10 +22,13 @@ from benchmarks import (
     llm_steps,
     problems,
     rates,
+    tolls,
 )
 from benchmarks import cleaning as finders
 from benchmarks import sklearn_tables as estimators
 from benchmarks.gold_reward import show as gold_reward
+from benchmarks.universal import runs as universal
+from benchmarks.universal import show as universal_table
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.run.settings import Align
@@ -38,6 +41,7 @@ README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
 SKLEARN = ROOT / "docs" / "sklearn.md"
+NO_METHOD = ROOT / "docs" / "no-method.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
 INVERSE_RL = ROOT / "docs" / "apps" / "rl.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
@@ -331,6 +335,8 @@ def main() -> None:
     INVERSE_RL.write_text(filled(INVERSE_RL.read_text(), "inverse_rl", told))
     told = estimators.shown(estimators.kept())
     SKLEARN.write_text(filled(SKLEARN.read_text(), "sklearn", told))
+    text = filled(NO_METHOD.read_text(), "universal", universal_table.table(universal.kept()))
+    NO_METHOD.write_text(filled(text, "tolls", tolls.table(tolls.kept())))
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())
