@@ -1,0 +1,116 @@
+"""PALU: the shortest reasoning that is still right often enough.
+
+    min over π  E[length]   subject to   P(right) ≥ level   for every type of prompt
+
+The multiplier of the constraint is cut down to its two extremes, ignore it or see nothing else, and
+the upper variable is a budget of steps for each type. Above: where the share of right responses
+within the budget is high enough, the budget becomes a quantile of the lengths of those, else all
+that there is. Below: the policy takes GRPO steps on the reward "right, and within the budget".
+
+Reference: Gao et al. "Concise reasoning in the lens of Lagrangian optimization". 2025,
+arXiv:2510.10168.
+Differs from the paper: the policy is a table over lengths, and responses are drawn by it alone.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, Int, ScalarLike
+
+from bilevel.data import Data
+from bilevel.methods import BA
+from bilevel.problem import Problem
+from bilevel.updates import SGD
+
+Drawn = tuple[Int[Array, "types g"], Bool[Array, "types g"]]  # lengths, and whether right
+
+
+def chain(hops: Int[Array, " types"], longest: int, guess: ScalarLike = 0.25) -> Array:
+    """Chances `(types, longest)` to be right after 1, 2, … steps, where so many hops are needed.
+
+    Each step makes a hop, and the hops that are left out are guessed, right with a chance of
+    `guess` each.
+    """
+    missing = jnp.maximum(hops[:, None] - jnp.arange(1, longest + 1)[None], 0)
+    return jnp.asarray(guess, float) ** missing
+
+
+def problem(
+    chances: Float[Array, "types longest"],
+    level: ScalarLike = 0.9,
+    *,
+    quantile: ScalarLike = 0.5,
+    rate: ScalarLike = 0.5,
+) -> Problem:
+    """Budgets x `(types,)` above logits y `(types, longest)` of the lengths 1, 2, …
+
+    Args:
+        chances: to be right at each length, not falling in the length.
+        level: share of right responses that is asked for.
+        quantile: of the lengths of right responses; the smaller, the bolder.
+        rate: step size of the policy.
+    """
+    chances = jnp.asarray(chances, float)
+    rules = tuple(jnp.asarray(number, float) for number in (level, quantile, rate))
+    return Problem(
+        Partial(_length, chances),
+        Partial(_wrong, chances),
+        hypergradient=Partial(_above, chances, rules),
+        lower_step=Partial(_grpo, chances, rules),
+    )
+
+
+def method(lower_steps: int = 40) -> BA:
+    """So many policy steps for each change of the budgets."""
+    return BA(SGD(1.0), lower_steps=lower_steps)
+
+
+def data(types: int, responses: int = 16) -> Data:
+    """Random numbers for so many responses to each type of prompt, above and in each step below."""
+    draws = Partial(_draws, jnp.zeros((2, types, responses)))
+    return Data(upper=draws, lower=draws)
+
+
+def _draws(like, key):
+    return jax.random.uniform(key, like.shape)
+
+
+def _length(chances, x, y, batch):
+    return jnp.sum(jax.nn.softmax(y) * jnp.arange(1, y.shape[1] + 1))
+
+
+def _wrong(chances, x, y, batch):
+    """Minus the expected reward."""
+    within = jnp.arange(1, y.shape[1] + 1)[None] <= x[:, None]
+    return -jnp.sum(jax.nn.softmax(y) * chances * within)
+
+
+def _drawn(chances, y, batch) -> Drawn:
+    """Responses of the policy to every type of prompt."""
+    ends = jnp.cumsum(jax.nn.softmax(y), axis=1)
+    at = jnp.sum(batch[0][:, :, None] > ends[:, None, :-1], axis=2)
+    return at + 1, batch[1] < jnp.take_along_axis(chances, at, axis=1)
+
+
+def _above(chances, rules, x, y, batch):
+    """`x − the new budget`: a step of size 1 sets it."""
+    level, quantile, _ = rules
+    lengths, right = _drawn(chances, y, batch.upper)
+    good = right & (lengths <= x[:, None])
+    count, longest = good.sum(axis=1), y.shape[1]
+    ordered = jnp.sort(jnp.where(good, lengths, longest), axis=1)
+    at = jnp.maximum(jnp.ceil(quantile * count).astype(int) - 1, 0)
+    shorter = jnp.take_along_axis(ordered, at[:, None], axis=1)[:, 0]
+    enough = count >= level * good.shape[1]
+    return x - jnp.where(enough, shorter, longest).astype(x.dtype)
+
+
+def _grpo(chances, rules, x, y, batch):
+    """Advantages are rewards less their mean over the responses to a prompt, in their deviations."""
+    lengths, right = _drawn(chances, y, batch)
+    reward = (right & (lengths <= x[:, None])).astype(y.dtype)
+    apart = reward - reward.mean(axis=1, keepdims=True)
+    advantage = apart / (reward.std(axis=1, keepdims=True) + 1e-6)
+    chosen = jax.nn.one_hot(lengths - 1, y.shape[1], dtype=y.dtype)
+    slope = jnp.mean(advantage[:, :, None] * (chosen - jax.nn.softmax(y)[:, None]), axis=1)
+    return y + rules[2].astype(y.dtype) * slope
