@@ -28,18 +28,17 @@ def test_a_budget_becomes_a_quantile_of_what_is_right_or_all_there_is():
     assert new.tolist() == [3, 5]
 
 
-def test_the_policy_moves_to_what_is_right_within_the_budget():
-    problem = lengths.problem(jnp.ones((1, 3)), rate=0.5)
-    drawn = (np.array([1, 2, 3]) - 0.5) / 3
-    y = problem.lower_step(jnp.array([2.0]), jnp.zeros((1, 3)),
-                           jnp.asarray([[drawn], [np.full(3, 0.5)]]))  # fmt: skip
-    reward = np.array([1, 1, 0])
-    advantage = (reward - 2 / 3) / np.std(reward)
-    slope = (advantage[:, None] * (np.eye(3) - 1 / 3)).mean(axis=0)
-    np.testing.assert_allclose(y[0], 0.5 * slope, rtol=1e-4)
+def test_the_policy_is_the_best_one_for_the_budget():
+    chances = lengths.chain(jnp.array([1, 2]), 3, 0.25)
+    problem = lengths.problem(chances, temperature=0.5)
+    x = jnp.array([2.0, 3.0])
+    y = problem.lower_step(x, jnp.zeros((2, 3)), None)
+    weights = np.exp([[2, 2, 0], [0.5, 2, 2]])
+    np.testing.assert_allclose(jax.nn.softmax(y), weights / weights.sum(1, keepdims=True), 1e-6)
+    slope = jax.grad(problem.lower, 1)(x, y, None)
+    np.testing.assert_allclose(slope, 0, atol=1e-7)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_planted_length_is_found_for_every_type_of_prompt(seed):
     found = bl.solve(
@@ -48,11 +47,12 @@ def test_the_planted_length_is_found_for_every_type_of_prompt(seed):
         jnp.full(len(HOPS), float(LONGEST)),
         jnp.zeros((len(HOPS), LONGEST)),
         data=lengths.data(len(HOPS)),
-        steps=200,
+        steps=100,
         key=jax.random.key(seed),
-        log_every=200,
+        log_every=100,
         certify=False,
         progress=False,
     )
     assert found.x.tolist() == HOPS.tolist()
-    assert (jnp.argmax(found.y, axis=1) + 1).tolist() == HOPS.tolist()
+    chances = jax.nn.softmax(found.y)[jnp.arange(len(HOPS)), HOPS - 1]
+    assert jnp.all(chances > 0.99)

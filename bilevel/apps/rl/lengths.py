@@ -5,11 +5,14 @@
 The multiplier of the constraint is cut down to its two extremes, ignore it or see nothing else, and
 the upper variable is a budget of steps for each type. Above: where the share of right responses
 within the budget is high enough, the budget becomes a quantile of the lengths of those, else all
-that there is. Below: the policy takes GRPO steps on the reward "right, and within the budget".
+that there is. Below: the policy is the best one, but for an entropy, for the reward "right, and
+within the budget". A budget settles where one step less is wrong too often, as in `chain`; where
+the chance to be right rises slowly it swings between that length and all that there is.
 
 Reference: Gao et al. "Concise reasoning in the lens of Lagrangian optimization". 2025,
 arXiv:2510.10168.
-Differs from the paper: the policy is a table over lengths, and responses are drawn by it alone.
+Differs from the paper: the policy is a table over lengths, found exactly in place of GRPO steps,
+and responses are drawn by it alone.
 """
 
 import jax
@@ -18,9 +21,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, ScalarLike
 
 from bilevel.data import Data
-from bilevel.methods import BA
+from bilevel.methods import TTSA
 from bilevel.problem import Problem
-from bilevel.updates import SGD
 
 Drawn = tuple[Int[Array, "types g"], Bool[Array, "types g"]]  # lengths, and whether right
 
@@ -40,7 +42,7 @@ def problem(
     level: ScalarLike = 0.9,
     *,
     quantile: ScalarLike = 0.5,
-    rate: ScalarLike = 0.5,
+    temperature: ScalarLike = 0.05,
 ) -> Problem:
     """Budgets x `(types,)` above logits y `(types, longest)` of the lengths 1, 2, …
 
@@ -48,27 +50,26 @@ def problem(
         chances: to be right at each length, not falling in the length.
         level: share of right responses that is asked for.
         quantile: of the lengths of right responses; the smaller, the bolder.
-        rate: step size of the policy.
+        temperature: weight of the entropy below, in shares of right responses.
     """
     chances = jnp.asarray(chances, float)
-    rules = tuple(jnp.asarray(number, float) for number in (level, quantile, rate))
+    rules = tuple(jnp.asarray(number, float) for number in (level, quantile, temperature))
     return Problem(
         Partial(_length, chances),
-        Partial(_wrong, chances),
+        Partial(_wrong, chances, rules),
         hypergradient=Partial(_above, chances, rules),
-        lower_step=Partial(_grpo, chances, rules),
+        lower_step=Partial(_best, chances, rules),
     )
 
 
-def method(lower_steps: int = 40) -> BA:
-    """So many policy steps for each change of the budgets."""
-    return BA(SGD(1.0), lower_steps=lower_steps)
+def method() -> TTSA:
+    """Each step finds the policy of the budgets, then sets the budgets anew."""
+    return TTSA(1.0)
 
 
 def data(types: int, responses: int = 16) -> Data:
-    """Random numbers for so many responses to each type of prompt, above and in each step below."""
-    draws = Partial(_draws, jnp.zeros((2, types, responses)))
-    return Data(upper=draws, lower=draws)
+    """Random numbers for so many responses to each type of prompt."""
+    return Data(upper=Partial(_draws, jnp.zeros((2, types, responses))))
 
 
 def _draws(like, key):
@@ -79,10 +80,20 @@ def _length(chances, x, y, batch):
     return jnp.sum(jax.nn.softmax(y) * jnp.arange(1, y.shape[1] + 1))
 
 
-def _wrong(chances, x, y, batch):
-    """Minus the expected reward."""
-    within = jnp.arange(1, y.shape[1] + 1)[None] <= x[:, None]
-    return -jnp.sum(jax.nn.softmax(y) * chances * within)
+def _reward(chances, x):
+    """Expected reward of every length."""
+    return chances * (jnp.arange(1, chances.shape[1] + 1)[None] <= x[:, None])
+
+
+def _wrong(chances, rules, x, y, batch):
+    """Minus the expected reward and the entropy."""
+    policy = jax.nn.softmax(y)
+    reward = _reward(chances, x).astype(y.dtype) - rules[2].astype(y.dtype) * jax.nn.log_softmax(y)
+    return -jnp.sum(policy * reward)
+
+
+def _best(chances, rules, x, y, batch):
+    return (_reward(chances, x) / rules[2]).astype(y.dtype)
 
 
 def _drawn(chances, y, batch) -> Drawn:
@@ -103,14 +114,3 @@ def _above(chances, rules, x, y, batch):
     shorter = jnp.take_along_axis(ordered, at[:, None], axis=1)[:, 0]
     enough = count >= level * good.shape[1]
     return x - jnp.where(enough, shorter, longest).astype(x.dtype)
-
-
-def _grpo(chances, rules, x, y, batch):
-    """Advantages are rewards less their mean over the responses to a prompt, in their deviations."""
-    lengths, right = _drawn(chances, y, batch)
-    reward = (right & (lengths <= x[:, None])).astype(y.dtype)
-    apart = reward - reward.mean(axis=1, keepdims=True)
-    advantage = apart / (reward.std(axis=1, keepdims=True) + 1e-6)
-    chosen = jax.nn.one_hot(lengths - 1, y.shape[1], dtype=y.dtype)
-    slope = jnp.mean(advantage[:, :, None] * (chosen - jax.nn.softmax(y)[:, None]), axis=1)
-    return y + rules[2].astype(y.dtype) * slope
