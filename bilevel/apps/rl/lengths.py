@@ -34,7 +34,8 @@ def chain(hops: Int[Array, " types"], longest: int, guess: ScalarLike = 0.25) ->
     `guess` each.
     """
     missing = jnp.maximum(hops[:, None] - jnp.arange(1, longest + 1)[None], 0)
-    return jnp.asarray(guess, float) ** missing
+    guess = jnp.asarray(guess, float)
+    return guess ** missing.astype(guess.dtype)
 
 
 def problem(
@@ -77,12 +78,16 @@ def _draws(like, key):
 
 
 def _length(chances, x, y, batch):
-    return jnp.sum(jax.nn.softmax(y) * jnp.arange(1, y.shape[1] + 1))
+    return jnp.sum(jax.nn.softmax(y) * _steps(y)[None])
+
+
+def _steps(y):
+    return jnp.arange(1, y.shape[1] + 1, dtype=y.dtype)
 
 
 def _reward(chances, x):
     """Expected reward of every length."""
-    return chances * (jnp.arange(1, chances.shape[1] + 1)[None] <= x[:, None])
+    return jnp.where(_steps(chances)[None] <= x.astype(chances.dtype)[:, None], chances, 0)
 
 
 def _wrong(chances, rules, x, y, batch):
@@ -107,10 +112,10 @@ def _above(chances, rules, x, y, batch):
     """`x − the new budget`: a step of size 1 sets it."""
     level, quantile, _ = rules
     lengths, right = _drawn(chances, y, batch.upper)
-    good = right & (lengths <= x[:, None])
+    good = right & (lengths.astype(x.dtype) <= x[:, None])
     count, longest = good.sum(axis=1), y.shape[1]
     ordered = jnp.sort(jnp.where(good, lengths, longest), axis=1)
-    at = jnp.maximum(jnp.ceil(quantile * count).astype(int) - 1, 0)
+    at = jnp.maximum(jnp.ceil(quantile * count.astype(quantile.dtype)).astype(int) - 1, 0)
     shorter = jnp.take_along_axis(ordered, at[:, None], axis=1)[:, 0]
-    enough = count >= level * good.shape[1]
+    enough = count.astype(level.dtype) >= level * good.shape[1]
     return x - jnp.where(enough, shorter, longest).astype(x.dtype)

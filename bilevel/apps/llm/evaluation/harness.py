@@ -180,7 +180,8 @@ def _score(config, params, padded: batches.Arrays):
 
     def pick(scores, tokens):
         chosen = decoder.chosen(scores, tokens)
-        return chosen - jax.nn.logsumexp(scores, axis=-1), scores.argmax(axis=-1) == tokens
+        likeliest = scores.argmax(axis=-1).astype(tokens.dtype) == tokens
+        return chosen - jax.nn.logsumexp(scores, axis=-1), likeliest
 
     said = jnp.where(padded.response_mask, padded.responses, 0)
     return decoder.over_vocabulary(params, x[:, :-1], pick, said)
