@@ -1,12 +1,11 @@
 """Table and picture, from the kept results."""
 
-import json
 from typing import Any
 
 import numpy as np
 
 from benchmarks.harness import RESULTS
-from benchmarks.unlearning.runs import BEFORE, FILE, NAMES, NEVER, SWEPT
+from benchmarks.unlearning.runs import BEFORE, FILE, NAMES, NEVER, SWEPT, Book
 from benchmarks.unlearning.ways import WAYS
 from bilevel.apps.llm.unlearning import metrics
 from bilevel.report import figures
@@ -20,8 +19,7 @@ class Kept:
     """The kept results of one forget set."""
 
     def __init__(self, name: str):
-        rows = json.loads(FILE.read_text())["rows"]
-        self.rows = [row for row in rows if row["set"] == name]
+        self.rows = [row for row in Book(FILE).rows() if row["set"] == name]
         (self.never,) = (row for row in self.rows if row["way"] == NEVER)
 
     def quality(self, row: dict[str, Any]) -> float:
@@ -78,6 +76,6 @@ def draw() -> None:
 
 def parts() -> dict[str, str]:
     """The generated tables of `docs/apps/unlearning.md`, of the sets whose runs are all kept."""
-    done = {(row["set"], row["way"]) for row in json.loads(FILE.read_text())["rows"]}
+    done = {(row["set"], row["way"]) for row in Book(FILE).rows()}
     ways = (*WAYS, BEFORE, NEVER)
     return {name: table(name) for name in NAMES if all((name, way) in done for way in ways)}

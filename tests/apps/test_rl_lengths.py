@@ -23,6 +23,7 @@ def test_a_budget_becomes_a_quantile_of_what_is_right_or_all_there_is():
     right = np.array([[0.5, 2, 0.5, 0.5, 0.5], [0.5, 2, 2, 0.5, 0.5]])
     batch = bl.Batch(jnp.asarray(np.stack([[drawn, drawn], right])))
     x, y = jnp.array([4.0, 4.0]), jnp.zeros((2, 5))
+    assert problem.hypergradient is not None
     new = x - problem.hypergradient(x, y, batch)
     # 1, 3 and 4 are right and within the budget, three of five; 1 and 4 are too few.
     assert new.tolist() == [3, 5]
@@ -32,6 +33,7 @@ def test_the_policy_is_the_best_one_for_the_budget():
     chances = lengths.chain(jnp.array([1, 2]), 3, 0.25)
     problem = lengths.problem(chances, temperature=0.5)
     x = jnp.array([2.0, 3.0])
+    assert problem.lower_step is not None
     y = problem.lower_step(x, jnp.zeros((2, 3)), None)
     weights = np.exp([[2, 2, 0], [0.5, 2, 2]])
     np.testing.assert_allclose(jax.nn.softmax(y), weights / weights.sum(1, keepdims=True), 1e-6)

@@ -115,6 +115,7 @@ def test_a_policy_is_asked_for_losses_and_its_likeliest_answer():
         [loss([1, 2, 3, 9], 3), loss([1, 2, 3, 7, 9], 3)],
         [loss([2, 3, 7, 8], 2), loss([2, 3, 7, 9], 2)],
     ]
+    assert found.wrong is not None
     np.testing.assert_allclose(found.wrong, expected, 1e-4)
     first = np.asarray(decoder.logits(CONFIG, PARAMS, jnp.array([[1, 2, 3]], jnp.int32)))[0, -1]
     assert found.said[0].split()[0] == str(first.argmax())

@@ -81,8 +81,9 @@ class Scorer(NamedTuple):
             padded = batches.padded(few, pad_id=self.text.pad, prompt=prompt, response=said)
             logprobs, likeliest = map(np.asarray, _score(config, params, padded))
             mask = padded.response_mask
-            each = zip(some, (logprobs * mask).sum(axis=1), (likeliest | ~mask).all(axis=1),
-                       strict=False)  # fmt: skip
+            sums = (logprobs * mask).sum(axis=1)
+            whole = np.asarray((likeliest | ~mask).all(axis=1))
+            each = zip(some, sums, whole, strict=False)
             found |= {i: Score(float(logprob), bool(greedy)) for i, logprob, greedy in each}
         return [found[i] for i in range(len(rows))]
 
