@@ -69,10 +69,11 @@ def read(file: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def _pair(row: Any, where: str) -> tuple[str, str]:
-    words = (row.get("question"), row.get("answer")) if isinstance(row, dict) else (None, None)
-    if not all(isinstance(word, str) and word for word in words):
+    told = row if isinstance(row, dict) else {}
+    asked, said = told.get("question"), told.get("answer")
+    if not (isinstance(asked, str) and asked and isinstance(said, str) and said):
         raise ValueError(f'{where}: texts "question" and "answer" are needed.')
-    return words
+    return asked, said
 
 
 class Text:

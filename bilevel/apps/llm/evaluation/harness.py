@@ -77,7 +77,8 @@ class Scorer(NamedTuple):
         found: dict[int, Score] = {}
         config, params = self.loaded.config, self.loaded.params
         for some, few in _batches(rows, self.batch):
-            prompt, said = (_up(max(len(row[side]) for row in few)) for side in (0, 1))
+            prompt = _up(max(len(row.prompt) for row in few))
+            said = _up(max(len(row.response) for row in few))
             padded = batches.padded(few, pad_id=self.text.pad, prompt=prompt, response=said)
             logprobs, likeliest = map(np.asarray, _score(config, params, padded))
             mask = padded.response_mask
