@@ -83,11 +83,11 @@ def _write(given: run.Session, found: Result, memories: Mapping[str, Memory], ou
     kept = {name: [None if np.isnan(v) else float(v) for v in column]
             for name, column in found.history.items()}  # fmt: skip
     (out / "history.json").write_text(json.dumps(kept, indent=1) + "\n")
-    told = {
-        name: verdict.numbers(memory, memories.get("never told"))
-        for name, memory in memories.items()
-    }
-    (out / "memory.json").write_text(json.dumps(told, indent=1) + "\n")
+    never = memories.get("never told")
+    told = {name: verdict.numbers(memory, never) for name, memory in memories.items()}
+    known = {name: {what: None if np.isnan(v) else v for what, v in numbers.items()}
+             for name, numbers in told.items()}  # fmt: skip
+    (out / "memory.json").write_text(json.dumps(known, indent=1) + "\n")
     lead = "Mean probability of the tokens of answers to forget, and of answers to retain."
     return report.try_write(
         out / "report.html", "Unlearning", lambda: _sections(given, found, memories, told), lead

@@ -74,6 +74,7 @@ def test_the_least_likely_tokens_tell_members():
     # Pairs: 1 > 0; 2 = 2 counts half and 2 > 0, twice.
     assert metrics.auc(np.array([1.0, 2, 2]), np.array([2.0, 0])) == pytest.approx(4 / 6)
     assert metrics.privacy_leakage(0.9, 0.6) == pytest.approx(0.5)
+    assert np.isnan(metrics.privacy_leakage(0.9, 0.0))
 
 
 # --- questions ---------------------------------------------------------------------------------

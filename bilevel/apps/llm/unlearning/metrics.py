@@ -8,6 +8,7 @@ COLM 2024, arXiv:2401.06121. MUSE: Shi et al. "MUSE: machine unlearning six-way 
 language models". ICLR 2025, arXiv:2407.06460.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -127,6 +128,7 @@ def privacy_leakage(unlearned: float, retrained: float) -> float:
     """`(AUC of the unlearned model − AUC of the retrained one) / AUC of the retrained one`.
 
     The AUC tells the forget set from texts that no model has seen, by `least_likely`. 0 is ideal.
-    Above, the answers are remembered; below, they are suspiciously unlikely.
+    Above, the answers are remembered; below, they are suspiciously unlikely. NaN where the AUC of
+    the retrained one is 0, which happens with a handful of texts.
     """
-    return (unlearned - retrained) / retrained
+    return (unlearned - retrained) / retrained if retrained else math.nan
