@@ -24,7 +24,6 @@ from benchmarks import (
 )
 from benchmarks import cleaning as finders
 from benchmarks.gold_reward import show as gold_reward
-from benchmarks.unlearning import show as unlearning
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.run.settings import Align
@@ -36,7 +35,6 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
-UNLEARNING = ROOT / "docs" / "apps" / "unlearning.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
@@ -323,10 +321,6 @@ def main() -> None:
     for name, part in gold_reward.parts().items():
         text = filled(text, name, part)
     GOLD_REWARD.write_text(text)
-    text = UNLEARNING.read_text()
-    for name, part in unlearning.parts().items():
-        text = filled(text, name, part)
-    UNLEARNING.write_text(text)
     told = finders.table(finders.kept())
     CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.unlearning import show
-from benchmarks.unlearning.runs import FILE, NAMES, everything
+from benchmarks.unlearning.runs import FILE, NAMES, SWEPT, everything
 
 
 def main() -> None:
@@ -21,8 +21,9 @@ def main() -> None:
     told = partial(print, flush=True)
     everything(asked.tofu, asked.set or [*NAMES], asked.models, asked.file, told)
     if asked.file == FILE:
-        show.draw()
-        for name in NAMES:
+        if show.done(SWEPT):
+            show.draw()
+        for name in filter(show.done, NAMES):
             print(f"\n{name}\n\n{show.table(name)}")
 
 

@@ -8,7 +8,6 @@ import jax
 import pytest
 
 from benchmarks.gold_reward import show as gold_reward
-from benchmarks.unlearning import show as unlearning
 from bilevel import options
 from bilevel.apps.llm.run.settings import Align, PolicyStep
 from bilevel.methods import all_methods
@@ -19,7 +18,6 @@ from docs.generate import (
     LANGUAGE_MODELS,
     PAGES,
     README,
-    UNLEARNING,
     filled,
     methods_table,
 )
@@ -48,12 +46,6 @@ def test_figures_of_benchmarks_are_those_of_the_kept_runs(name):
 def test_tables_of_the_gold_reward_are_those_of_the_kept_runs(name):
     text = GOLD_REWARD.read_text()
     assert filled(text, name, gold_reward.parts()[name]) == text, ANEW
-
-
-@pytest.mark.parametrize("name", unlearning.parts())
-def test_tables_of_unlearning_are_those_of_the_kept_runs(name):
-    text = UNLEARNING.read_text()
-    assert filled(text, name, unlearning.parts()[name]) == text, "run `make generated`"
 
 
 def test_the_options_are_those_of_the_command():
