@@ -41,6 +41,7 @@ def test_the_policy_is_the_best_one_for_the_budget():
     np.testing.assert_allclose(slope, 0, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_planted_length_is_found_for_every_type_of_prompt(seed):
     found = bl.solve(

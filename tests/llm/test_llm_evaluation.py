@@ -38,6 +38,7 @@ def logprobs(scorer, ids):
     return np.take_along_axis(every, np.array(ids)[1:, None], 1)[:, 0], scores.argmax(axis=1)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_logits(scorer):
     rows = [scorer.row("ab", " cd"), scorer.row("abc", " d"), scorer.row("", "a")]
     for row, score in zip(rows, scorer.scores(rows), strict=True):
@@ -58,6 +59,7 @@ def test_a_long_text_is_read_in_windows_and_every_token_once(scorer):
     assert whole[-CONFIG.max_length :] == last.prompt + last.response  # as much as there is room
 
 
+@pytest.mark.slow
 def test_the_likeliest_text_follows_up_to_a_mark(scorer):
     (said,) = scorer.continued(["ab"], 3, ())
     ids = scorer.begun(scorer.text.encode("ab"))

@@ -100,6 +100,7 @@ def arrays(rows):
     return model.responses(rows, model.prompt_batch(rows, pad_id=0, length=3), pad_id=0, length=2)
 
 
+@pytest.mark.slow
 def test_a_policy_is_asked_for_losses_and_its_likeliest_answer():
     rows = [row([1, 2, 3], [7, 8]), row([2, 3], [9]), row([4], [7, 9])]
     asked = judge.questions(rows, arrays, count=2, wrong=2)
@@ -143,6 +144,7 @@ def test_states_after_all_layers_are_those_before_the_last_norm():
     np.testing.assert_allclose(found[1, 0], expected[1, 0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rmu_is_the_mean_square_of_masked_states_and_moves_only_the_layers_below():
     _, rows = batch()
     target = losses.steering(16, 6.5, jax.random.key(1))
