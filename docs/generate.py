@@ -24,6 +24,7 @@ from benchmarks import (
 )
 from benchmarks import cleaning as finders
 from benchmarks.gold_reward import show as gold_reward
+from benchmarks.unlearning import show as unlearning
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.run.settings import Align
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
+UNLEARNING = ROOT / "docs" / "apps" / "unlearning.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
@@ -321,6 +323,8 @@ def main() -> None:
     for name, part in gold_reward.parts().items():
         text = filled(text, name, part)
     GOLD_REWARD.write_text(text)
+    told = unlearning.table("forget01")
+    UNLEARNING.write_text(filled(UNLEARNING.read_text(), "forget01", told))
     told = finders.table(finders.kept())
     CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
