@@ -137,7 +137,8 @@ class FromOptax(AbstractUpdate):
     def __repr__(self) -> str:
         arguments = [_shown(number) for number in self.numbers]
         arguments += [f"{name}={_shown(number)}" for name, number in self.named.items()]
-        return f"{self.factory.__name__}({', '.join(arguments)})"
+        name = getattr(self.factory, "__name__", type(self.factory).__name__)
+        return f"{name}({', '.join(arguments)})"
 
 
 def _number_or_schedule(value: ScalarLike | AbstractSchedule) -> Any:

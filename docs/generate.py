@@ -18,6 +18,7 @@ from benchmarks import (
     billion,
     counterexamples,
     drifting,
+    inverse_rl,
     llm_steps,
     problems,
     rates,
@@ -38,6 +39,7 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
 UNLEARNING = ROOT / "docs" / "apps" / "unlearning.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
+INVERSE_RL = ROOT / "docs" / "apps" / "rl.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
 GENERATED = "<!-- Written by `python -m docs.generate` from the classes and the kept results. -->"
@@ -327,6 +329,8 @@ def main() -> None:
     UNLEARNING.write_text(filled(UNLEARNING.read_text(), "forget01", told))
     told = finders.table(finders.kept())
     CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
+    told = inverse_rl.table(inverse_rl.kept())
+    INVERSE_RL.write_text(filled(INVERSE_RL.read_text(), "inverse_rl", told))
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())

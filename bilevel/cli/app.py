@@ -25,7 +25,7 @@ from bilevel.apps.llm.unlearning.settings import Unlearn
 from bilevel.apps.networks.settings import NetworkOptions
 from bilevel.apps.pruning.settings import Prune
 from bilevel.apps.reweight.settings import Reweight
-from bilevel.apps.rl.settings import IRL
+from bilevel.apps.rl.settings import IRL, Experts
 from bilevel.apps.tuning.settings import Tune
 from bilevel.cli.help import PlainHelp
 from bilevel.cli.options import Chat, Clean, Compare, Demo, Methods, Probe, Run, Textbook
@@ -60,6 +60,7 @@ COMMANDS = {
     "chat": Command(Chat, "bilevel.cli.chat:run"),
     "evaluate": Command(Evaluate, "bilevel.apps.llm.evaluation.run:run"),
     "irl": Command(IRL, "bilevel.apps.rl.run:run"),
+    "experts": Command(Experts, "bilevel.apps.rl.neural.run:experts"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }
 FOLDERS = {"bench": "Benchmarks on files of problems."}
