@@ -29,6 +29,7 @@ from benchmarks import sklearn_tables as estimators
 from benchmarks.gold_reward import show as gold_reward
 from benchmarks.universal import runs as universal
 from benchmarks.universal import show as universal_table
+from benchmarks.unlearning import show as unlearning
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.run.settings import Align
@@ -42,6 +43,7 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
 SKLEARN = ROOT / "docs" / "sklearn.md"
 NO_METHOD = ROOT / "docs" / "no-method.md"
+UNLEARNING = ROOT / "docs" / "apps" / "unlearning.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
 INVERSE_RL = ROOT / "docs" / "apps" / "rl.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
@@ -329,6 +331,8 @@ def main() -> None:
     for name, part in gold_reward.parts().items():
         text = filled(text, name, part)
     GOLD_REWARD.write_text(text)
+    told = unlearning.table("forget01")
+    UNLEARNING.write_text(filled(UNLEARNING.read_text(), "forget01", told))
     told = finders.table(finders.kept())
     CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
     told = inverse_rl.table(inverse_rl.kept())

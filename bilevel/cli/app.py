@@ -19,6 +19,7 @@ from bilevel import host, options
 from bilevel.apps.dag.settings import Dag
 from bilevel.apps.denoising.settings import Denoise
 from bilevel.apps.games.settings import Mip
+from bilevel.apps.llm.evaluation.settings import Evaluate
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.apps.llm.unlearning.settings import Unlearn
 from bilevel.apps.networks.settings import NetworkOptions
@@ -57,6 +58,7 @@ COMMANDS = {
     "unlearn": Command(Unlearn, "bilevel.cli.unlearning:unlearn"),
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
+    "evaluate": Command(Evaluate, "bilevel.apps.llm.evaluation.run:run"),
     "irl": Command(IRL, "bilevel.apps.rl.run:run"),
     "experts": Command(Experts, "bilevel.apps.rl.neural.run:experts"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import sklearn_tables as estimators
 from benchmarks.gold_reward import show as gold_reward
+from benchmarks.unlearning import show as unlearning
 from bilevel import options
 from bilevel.apps.llm.run.settings import Align, PolicyStep
 from bilevel.methods import all_methods
@@ -20,6 +21,7 @@ from docs.generate import (
     PAGES,
     README,
     SKLEARN,
+    UNLEARNING,
     filled,
     methods_table,
 )
@@ -54,6 +56,11 @@ def test_the_table_of_estimators_is_that_of_the_kept_run():
     text = SKLEARN.read_text()
     told = estimators.shown(estimators.kept())
     assert filled(text, "sklearn", told) == text, "run `make generated`"
+
+
+def test_the_table_of_unlearning_is_that_of_the_kept_runs():
+    text, name = UNLEARNING.read_text(), "forget01"
+    assert filled(text, name, unlearning.table(name)) == text, "run `make generated`"
 
 
 def test_the_options_are_those_of_the_command():
