@@ -25,6 +25,8 @@ REPORTS = (
     "counterexamples",
     "billion",
     "gold_reward",
+    "tolls",
+    "universal",
 )
 
 
