@@ -19,6 +19,7 @@ from bilevel import host, options
 from bilevel.apps.dag.settings import Dag
 from bilevel.apps.denoising.settings import Denoise
 from bilevel.apps.games.settings import Mip
+from bilevel.apps.llm.mixing.settings import Mix
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.apps.llm.unlearning.settings import Unlearn
 from bilevel.apps.networks.settings import NetworkOptions
@@ -54,6 +55,7 @@ COMMANDS = {
     "prune": Command(Prune, "bilevel.apps.pruning.run:run"),
     "dag": Command(Dag, "bilevel.apps.dag.run:run"),
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),
+    "mix": Command(Mix, "bilevel.cli.mixing:mix"),
     "unlearn": Command(Unlearn, "bilevel.cli.unlearning:unlearn"),
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
@@ -151,6 +153,7 @@ def _parameter(option: options.Option) -> inspect.Parameter:
         help=option.about,
         converter=None if as_it_is else lambda _, tokens: option.parse(tokens[0].value),
         n_tokens=None if as_it_is else 1,
+        consume_multiple=option.several,
         show_default=False if option.plain else options.shown,
         required=option.required,
     )

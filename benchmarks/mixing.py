@@ -1,0 +1,173 @@
+"""Which of eight sources help: six families of instructions, and two corrupted copies.
+
+`python -m benchmarks.mixing --data FOLDER`, with `NAME.jsonl` of prompts and completions in it. A
+model of characters (one layer, 36 thousand parameters, the end of the prompt and the beginning of
+the answer) is trained from nothing. 20 answers of each of the six families are trusted and make up
+the target; others are kept for the test. Each way gives weights, with which a new model is trained
+in as many steps on as many rows; the oracle knows which copies are corrupted.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import bilevel as bl
+from benchmarks.harness import RESULTS
+from bilevel.apps.llm.mixing import doge, mixture, scalebio
+from bilevel.apps.llm.mixing.task import TokenLoss, training
+from bilevel.apps.llm.models import config, parameters
+from bilevel.apps.llm.models.trainable import FullFineTune
+from bilevel.apps.llm.policies.model import Decoder, PromptBatch
+from bilevel.apps.llm.policies.policy import Responses
+from bilevel.schedules import Cosine
+from bilevel.updates import FromOptax
+
+FAMILIES = "common", "cosmos", "dream", "gigaword", "samsum", "xsum"
+SHUFFLED, CIPHER = "samsum, letters shuffled", "xsum, other letters"
+NAMES = (*FAMILIES, SHUFFLED, CIPHER)
+PROMPT, ANSWER = 12, 36  # characters
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+ALPHABET = "\0\n " + LETTERS + "0123456789.,;:?!'\"()-#"  # all else is left out
+TRUSTED, TEST = 20, 60  # rows of a family
+ROWS, STEPS, RATE, PENALTY, X_RATE = 4, 600, 4e-3, 10.0, 0.02  # rows of a source in a step
+SEEDS = 5
+MODEL = config.llama(len(ALPHABET), 48, 128, 1, 4, tied=True, max_length=PROMPT + ANSWER)
+LOSS = TokenLoss(Decoder(MODEL, None, FullFineTune()))
+
+
+class World(NamedTuple):
+    """Rows of one seed."""
+
+    sources: tuple[Responses, ...]
+    target: Responses
+    test: Responses
+
+
+def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """Prompts and answers of the families, in lower case and in our alphabet."""
+
+    def plain(text: str) -> str:
+        return "".join(letter for letter in text.lower() if letter in ALPHABET)
+
+    found = {}
+    for name in FAMILIES:
+        lines = (folder / f"{name}.jsonl").read_text().splitlines()
+        rows = [(plain(row["prompt"]), plain(row["completion"])) for row in map(json.loads, lines)]
+        found[name] = [row for row in rows if len(row[1]) > 3]
+    return found
+
+
+def encoded(rows: list[tuple[str, str]]) -> Responses:
+    number = {letter: i for i, letter in enumerate(ALPHABET)}
+    prompts = np.zeros((len(rows), PROMPT), np.int32)
+    answers = np.zeros((len(rows), ANSWER), np.int32)
+    for i, (prompt, answer) in enumerate(rows):
+        end = [number[letter] for letter in prompt[-PROMPT:]]
+        prompts[i, PROMPT - len(end) :] = end
+        begun = [number[letter] for letter in answer[:ANSWER]]
+        answers[i, : len(begun)] = begun
+    masks = jnp.asarray(prompts > 0).at[:, -1].set(True), jnp.asarray(answers > 0)
+    return Responses(PromptBatch(jnp.asarray(prompts), masks[0]), jnp.asarray(answers), masks[1])
+
+
+def world(families: dict[str, list[tuple[str, str]]], seed: int) -> World:
+    draw = np.random.default_rng(seed)
+    cipher = str.maketrans(LETTERS, "".join(draw.permutation(list(LETTERS))))
+    learn, trusted, test = {}, [], []
+    for name, rows in families.items():
+        order = [rows[i] for i in draw.permutation(len(rows))]
+        trusted += order[:TRUSTED]
+        test += order[TRUSTED : TRUSTED + TEST]
+        learn[name] = order[TRUSTED + TEST :]
+    learn[SHUFFLED] = [(p, "".join(draw.permutation(list(a)))) for p, a in learn["samsum"]]
+    learn[CIPHER] = [(p, a.translate(cipher)) for p, a in learn["xsum"]]
+    return World(tuple(encoded(learn[name]) for name in NAMES), encoded(trusted), encoded(test))
+
+
+def solve(problem, method, x0, data, seed: int, **more) -> bl.Result:
+    return bl.solve(
+        problem, method, x0, jnp.zeros(()), data=data, steps=STEPS, key=jax.random.key(seed),
+        certify=False, progress=False, **{"log_every": STEPS} | more,
+    )  # fmt: skip
+
+
+def adam(rate: float = RATE) -> FromOptax:
+    return FromOptax(optax.adam, Cosine(rate, STEPS))
+
+
+def by_scalebio(given: World, seed: int) -> np.ndarray:
+    """The weights on the way: a row every tenth of the steps."""
+    path = []
+    method = scalebio.method(adam(), FromOptax(optax.adam, Cosine(X_RATE, STEPS)))
+    solve(
+        scalebio.problem(LOSS, PENALTY), method, scalebio.start(len(NAMES), start(seed)),
+        mixture.data(given.sources, given.target, ROWS, ROWS * 4), seed, log_every=STEPS // 20,
+        callbacks=[lambda step, state, row: path.append(jax.nn.softmax(state.x.x))],
+    )  # fmt: skip
+    return np.array(path)
+
+
+def by_doge(given: World, seed: int) -> np.ndarray:
+    found = solve(
+        doge.problem(LOSS, 0.1), doge.method(adam()), doge.start(len(NAMES), start(seed)),
+        mixture.data(given.sources, given.target, ROWS, ROWS * 4), seed,
+    )  # fmt: skip
+    return np.asarray(found.x.mean)[None]
+
+
+def start(seed: int):
+    return parameters.init(MODEL, jax.random.key(seed))
+
+
+def trained(sources, weights, test: Responses, seed: int) -> float:
+    """The test loss of a new model, trained on rows drawn with the weights."""
+    data = bl.Data(mixture.drawn(sources, weights, ROWS * len(NAMES)))
+    found = solve(training(LOSS), bl.methods.TTSA(adam()), start(seed), data, seed)
+    return float(jax.jit(LOSS)(found.x, test).mean())
+
+
+def one(families, seed: int, told: Callable = print) -> dict:
+    """Weights and test losses of one seed."""
+    given = world(families, seed)
+    clean = np.isin(NAMES, FAMILIES)
+    paths = {"ScaleBiO": by_scalebio(given, seed), "DoGE": by_doge(given, seed)}
+    weights = {name: path[-1] for name, path in paths.items()}
+    weights |= {"uniform": np.full(len(NAMES), 1 / len(NAMES)), "oracle": clean / clean.sum()}
+    losses = {n: trained(given.sources, w, given.test, seed) for n, w in weights.items()}
+    losses["target only"] = trained((given.target,), [1.0], given.test, seed)
+    for name, loss in losses.items():
+        w = weights.get(name)
+        told(f"seed {seed}  {name:12} {loss:.4f}  {'' if w is None else np.round(w, 3)}")
+    return {
+        "losses": losses,
+        "weights": {name: np.round(w, 4).tolist() for name, w in weights.items()},
+        "path": np.round(paths["ScaleBiO"], 4).tolist(),
+    }
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description="ScaleBiO on families of instructions.")
+    options.add_argument("--data", type=Path, required=True, help="folder of NAME.jsonl")
+    options.add_argument("--seeds", type=int, default=SEEDS)
+    options.add_argument("--save", type=Path, help="file of a picture")
+    options.add_argument("--no-keep", action="store_true", help="leave the results file as it is")
+    given = options.parse_args()
+    families, found = read(given.data), []
+    for seed in range(given.seeds):
+        begun = time.process_time()
+        found.append(one(families, seed))
+        print(f"{time.process_time() - begun:.0f} s of the processor", flush=True)
+    if not given.no_keep:
+        (RESULTS / "mixing.json").write_text(json.dumps({"names": NAMES, "seeds": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
