@@ -1,7 +1,7 @@
 """Which of eight sources help: six families of instructions, and two corrupted copies.
 
 `python -m benchmarks.mixing --data FOLDER`, with `NAME.jsonl` of prompts and completions in it. A
-model of characters (one layer, 36 thousand parameters, the end of the prompt and the beginning of
+model of characters (one layer, 15 thousand parameters, the end of the prompt and the beginning of
 the answer) is trained from nothing. 20 answers of each of the six families are trusted and make up
 the target; others are kept for the test. Each way gives weights, with which a new model is trained
 in as many steps on as many rows; the oracle knows which copies are corrupted.
@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +33,13 @@ from bilevel.updates import FromOptax
 FAMILIES = "common", "cosmos", "dream", "gigaword", "samsum", "xsum"
 SHUFFLED, CIPHER = "samsum, letters shuffled", "xsum, other letters"
 NAMES = (*FAMILIES, SHUFFLED, CIPHER)
-PROMPT, ANSWER = 12, 36  # characters
+PROMPT, ANSWER = 8, 24  # characters
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 ALPHABET = "\0\n " + LETTERS + "0123456789.,;:?!'\"()-#"  # all else is left out
 TRUSTED, TEST = 20, 60  # rows of a family
-ROWS, STEPS, RATE, PENALTY, X_RATE = 4, 600, 4e-3, 10.0, 0.02  # rows of a source in a step
+ROWS, STEPS, RATE, PENALTY, X_RATE = 4, 400, 5e-3, 10.0, 0.02  # rows of a source in a step
 SEEDS = 5
-MODEL = config.llama(len(ALPHABET), 48, 128, 1, 4, tied=True, max_length=PROMPT + ANSWER)
+MODEL = config.llama(len(ALPHABET), 32, 96, 1, 4, tied=True, max_length=PROMPT + ANSWER)
 LOSS = TokenLoss(Decoder(MODEL, None, FullFineTune()))
 
 
@@ -92,10 +92,11 @@ def world(families: dict[str, list[tuple[str, str]]], seed: int) -> World:
     return World(tuple(encoded(learn[name]) for name in NAMES), encoded(trusted), encoded(test))
 
 
-def solve(problem, method, x0, data, seed: int, **more) -> bl.Result:
+def solve(problem, method, x0, data, seed: int, **more: Any) -> bl.Result:
+    more = {"log_every": STEPS} | more
     return bl.solve(
         problem, method, x0, jnp.zeros(()), data=data, steps=STEPS, key=jax.random.key(seed),
-        certify=False, progress=False, **{"log_every": STEPS} | more,
+        certify=False, progress=False, **more,
     )  # fmt: skip
 
 

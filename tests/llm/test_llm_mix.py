@@ -17,7 +17,7 @@ from bilevel.apps.llm.mixing import run as mixing
 from bilevel.apps.llm.mixing.settings import Method, Mix
 from bilevel.apps.llm.models import config, parameters
 from bilevel.apps.llm.models.lisa import LISA
-from bilevel.driver import Outcome
+from bilevel.driver import Outcome, Result
 from bilevel.updates import SGD
 
 CONFIG = config.llama(300, 32, 64, 3, 2, tied=True, max_length=32)
@@ -92,13 +92,14 @@ def given(folder, files, **changes) -> mixing.Session:
     )
 
 
-def both(task, folder, press=None):
-    """Weights and model; Ctrl-C is pressed in a phase."""
+def both(task, folder, press=None) -> Result:
+    """The run of the model, or the phase in which Ctrl-C is pressed."""
 
     def pressed(step, state, row):
         signal.raise_signal(signal.SIGINT)
 
     learned = mixing.learn(task, folder, callbacks=[pressed] if press == "weights" else [])
+    assert learned.result is not None
     if press == "weights":
         return learned.result
     return mixing.train(
@@ -190,7 +191,7 @@ def test_rows_are_drawn_in_proportion_to_the_weights():
 def test_lisa_moves_the_layers_that_it_draws_and_all_of_the_rest():
     tree = {"embed": jnp.zeros(3), "layers": [{"w": jnp.zeros(2)} for _ in range(5)]}
     ones = jax.tree.map(jnp.ones_like, tree)
-    lisa = LISA(SGD(0.5), jax.random.key(1), blocks=2, every=3)
+    lisa = LISA(SGD(0.5), blocks=2, every=3, seed=1)
     state, moved, seen = lisa.init(tree), tree, []
     step = jax.jit(lambda *arguments: lisa.step(*arguments))
     for k in range(6):

@@ -52,7 +52,8 @@ def problem(loss: RowLoss, rate: ScalarLike = 0.02) -> Problem:
 
 def method(update: AbstractUpdate) -> TTSA:
     """How the model moves."""
-    return TTSA(Each(Online(SGD(1.0), SGD(Polynomial(1.0, 1.0)), update)))
+    mean = SGD(Polynomial(1.0, 1.0))  # of all steps: m ← m − (m − p)/(k + 1)
+    return TTSA(Each((SGD(1.0), mean, update)))
 
 
 class _Target(eqx.Module):

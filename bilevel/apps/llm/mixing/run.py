@@ -191,8 +191,7 @@ def _update(asked: Mix, steps: int, copy: int) -> AbstractUpdate:
     update = policy_update(asked, steps)
     if asked.blocks is None:
         return update
-    key = jax.random.fold_in(jax.random.key(asked.seed), copy)
-    return LISA(update, key, blocks=asked.blocks)
+    return LISA(update, asked.blocks, seed=3 * asked.seed + copy)
 
 
 def _solved(given: Session, problem, method, x0, data, steps, folder, callbacks, metrics) -> Result:

@@ -52,7 +52,7 @@ def method(
     update: AbstractUpdate, x_update: AbstractUpdate, z_update: AbstractUpdate | None = None
 ) -> TTSA:
     """How both copies of the model move (z as y where it is not told), and how the logits do."""
-    return TTSA(Each(Copies(x_update, update, update if z_update is None else z_update)))
+    return TTSA(Each((x_update, update, update if z_update is None else z_update)))
 
 
 class _Target(eqx.Module):

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from bilevel.fields import count
-from bilevel.typing import RandomKey
 from bilevel.updates import AbstractUpdate
 
 
 class LISA(AbstractUpdate):
     """Another update, of embeddings, norm and head at every step, and of `blocks` of the layers.
 
-    Which layers depends on the key and the step alone; what the update remembers of them is for
+    Which layers depends on the seed and the step alone; what the update remembers of them is for
     so many layers, and begins anew when they are drawn. The gradient is that of all parameters.
 
     Attributes:
@@ -25,9 +24,9 @@ class LISA(AbstractUpdate):
     """
 
     update: AbstractUpdate
-    key: RandomKey
     blocks: int = count(2)
     every: int = count(20)
+    seed: int = count(0, least=0)
 
     def init(self, tree):
         rest, layers = _parted(tree)
@@ -54,7 +53,7 @@ class LISA(AbstractUpdate):
 
     def chosen(self, k: Int[Array, ""], layers: int) -> Int[Array, " blocks"]:
         """Numbers of the layers that move at step k."""
-        key = jax.random.fold_in(self.key, k // jnp.int32(self.every))
+        key = jax.random.fold_in(jax.random.key(self.seed), k // jnp.int32(self.every))
         return jax.random.permutation(key, layers)[: self.blocks].astype(jnp.int32)
 
 
