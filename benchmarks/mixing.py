@@ -8,6 +8,7 @@ in as many steps on as many rows; the oracle knows which copies are corrupted.
 """
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -21,12 +22,14 @@ import optax
 
 import bilevel as bl
 from benchmarks.harness import RESULTS
+from bilevel import report
 from bilevel.apps.llm.mixing import doge, mixture, scalebio
 from bilevel.apps.llm.mixing.task import TokenLoss, training
 from bilevel.apps.llm.models import config, parameters
 from bilevel.apps.llm.models.trainable import FullFineTune
 from bilevel.apps.llm.policies.model import Decoder, PromptBatch
 from bilevel.apps.llm.policies.policy import Responses
+from bilevel.report import figures
 from bilevel.schedules import Cosine
 from bilevel.updates import FromOptax
 
@@ -154,20 +157,80 @@ def one(families, seed: int, told: Callable = print) -> dict:
     }
 
 
+WAYS = "ScaleBiO", "DoGE", "uniform", "target only", "oracle"
+
+
+def kept() -> list[dict]:
+    return json.loads((RESULTS / "mixing.json").read_text())["seeds"]
+
+
+def table(found: list[dict]) -> str:
+    """Means over the seeds, and differences with their standard errors, seed by seed."""
+    bad = [i for i, name in enumerate(NAMES) if name not in FAMILIES]
+    losses = {way: np.array([one["losses"][way] for one in found]) for way in WAYS}
+    lines = ["| weights | test loss | above the oracle | below uniform | weight of both copies |"]
+    lines += ["|---|---|---|---|---|"]
+    for way, loss in losses.items():
+        share = [sum(one["weights"][way][i] for i in bad) for one in found if way in one["weights"]]
+        gain = report.mean_and_error(losses["uniform"] - loss)
+        above = 100 * (loss.mean() / losses["oracle"].mean() - 1)
+        told = "" if way == "uniform" else str(gain)
+        weight = f"{np.mean(share):.3f}, at most {max(share):.3f}" if share else ""
+        lines.append(f"| {way} | {loss.mean():.4f} | {above:.1f} % | {told} | {weight} |")
+    return "\n".join(lines)
+
+
+def draw(found: list[dict], file: Path) -> None:
+    """The weights of the first seed on the way, and the test losses of all."""
+    with figures.style():
+        figure = figures.new_figure(9.6, 3.8)
+        figure.patch.set_alpha(1)
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        path = np.array(found[0]["path"])
+        steps = np.linspace(0, STEPS, len(path))
+        for i, name in enumerate(NAMES):
+            style = {"color": figures.series_color(i), "marker": figures.MARKERS[i], "markevery": 4}
+            left.plot(steps, path[:, i], label=name, ls="-" if name in FAMILIES else "--", **style)
+        left.set(xlabel="step", ylabel="weight", ylim=(0, None), title="Weights, one seed")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        for i, way in enumerate(WAYS):
+            losses = [one["losses"][way] for one in found]
+            score = report.mean_and_error(np.array(losses))
+            right.errorbar(score.mean, -i, xerr=score.error, fmt="o", color=figures.INK, capsize=4)
+            right.plot(losses, [-i] * len(losses), "|", color=figures.QUIET)
+        right.set_yticks(-np.arange(len(WAYS)), WAYS)
+        right.set(xlabel="test loss (less is better)", title="A model trained with them")
+        figure.savefig(file, dpi=150)
+
+
+def readme() -> str:
+    """What the docs show of the last run."""
+    return table(kept())
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description="ScaleBiO on families of instructions.")
-    options.add_argument("--data", type=Path, required=True, help="folder of NAME.jsonl")
+    options.add_argument("--data", type=Path, help="folder of NAME.jsonl; absent: the kept results")
     options.add_argument("--seeds", type=int, default=SEEDS)
     options.add_argument("--save", type=Path, help="file of a picture")
     options.add_argument("--no-keep", action="store_true", help="leave the results file as it is")
     given = options.parse_args()
-    families, found = read(given.data), []
-    for seed in range(given.seeds):
+    found = kept() if given.data is None else ran(read(given.data), given.seeds)
+    if given.data is not None and not given.no_keep:
+        content = {"names": NAMES, "seeds": found}
+        (RESULTS / "mixing.json").write_text(json.dumps(content, indent=1) + "\n")
+    print(table(found))
+    if given.save:
+        draw(found, given.save)
+
+
+def ran(families, seeds: int) -> list[dict]:
+    found = []
+    for seed in range(seeds):
         begun = time.process_time()
-        found.append(one(families, seed))
+        found.append(one(families, seed, functools.partial(print, flush=True)))
         print(f"{time.process_time() - begun:.0f} s of the processor", flush=True)
-    if not given.no_keep:
-        (RESULTS / "mixing.json").write_text(json.dumps({"names": NAMES, "seeds": found}, indent=1))
+    return found
 
 
 if __name__ == "__main__":

@@ -116,6 +116,11 @@ def table(found: list[Cost]) -> str:
     return "\n".join(lines)
 
 
+def readme() -> str:
+    """What the docs show of the last run."""
+    return table([Cost(**one) for one in json.loads((RESULTS / "mixing_steps.json").read_text())])
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description="The price of a step of ScaleBiO.")
     options.add_argument("--repeats", type=int, default=2)

@@ -19,6 +19,8 @@ from benchmarks import (
     counterexamples,
     drifting,
     llm_steps,
+    mixing,
+    mixing_steps,
     problems,
     rates,
 )
@@ -26,6 +28,7 @@ from benchmarks import cleaning as finders
 from benchmarks.gold_reward import show as gold_reward
 from bilevel import options, report
 from bilevel.apps import cleaning
+from bilevel.apps.llm.mixing.settings import Mixing
 from bilevel.apps.llm.run.settings import Align
 from bilevel.report import figures
 from docs import choosing, textbook
@@ -36,6 +39,7 @@ README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
+MIXING = ROOT / "docs" / "apps" / "mixing.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
 GENERATED = "<!-- Written by `python -m docs.generate` from the classes and the kept results. -->"
@@ -311,6 +315,15 @@ PAGES = {
 KEPT = {"align": align_demo, "billion": billion, "llm-bench": llm_steps}
 
 
+def mixing_parts() -> dict[str, str]:
+    """Parts of the page on mixing."""
+    return {
+        "options": options.markdown(Mixing),
+        "results": mixing.readme(),
+        "steps": mixing_steps.readme(),
+    }
+
+
 def main() -> None:
     text = LANGUAGE_MODELS.read_text()
     for name, part in KEPT.items():
@@ -321,6 +334,10 @@ def main() -> None:
     for name, part in gold_reward.parts().items():
         text = filled(text, name, part)
     GOLD_REWARD.write_text(text)
+    text = MIXING.read_text()
+    for name, part in mixing_parts().items():
+        text = filled(text, name, part)
+    MIXING.write_text(text)
     told = finders.table(finders.kept())
     CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
