@@ -35,9 +35,9 @@ def mix(asked: Mix) -> bool:
     counts = [
         f"{name} {len(rows.tokens)}" for name, rows in zip(given.names, given.sources, strict=True)
     ]
-    held = "they" if given.held is given.target else f"{len(given.held.tokens)} others"
+    judged = f"{len(given.judged.tokens)} {'others' if given.apart else 'of these'}"
     console.print(
-        f"Rows: {', '.join(counts)}; target {len(given.target.tokens)}, and {held} to judge by."
+        f"Rows: {', '.join(counts)}; target {len(given.target.tokens)}, {judged} to judge by."
     )
     state.mkdir(exist_ok=True)
     (state / MARK).touch()
@@ -69,10 +69,9 @@ def mix(asked: Mix) -> bool:
     )
     if found.status.ok:
         folders.remove(state)
-    console.print(
-        f"{_verdict(given, found)}\nCheckpoint, weights.json and report.html written to {out}"
-    )
-    for told in filter(None, failed):
+    written = f"Checkpoint and report.html written to {out}"
+    ended = _verdict(given, found) if found.status.ok else str(found.status)
+    for told in filter(None, [ended, written, *failed]):
         console.print(told)
     return found.status.ok
 
@@ -81,14 +80,14 @@ def _unfinished(console, status, state: Path) -> bool:
     if status.outcome is Outcome.INTERRUPTED:
         console.print(f"Interrupted; the same command goes on from {state}.")
     else:
-        console.print(f"{status} The state is kept in {state}.")
+        console.print(f"{status} Remove {state} to begin anew.")
     return False
 
 
 def _verdict(given: run.Session, found: Result) -> str:
     """How the target loss of held-out rows changed, row by row."""
     loss = jax.jit(given.loss)
-    before, after = (np.asarray(loss(y, given.held)) for y in (given.opened.start, found.x))
+    before, after = (np.asarray(loss(y, given.judged)) for y in (given.opened.start, found.x))
     if len(before) < 2:
         return f"Target loss {before.mean():.4f} before, {after.mean():.4f} after."
     scores = [str(report.mean_and_error(values)) for values in (before, after)]

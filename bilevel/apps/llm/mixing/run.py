@@ -32,6 +32,7 @@ from bilevel.updates import AbstractUpdate, FromOptax
 
 Callbacks = Sequence[Callable[[int, Any, Any], Any]]
 TARGET = "target loss"  # a column of the history
+JUDGED = 256  # rows that are judged by, at most
 LOWER = (
     "out of memory. Lower --batch or --length, raise --accumulate, adapt fewer --layers with a "
     "smaller --rank, or move fewer --blocks."
@@ -46,7 +47,8 @@ class Session(NamedTuple):
     names: tuple[str, ...]  # of the sources
     sources: tuple[Responses, ...]
     target: Responses  # to learn the weights by
-    held: Responses  # of the target; its own rows where none are held out
+    judged: Responses  # other rows of the target; some of these where none are held out
+    apart: bool  # whether they are others
 
     @property
     def loss(self) -> TokenLoss:
@@ -71,9 +73,9 @@ def load(asked: Mix) -> Session:
     rows = {name: opened.rows[name] for name in asked.sources}
     _check(rows, opened.rows[_TARGET], asked)
     target, held = parted(opened.rows[_TARGET], asked)
-    parts = (opened.responses(some) for some in (*rows.values(), target, held or target))
-    *sources, target, held = parts
-    return Session(opened, asked, _short(asked.sources), tuple(sources), target, held)
+    sources = tuple(map(opened.responses, rows.values()))
+    parts = (opened.responses(some) for some in (target, (held or target)[:JUDGED]))
+    return Session(opened, asked, _short(asked.sources), sources, *parts, bool(held))
 
 
 _TARGET = ""  # no name of a file
@@ -135,7 +137,7 @@ def learn(given: Session, folder: Path | None, *, callbacks: Callbacks = ()) -> 
         steps,
         folder and folder / "weights",
         callbacks,
-        {TARGET: mean_loss(loss, given.held, _model_of)}
+        {TARGET: mean_loss(loss, given.judged, _model_of)}
         | {name: share(i, _weights_of) for i, name in enumerate(given.names)},
     )
     return Learned(np.asarray(_weights_of(result.x)), result)
@@ -178,7 +180,7 @@ def train(
         asked.steps,
         folder and folder / "model",
         callbacks,
-        {TARGET: mean_loss(loss, given.held, _itself)},
+        {TARGET: mean_loss(loss, given.judged, _itself)},
     )
 
 

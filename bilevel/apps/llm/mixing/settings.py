@@ -38,7 +38,7 @@ class Mixing(options.Settings):
     penalty: Annotated[float, Bounds(above=0)] = 10.0
     """Weight of the sources against the target; the error of the weights' slope is of order
     1/penalty (scalebio)."""
-    weight_rate: Annotated[float, Bounds(least=0)] = 0.01
+    weight_rate: Annotated[float, Bounds(least=0)] = 0.05
     """Step size of the weights: of Adam (scalebio), or of the score (doge)."""
     weight_steps: Annotated[int | None, Bounds(least=1)] = None
     """Steps in which the weights are learned; as many as steps when absent (scalebio, doge)."""
