@@ -38,7 +38,10 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 ALPHABET = "\0\n " + LETTERS + "0123456789.,;:?!'\"()-#"  # all else is left out
 EMBED, HIDDEN = 12, 48
 TRUSTED, TEST = 20, 60  # rows of a family
-ROWS, STEPS, RATE, PENALTY, X_RATE = 3, 500, 1e-2, 10.0, 0.03  # rows of a source in a step
+ROWS, TARGET_ROWS = 3, 12  # of every source, and of the target, in a step
+WEIGHT_STEPS, STEPS = 1000, 500  # of the weights, and of a training
+RATE, PENALTY, X_RATE, DOGE_RATE = 1e-2, 10.0, 0.01, 0.1
+LOOKS = 40  # at the weights on the way
 SEEDS = 5
 
 
@@ -119,42 +122,47 @@ def world(families: dict[str, list[tuple[str, str]]], seed: int) -> World:
     return World(tuple(encoded(learn[name]) for name in NAMES), encoded(trusted), encoded(test))
 
 
-def solve(problem, method, x0, data, seed: int, **more: Any) -> bl.Result:
-    more = {"log_every": STEPS} | more
+def solve(problem, method, x0, data, seed: int, steps: int, **more: Any) -> bl.Result:
+    more = {"log_every": 500} | more
     return bl.solve(
-        problem, method, x0, jnp.zeros(()), data=data, steps=STEPS, key=jax.random.key(seed),
+        problem, method, x0, jnp.zeros(()), data=data, steps=steps, key=jax.random.key(seed),
         certify=False, progress=False, **more,
     )  # fmt: skip
 
 
-def adam(rate: float = RATE) -> FromOptax:
-    return FromOptax(optax.adam, Cosine(rate, STEPS))
+def adam(rate: float, steps: int) -> FromOptax:
+    return FromOptax(optax.adam, Cosine(rate, steps))
 
 
 def by_scalebio(given: World, seed: int) -> np.ndarray:
-    """The weights on the way: a row every tenth of the steps."""
-    path = []
-    method = scalebio.method(adam(), FromOptax(optax.adam, Cosine(X_RATE, STEPS)))
+    """The weights on the way, a row a look."""
+    path, n = [], WEIGHT_STEPS
     solve(
-        scalebio.problem(loss, PENALTY), method, scalebio.start(len(NAMES), start(seed)),
-        mixture.data(given.sources, given.target, ROWS, ROWS * 4), seed, log_every=STEPS // 20,
+        scalebio.problem(loss, PENALTY), scalebio.method(adam(RATE, n), adam(X_RATE, n)),
+        scalebio.start(len(NAMES), start(seed)),
+        mixture.data(given.sources, given.target, ROWS, TARGET_ROWS), seed, n,
+        log_every=n // LOOKS,
         callbacks=[lambda step, state, row: path.append(jax.nn.softmax(state.x.x))],
     )  # fmt: skip
     return np.array(path)
 
 
 def by_doge(given: World, seed: int) -> np.ndarray:
+    """The mean weights of all steps."""
     found = solve(
-        doge.problem(loss, 0.1), doge.method(adam()), doge.start(len(NAMES), start(seed)),
-        mixture.data(given.sources, given.target, ROWS, ROWS * 4), seed,
+        doge.problem(loss, DOGE_RATE), doge.method(adam(RATE, WEIGHT_STEPS)),
+        doge.start(len(NAMES), start(seed)),
+        mixture.data(given.sources, given.target, ROWS, TARGET_ROWS), seed, WEIGHT_STEPS,
     )  # fmt: skip
-    return np.asarray(found.x.mean)[None]
+    return np.asarray(found.x.mean)
 
 
 def trained(sources, weights, test: Rows, seed: int) -> float:
     """The test loss of a new model, trained on rows drawn with the weights."""
     data = bl.Data(mixture.drawn(sources, weights, ROWS * len(NAMES)))
-    found = solve(training(loss), bl.methods.TTSA(adam()), start(seed), data, seed)
+    found = solve(
+        training(loss), bl.methods.TTSA(adam(RATE, STEPS)), start(seed), data, seed, STEPS
+    )
     return float(loss(found.x, test).mean())
 
 
@@ -162,9 +170,13 @@ def one(families, seed: int, told: Callable = print) -> dict:
     """Weights and test losses of one seed."""
     given = world(families, seed)
     clean = np.isin(NAMES, FAMILIES)
-    paths = {"ScaleBiO": by_scalebio(given, seed), "DoGE": by_doge(given, seed)}
-    weights = {name: path[-1] for name, path in paths.items()}
-    weights |= {"uniform": np.full(len(NAMES), 1 / len(NAMES)), "oracle": clean / clean.sum()}
+    path = by_scalebio(given, seed)
+    weights = {
+        "ScaleBiO": path[-1],
+        "DoGE": by_doge(given, seed),
+        "uniform": np.full(len(NAMES), 1 / len(NAMES)),
+        "oracle": clean / clean.sum(),
+    }
     losses = {n: trained(given.sources, w, given.test, seed) for n, w in weights.items()}
     losses["target only"] = trained((given.target,), [1.0], given.test, seed)
     for name, value in losses.items():
@@ -173,7 +185,7 @@ def one(families, seed: int, told: Callable = print) -> dict:
     return {
         "losses": losses,
         "weights": {name: np.round(w, 4).tolist() for name, w in weights.items()},
-        "path": np.round(paths["ScaleBiO"], 4).tolist(),
+        "path": np.round(path, 4).tolist(),
     }
 
 
@@ -207,9 +219,9 @@ def draw(found: list[dict], file: Path) -> None:
         figure.patch.set_alpha(1)
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         path = np.array(found[0]["path"])
-        steps = np.linspace(0, STEPS, len(path))
+        steps = np.linspace(0, WEIGHT_STEPS, len(path))
         for i, name in enumerate(NAMES):
-            style = {"color": figures.series_color(i), "marker": figures.MARKERS[i], "markevery": 4}
+            style = {"color": figures.series_color(i), "marker": figures.MARKERS[i], "markevery": 8}
             left.plot(steps, path[:, i], label=name, ls="-" if name in FAMILIES else "--", **style)
         left.set(xlabel="step", ylabel="weight", ylim=(0, None), title="Weights, one seed")
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
