@@ -218,7 +218,7 @@ def draw(found: list[dict], file: Path) -> None:
         figure = figures.new_figure(9.6, 3.8)
         figure.patch.set_alpha(1)
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        path = np.array(found[0]["path"])
+        path = np.array([found[0]["weights"]["uniform"], *found[0]["path"]])
         steps = np.linspace(0, WEIGHT_STEPS, len(path))
         for i, name in enumerate(NAMES):
             style = {"color": figures.series_color(i), "marker": figures.MARKERS[i], "markevery": 8}
