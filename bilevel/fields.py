@@ -160,7 +160,7 @@ def _kind_told(field: dataclasses.Field, value: Any) -> str | None:
         return None
     if int in kinds and isinstance(value, np.integer):
         return None
-    names = " or ".join(_called(kind) for kind in kinds if kind is not type(None))
+    names = " or ".join(map(_called, kinds))
     hint = f"; create one: {value.__name__}(...)" if isinstance(value, type) else ""
     told = f"the class {value.__name__}" if isinstance(value, type) else shown(value)
     return f"{field.name} is {told}, and {names} is needed{hint}."
@@ -179,10 +179,13 @@ def _kinds(annotation: Any) -> tuple[type, ...]:
 
 
 def _called(kind: type) -> str:
-    if kind in (bool, int):
-        return {bool: "True or False", int: "a whole number"}[kind]
+    plain = {bool: "True or False", int: "a whole number", type(None): "None"}
+    if kind in plain:
+        return plain[kind]
     where = ".".join(kind.__module__.split(".")[:2])
-    return f"an object of {where} ({kind.__name__.removeprefix('Abstract')})"
+    if kind.__name__.startswith("Abstract"):
+        return f"an object of {where} ({kind.__name__.removeprefix('Abstract')})"
+    return f"a {where}.{kind.__name__}"
 
 
 def shown(value: Any) -> str:

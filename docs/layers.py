@@ -36,6 +36,7 @@ LAYERS = (
     Layer(("apps",), "applications; no app imports another"),
     Layer(("sklearn",), "estimators for scikit-learn"),
     Layer(("cli",), "the command `bilevel`"),
+    Layer(("__main__",), "`python -m bilevel`"),
 )
 
 

@@ -98,12 +98,13 @@ def without_sklearn(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def few_programs():
-    """Forget compiled programs before the system's limit on memory maps (65530) crashes the next.
+    """Forget compiled programs before they fill the memory, or the system's table of memory maps.
 
-    Every compiled program holds a few maps, and a worker of the suite compiles thousands.
+    Every compiled program holds a few maps and megabytes, and a worker of the suite compiles
+    thousands: at 30,000 maps (of the 65,530 allowed) a worker held 8 GB.
     """
     yield
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and sum(1 for _ in maps.open("rb")) > 30_000:
+    if maps.exists() and sum(1 for _ in maps.open("rb")) > 12_000:
         jax.clear_caches()
         gc.collect()

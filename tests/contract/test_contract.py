@@ -299,7 +299,7 @@ def test_run_is_differentiable(name, derivative):
 
 
 @one_of_each_family
-@every_method(but=("line_search", "normalised"))
+@every_method(but=("line_search",))
 def test_divergence_ends_in_a_status(name):
     case = problems.quad()
     method = made(name, case, speed=1e4)
@@ -323,9 +323,12 @@ def test_price_of_a_step_is_what_it_calls(name):
     method = made(name, case)
     state = start(method, case)
     steps = getattr(method, "period", 1)  # of a method whose steps differ: the mean is declared
-    with jax.disable_jit(), oracles.counting() as calls:
-        for _ in range(steps):
+    with jax.disable_jit():
+        for _ in range(steps):  # the first may hold a warm start
             state, _ = method.step(case.problem, state, Batch())
+        with oracles.counting() as calls:
+            for _ in range(steps):
+                state, _ = method.step(case.problem, state, Batch())
     declared = {k: v for k, v in method.price(case.problem)._asdict().items() if v}
     assert {name: n / steps for name, n in calls.items()} == pytest.approx(declared)
 

@@ -110,14 +110,20 @@ def _pairs(a, b):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "layers"), [("sft", 2), ("aihf", 1)])
-def test_activations_in_bfloat16_learn_alike(model, files, name, layers):
+@pytest.mark.parametrize(
+    ("name", "layers", "learned"),
+    [
+        ("sft", 2, lambda history: history["loss"][0] - 0.5 > history["loss"][-1]),
+        ("aihf", 1, lambda history: history["spread"][-1] > 0.05),
+    ],  # the reward leads, from 0
+)
+def test_activations_in_bfloat16_learn_alike(model, files, name, layers, learned):
     asked = {"method": Method(name), "steps": 20, "layers": layers}
     exact, rough = (trained(model, files, dtype=dtype, **asked) for dtype in Dtype)
     assert {leaf.dtype for leaf in jax.tree.leaves(rough.policy)} == {jnp.dtype("float32")}
-    losses = [found.history["loss"] for found in (exact, rough)]
-    assert losses[0][-1] < losses[0][0] - 0.5
-    np.testing.assert_allclose(*losses, rtol=0.05)
+    assert learned(exact.history)
+    assert learned(rough.history)
+    np.testing.assert_allclose(exact.history["loss"], rough.history["loss"], rtol=0.05)
     assert any((a != b).any() for a, b in _pairs(exact.policy, rough.policy))
 
 

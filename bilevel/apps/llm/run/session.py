@@ -78,7 +78,7 @@ def train(
     x, y, status = aligned.reward, aligned.policy, result.status
     if status.outcome is Outcome.FINISHED and not settings.method.learns_reward:
         loss = result.history["upper"][-1]  # the lower level is idle, and worth no word
-        status = Status(Outcome.FINISHED, f"all steps made (loss {loss:.3g}).")
+        status = Status(Outcome.FINISHED, f"all steps made (training loss {loss:.3g}).")
     if watch.why is not None:
         kept = "the model as it was given"
         x, y = given.reward, given.task.reference
