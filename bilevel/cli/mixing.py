@@ -46,7 +46,8 @@ def mix(asked: Mix) -> bool:
 
     def tell(what):
         def line(step, _, row):
-            weights = "".join(f", {n} {row[n]:.3f}" for n in given.names if n in row)
+            at = {name: row.get(run.column(name)) for name in given.names}
+            weights = "".join(f", {name} {w:.3f}" for name, w in at.items() if w is not None)
             console.print(f"{what}, step {step}: target loss {row[run.TARGET]:.4f}{weights}")
 
         return line
@@ -146,7 +147,7 @@ def _picture(names: tuple[str, ...], history: dict[str, np.ndarray]) -> Any:
         axes = figure.subplots()
         for i, name in enumerate(names):
             axes.plot(
-                history["step"], history[name], color=figures.series_color(i),
+                history["step"], history[run.column(name)], color=figures.series_color(i),
                 marker=figures.MARKERS[i % len(figures.MARKERS)],
                 markevery=max(1, len(history["step"]) // 8), label=name[:30],
             )  # fmt: skip

@@ -69,7 +69,7 @@ def test_the_command_finds_the_source_that_helps_and_trains_with_it(folder, file
     assert good + turned == pytest.approx(1, abs=1e-6)
     assert good > 0.9
     history = json.loads((out / "history.json").read_text())
-    assert history["weights"]["good"][-1] == pytest.approx(good)
+    assert history["weights"]["weight of good"][-1] == pytest.approx(good)
     losses = history["model"]["target loss"]
     assert losses[-1] < 0.3 * losses[0]
     page = (out / "report.html").read_text()
@@ -166,6 +166,7 @@ def test_bad_sources_are_refused_in_a_sentence(folder, files, tmp_path, content,
         (["--sources", "a", "b", "a"], "a is given twice as a source"),
         (["--method", "doge", "--penalty", "2"], "--penalty has no effect here"),
         (["--method", "uniform", "--weight-steps", "2"], "--weight-steps has no effect here"),
+        (["--warmup", "5", "--weight-steps", "5"], "warmup is 5, and the weights have 5 steps"),
         (["--blocks", "2"], "--blocks has no effect here: it is for --rank 0."),
     ],
 )

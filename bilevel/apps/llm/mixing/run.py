@@ -138,9 +138,14 @@ def learn(given: Session, folder: Path | None, *, callbacks: Callbacks = ()) -> 
         folder and folder / "weights",
         callbacks,
         {TARGET: mean_loss(loss, given.judged, _model_of)}
-        | {name: share(i, _weights_of) for i, name in enumerate(given.names)},
+        | {column(name): share(i, _weights_of) for i, name in enumerate(given.names)},
     )
     return Learned(np.asarray(_weights_of(result.x)), result)
+
+
+def column(name: str) -> str:
+    """Of the history, for the weight of a source."""
+    return f"weight of {name}"
 
 
 def _weights_of(v: Any):

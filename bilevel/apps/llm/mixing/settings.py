@@ -64,6 +64,11 @@ class Mix(Files, Mixing, Tuning):
         twice = [name for i, name in enumerate(self.sources) if name in self.sources[:i]]
         if twice:
             raise ValueError(f"{twice[0]} is given twice as a source; leave one of them out.")
+        if self.weight_steps is not None and self.warmup >= self.weight_steps:
+            raise ValueError(
+                f"warmup is {self.warmup}, and the weights have {self.weight_steps} steps; fewer "
+                "are needed."
+            )
         readers = {
             ("penalty",): (self.method is Method.SCALEBIO, "--method scalebio"),
             ("weight_rate", "weight_steps", "target_batch"): (
