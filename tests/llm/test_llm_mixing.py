@@ -75,6 +75,7 @@ def test_the_slope_of_the_weights_is_the_hypergradient_up_to_one_over_the_penalt
     for penalty in (10.0, 100.0, 1000.0):
         y, z = (jnp.asarray(y_star(none, share)) for share in (1 / penalty, 0.0))
         down = scalebio.problem(loss, penalty).hypergradient
+        assert down is not None
         d = down(scalebio.Copies(jnp.zeros(4), y, z), jnp.zeros(()), bl.Batch(TARGET, SOURCES))
         errors.append(np.linalg.norm(d.x - exact) / np.linalg.norm(exact) * penalty)
         np.testing.assert_allclose(d.y, 0, atol=1e-9)  # y and z are at rest there

@@ -74,8 +74,9 @@ def load(asked: Mix) -> Session:
     _check(rows, opened.rows[_TARGET], asked)
     target, held = parted(opened.rows[_TARGET], asked)
     sources = tuple(map(opened.responses, rows.values()))
-    parts = (opened.responses(some) for some in (target, (held or target)[:JUDGED]))
-    return Session(opened, asked, _short(asked.sources), sources, *parts, bool(held))
+    learned, judged = map(opened.responses, (target, (held or target)[:JUDGED]))
+    names = _short(asked.sources)
+    return Session(opened, asked, names, sources, learned, judged, bool(held))
 
 
 _TARGET = ""  # no name of a file
