@@ -87,8 +87,9 @@ def _unfinished(console, status, state: Path) -> bool:
 
 def _verdict(given: run.Session, found: Result) -> str:
     """How the target loss of held-out rows changed, row by row."""
-    loss = jax.jit(given.loss)
-    before, after = (np.asarray(loss(y, given.judged)) for y in (given.opened.start, found.x))
+    losses = jax.jit(lambda loss, y, rows: loss(y, rows))
+    both = given.opened.start, found.x
+    before, after = (np.asarray(losses(given.loss, y, given.judged)) for y in both)
     if len(before) < 2:
         return f"Target loss {before.mean():.4f} before, {after.mean():.4f} after."
     scores = [str(report.mean_and_error(values)) for values in (before, after)]
