@@ -24,6 +24,8 @@ REPORTS = (
     "counterexamples",
     "billion",
     "gold_reward",
+    "tolls",
+    "universal",
 )
 
 

@@ -76,8 +76,8 @@ __all__ = [
 
 _MODULES = frozenset({
     "apps", "certificates", "data", "driver", "estimators", "files", "global_search", "host",
-    "hypergrad", "linear", "lower", "methods", "oracles", "problem", "problems", "report",
-    "schedules", "selection", "sets", "sharding", "sklearn", "trees", "typing", "updates",
+    "hypergrad", "interop", "linear", "lower", "methods", "oracles", "problem", "problems",
+    "report", "schedules", "selection", "sets", "sharding", "sklearn", "trees", "typing", "updates",
 })  # fmt: skip
 _import = importer(__name__, {
     "bilevel.data": ("Data",),

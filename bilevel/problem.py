@@ -201,7 +201,7 @@ def _as_argument(name: str, fn: Callable) -> Callable:
 
 
 class Batch(NamedTuple):
-    """The samples of one step. Each half is passed to its loss unchanged.
+    """The samples of one step: `upper` and `lower`, each passed to its loss unchanged.
 
     A method that uses several batches of a level per step (see `method.draws(problem)`) gets them
     as a `Samples` handle, or stacked on a leading axis. A method that uses one batch gets the
@@ -217,7 +217,7 @@ class Batch(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The number of batches of each level that one step uses."""
+    """The number of batches that one step uses: of the `upper` level, and of the `lower`."""
 
     upper: int
     lower: int

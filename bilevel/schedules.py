@@ -142,7 +142,7 @@ class WarmUp(AbstractSchedule):
 
 
 class Function(AbstractSchedule):
-    """Any function of the step number, such as an optax schedule.
+    """Any function `fn` of the step number, such as an optax schedule.
 
     Create the function once and reuse it: a new function object triggers a recompilation.
     """
@@ -158,7 +158,7 @@ class Function(AbstractSchedule):
 
 
 def as_schedule(value: AbstractSchedule | ScalarLike | Callable) -> AbstractSchedule:
-    """A number becomes `Constant`, a function of k becomes `Function`.
+    """The `value` as a schedule: a number becomes `Constant`, a function of k `Function`.
 
     Raises:
         TypeError: a class, or a function that does not take a step number to a number.
@@ -203,11 +203,12 @@ def _check_function(schedule: "Function") -> None:
 
 
 def is_schedule(value: object) -> bool:
+    """Whether a `value` is one of the schedules here."""
     return isinstance(value, AbstractSchedule)
 
 
 def as_schedules(value) -> PyTree[AbstractSchedule]:
-    """Apply `as_schedule` to each entry of a tuple."""
+    """Apply `as_schedule` to each entry of a `value` that is a tuple, or to the value."""
     if isinstance(value, tuple):
         return jax.tree.map(as_schedule, value, is_leaf=is_schedule)
     return as_schedule(value)
@@ -244,12 +245,15 @@ def times(factor: ScalarLike, schedule: AbstractSchedule) -> AbstractSchedule:
 def horizon(
     scale: ScalarLike, power: float, steps: int | None, start: float = 1
 ) -> AbstractSchedule:
-    """A step size of order `K^(−power)`: constant if K = `steps` is known, else decaying with k."""
+    """A step size of order `K^(−power)`: constant if K = `steps` is known, else decaying with k.
+
+    It is `scale K^(−power)`, or `Polynomial(scale, power, start)`.
+    """
     return Polynomial(scale, power, start) if steps is None else Constant(scale * steps**-power)
 
 
 def shown(value: object) -> str:
-    """A number in short form; the shape of an array that is traced or batched."""
+    """A number `value` in short form; the shape of an array that is traced or batched."""
     shape = getattr(value, "shape", ())
     known = isinstance(value, (int, float, np.generic, np.ndarray, jax.Array))
     if shape or not known or isinstance(value, Tracer):

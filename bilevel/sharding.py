@@ -1,7 +1,9 @@
 """Placement on several devices: arrays split over a mesh, the rest replicated.
 
 Methods contain no device code: the compiler derives the placement of a step from the shardings of
-x, y and the data. This module puts arrays on the mesh and keeps their shardings fixed.
+x, y and the data. This module puts arrays on the mesh and keeps their shardings fixed. A `tree` is
+any pytree of arrays; a `place` is the sharding of one array, and `places` are those of a tree's
+leaves, in their order, `None` for a leaf that is on no mesh.
 """
 
 import math

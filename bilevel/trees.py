@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Scalar, ScalarLike
 
 
 def map(fn: Callable, *trees: PyTree) -> PyTree:
-    """Apply `fn` leaf by leaf."""
+    """Apply `fn` leaf by leaf to `trees` of one structure."""
     return jax.tree.map(fn, *trees)
 
 
@@ -72,7 +72,7 @@ def lerp(a: PyTree, b: PyTree, weight: ScalarLike) -> PyTree:
 
 
 def dot(a: PyTree, b: PyTree) -> Scalar:
-    """Inner product over all leaves, accumulated in float32 at least."""
+    """Inner product of `a` and `b` over all leaves, accumulated in float32 at least."""
 
     def leaf(p, q):
         return jnp.sum(_wide(jnp.asarray(p)) * _wide(jnp.asarray(q)))

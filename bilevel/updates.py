@@ -32,7 +32,7 @@ class AbstractUpdate(Checked):
 
 
 class SGD(AbstractUpdate):
-    """`x ← x − a_k d`."""
+    """Gradient descent `x ← x − a_k d`: `step_size` is a_k, a number or a schedule."""
 
     step_size: AbstractSchedule = eqx.field(converter=as_schedule, metadata=NONNEGATIVE)
 
@@ -47,7 +47,10 @@ class SGD(AbstractUpdate):
 
 
 class Momentum(AbstractUpdate):
-    """Heavy ball: `m ← b m + d`, `x ← x − a_k m`; with `nesterov`, `x ← x − a_k (b m + d)`."""
+    """Heavy ball: `m ← b m + d`, `x ← x − a_k m`; with `nesterov`, `x ← x − a_k (b m + d)`.
+
+    `step_size` is a_k, a number or a schedule, and `decay` is b.
+    """
 
     step_size: AbstractSchedule = eqx.field(converter=as_schedule, metadata=NONNEGATIVE)
     decay: ScalarLike = fraction(0.9)
@@ -95,9 +98,9 @@ class FromOptax(AbstractUpdate):
     """An optax transformation whose numbers are leaves of the pytree: `FromOptax(optax.adam, 0.1)`.
 
     A new number does not recompile, and a sweep is one `vmap`. A number may be a schedule of the
-    step number: `FromOptax(optax.adamw, Cosine(1e-3, 1000), weight_decay=0.1)`. It needs a factory
-    that only does arithmetic with its numbers. Use `Optax` for one that branches on them or takes
-    functions.
+    step number: `FromOptax(optax.adamw, Cosine(1e-3, 1000), weight_decay=0.1)`. The `numbers` go to
+    the factory by position, those in `named` by name. It needs a factory that only does arithmetic
+    with its numbers. Use `Optax` for one that branches on them or takes functions.
     """
 
     factory: Callable[..., optax.GradientTransformation] = eqx.field(static=True)
@@ -137,7 +140,8 @@ class FromOptax(AbstractUpdate):
     def __repr__(self) -> str:
         arguments = [_shown(number) for number in self.numbers]
         arguments += [f"{name}={_shown(number)}" for name, number in self.named.items()]
-        return f"{self.factory.__name__}({', '.join(arguments)})"
+        name = getattr(self.factory, "__name__", type(self.factory).__name__)
+        return f"{name}({', '.join(arguments)})"
 
 
 def _number_or_schedule(value: ScalarLike | AbstractSchedule) -> Any:
@@ -203,7 +207,7 @@ def scaled(update: AbstractUpdate, factor: ScalarLike) -> AbstractUpdate:
 
 
 def as_update(value: AbstractUpdate | optax.GradientTransformation | Any) -> AbstractUpdate:
-    """Convert a number or schedule to `SGD`, and an optax transformation to `Optax`."""
+    """`SGD` of a `value` that is a number or a schedule, `Optax` of an optax transformation."""
     if isinstance(value, AbstractUpdate):
         return value
     if isinstance(value, optax.GradientTransformation):

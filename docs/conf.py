@@ -1,6 +1,7 @@
 """The documentation site: `make docs` writes static files into build/docs that open offline."""
 
 import logging
+import os
 import sys
 import typing
 from pathlib import Path
@@ -9,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 for name in ("absl", "jax"):  # Sphinx lets everything through
     logging.getLogger(name).setLevel(logging.WARNING)
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")  # for the tutorial on a mesh
 typing.GENERATING_DOCUMENTATION = True  # jaxtyping then shows short array types
 
 from bilevel._version import __version__  # noqa: E402

@@ -18,14 +18,20 @@ from benchmarks import (
     billion,
     counterexamples,
     drifting,
+    inverse_rl,
     llm_steps,
     mixing,
     mixing_steps,
     problems,
     rates,
+    tolls,
 )
 from benchmarks import cleaning as finders
+from benchmarks import sklearn_tables as estimators
 from benchmarks.gold_reward import show as gold_reward
+from benchmarks.universal import runs as universal
+from benchmarks.universal import show as universal_table
+from benchmarks.unlearning import show as unlearning
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.mixing.settings import Mixing
@@ -38,8 +44,15 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
+SKLEARN = ROOT / "docs" / "sklearn.md"
+NO_METHOD = ROOT / "docs" / "no-method.md"
+UNLEARNING = ROOT / "docs" / "apps" / "unlearning.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
+<<<<<<< HEAD
 MIXING = ROOT / "docs" / "apps" / "mixing.md"
+=======
+INVERSE_RL = ROOT / "docs" / "apps" / "rl.md"
+>>>>>>> main
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
 GENERATED = "<!-- Written by `python -m docs.generate` from the classes and the kept results. -->"
@@ -334,12 +347,23 @@ def main() -> None:
     for name, part in gold_reward.parts().items():
         text = filled(text, name, part)
     GOLD_REWARD.write_text(text)
+<<<<<<< HEAD
     text = MIXING.read_text()
     for name, part in mixing_parts().items():
         text = filled(text, name, part)
     MIXING.write_text(text)
+=======
+    told = unlearning.table("forget01")
+    UNLEARNING.write_text(filled(UNLEARNING.read_text(), "forget01", told))
+>>>>>>> main
     told = finders.table(finders.kept())
     CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
+    told = inverse_rl.table(inverse_rl.kept())
+    INVERSE_RL.write_text(filled(INVERSE_RL.read_text(), "inverse_rl", told))
+    told = estimators.shown(estimators.kept())
+    SKLEARN.write_text(filled(SKLEARN.read_text(), "sklearn", told))
+    text = filled(NO_METHOD.read_text(), "universal", universal_table.table(universal.kept()))
+    NO_METHOD.write_text(filled(text, "tolls", tolls.table(tolls.kept())))
     text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
     if "--tables" not in sys.argv:
         text = filled(text, "demo", demo())

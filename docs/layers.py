@@ -32,6 +32,7 @@ LAYERS = (
     Layer(("selection",), "which method, which step sizes; the front door `solve`"),
     Layer(("problems",), "test problems with known answers"),
     Layer(("layers",), "convolutions that are fast inside a loop"),
+    Layer(("interop",), "models of PyTorch as JAX functions"),
     Layer(("report",), "figures and the HTML report"),
     Layer(("apps",), "applications; no app imports another"),
     Layer(("sklearn",), "estimators for scikit-learn"),

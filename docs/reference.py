@@ -20,6 +20,7 @@ NAMESPACES = {
     "bilevel.sharding": "Devices",
     "bilevel.trees": "Pytrees",
     "bilevel.host": "The machine",
+    "bilevel.interop.torch": "PyTorch modules",
 }
 
 
@@ -46,13 +47,13 @@ def _page(name: str) -> str:
     module = importlib.import_module(name)
     lines = [f"# {NAMESPACES[name]}: `{name}`", "", f"```{{eval-rst}}\n.. automodule:: {name}"]
     lines += ["   :no-members:", ""]
-    for public in _public(module):
-        kind = "autoclass" if isinstance(getattr(module, public), type) else "autofunction"
-        lines += [f".. {kind}:: {name}.{public}", ""]
+    for own in public(module):
+        kind = "autoclass" if isinstance(getattr(module, own), type) else "autofunction"
+        lines += [f".. {kind}:: {name}.{own}", ""]
     return "\n".join([*lines, "```", ""])
 
 
-def _public(module: ModuleType) -> list[str]:
+def public(module: ModuleType) -> list[str]:
     """Names of classes and functions; those of `__all__`, or those that the module defines."""
     every = getattr(module, "__all__", None) or [
         name

@@ -21,7 +21,7 @@ from benchmarks.gold_reward.settings import (
     TUNED,
     Point,
 )
-from benchmarks.gold_reward.ways import BY_NAME, WAYS, Reached, Setting, Way, run
+from benchmarks.gold_reward.ways import BY_NAME, WAYS, Reached, Setting, Way, run, trials
 from benchmarks.gold_reward.world import ANSWERS, POLICY, Base, World, base, scores, world
 from benchmarks.harness import machine
 from bilevel.apps.llm.policies.policy import generate
@@ -98,7 +98,7 @@ class Runs:
         return found.points, found
 
     def choice(self, way: Way) -> Choice:
-        return best([(s, self.one(way, s, TUNED, PAIRS)[0]) for s in way.tried])
+        return best([(s, self.one(way, s, TUNED, PAIRS)[0]) for s in trials(way.ranges)])
 
     def start(self) -> None:
         """SFT, where others start; not kept in the book, since its policy is needed."""

@@ -5,12 +5,13 @@ from typing import NamedTuple
 from benchmarks.harness import RESULTS
 
 FILE = RESULTS / "gold_reward.json"
-SEEDS = (11, 12, 13)  # first run when every setting was fixed; 0, 1 and 2 were looked at before
+SEEDS = (31, 32, 33)  # of the tables; docs/gold-reward.md says what was looked at before
 TUNED = 100  # settings are chosen on the feedback and prompts of this seed
 PAIRS = 200
 SWEEP, SWEPT = (0, 50, 100, 400), ("AIHF", "RLHF", "DPO")
 SWEPT_GOLD = "sentiment"  # the gold reward of the sweep
-KL = 4.0  # nats: among settings that end nearer to the base, that with the best gold reward is used
+CAPS = (1.0, 2.0, 3.0, 4.0)  # nats
+KL = CAPS[-1]  # among settings that end nearer to the base, the one with the best gold reward
 
 
 class Point(NamedTuple):

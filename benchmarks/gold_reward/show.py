@@ -6,12 +6,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.gold_reward.settings import FILE, PAIRS, SEEDS, SWEEP, SWEPT, Point
+from benchmarks.gold_reward.settings import (
+    CAPS,
+    FILE,
+    PAIRS,
+    SEEDS,
+    SWEEP,
+    SWEPT,
+    TUNED,
+    Point,
+)
 from benchmarks.harness import RESULTS
 from bilevel.report import figures
 
 FIGURE = RESULTS.parent.parent / "docs" / "figures" / "gold-reward.png"
 ORDER = ("SFT", "IRL", "AIHF", "RLHF", "DPO", "AIHF-DPO", "IPO", "SPIN", "self-play AIHF")
+LEARNS = ("IRL", "AIHF", "RLHF")  # a reward
 DRAWN = ("SFT", "IRL", "AIHF", "RLHF", "DPO")
 
 
@@ -39,6 +49,7 @@ class Kept:
         self.facts: dict[str, Any] = record["facts"][gold]
         self.samples: dict[str, Any] = record["samples"].get(gold, {})
         self.liked: dict[str, Any] = record["liked"].get(gold, {})
+        self.choices: dict[str, Any] = record["choices"].get(gold, {})
 
     def runs(self, way: str, pairs: int = PAIRS) -> list[list[Point]]:
         """The checkpoints of the three seeds; none where it was not run."""
@@ -51,17 +62,23 @@ class Kept:
         ]
         return found if len(found) == len(SEEDS) else []
 
+    def within(self, way: str, cap: float) -> float | None:
+        """The best gold reward of the trials, at checkpoints within so many nats of the model."""
+        rows = [row for row in self.rows if (row["way"], row["seed"]) == (way, TUNED)]
+        points = [Point(*point) for row in rows for point in row["points"]]
+        return max((p.gold for p in points if p.kl <= cap), default=None)
+
     def last(self, way: str, field: str, pairs: int = PAIRS) -> Mean:
         return mean([getattr(points[-1], field) for points in self.runs(way, pairs)])
 
-    def swept(self, way: str) -> tuple[list[int], list[Mean]]:
-        """Gold reward against the number of pairs; without a pair, RLHF and DPO are SFT."""
+    def swept(self, way: str, field: str = "gold") -> tuple[list[int], list[Mean]]:
+        """A field against the number of pairs; without a pair, RLHF and DPO are SFT."""
         found = dict.fromkeys(sorted((*SWEEP, PAIRS)), way)
         if way != "AIHF":
             found[0] = "SFT"
         have = {n: w for n, w in found.items() if self.runs(w, PAIRS if w == "SFT" else n)}
         return list(have), [
-            self.last(w, "gold", PAIRS if w == "SFT" else n) for n, w in have.items()
+            self.last(w, field, PAIRS if w == "SFT" else n) for n, w in have.items()
         ]
 
 
@@ -84,13 +101,41 @@ def table(kept: Kept) -> str:
     return "\n".join(lines)
 
 
+def caps(kept: Kept) -> str:
+    """What the trials reached within a divergence, on the feedback that settings are chosen on."""
+    lines = ["| within | " + " | ".join(f"{cap:g} nats" for cap in CAPS) + " |",
+             "|---" * (len(CAPS) + 1) + "|"]  # fmt: skip
+    for way in ORDER:
+        found = [kept.within(way, cap) for cap in CAPS]
+        if found[-1] is not None:
+            cells = ("–" if gold is None else f"{gold:.3f}" for gold in found)
+            lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def chosen(kept: Kept) -> str:
+    """The settings that the script chose; blank where a method has no such setting."""
+    lines = ["| | step size | of the reward | β, τ, λ | decay of the reward | stopped at |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for way in ORDER:
+        if way not in kept.choices or not kept.runs(way):
+            continue
+        (rate, reward_rate, beta, decay), _ = kept.choices[way]
+        learns, steps = way in LEARNS, round(kept.runs(way)[0][-1].step)
+        numbers = (f"{rate:g}", f"{reward_rate:g}" if learns else "",
+                   "" if way == "SFT" else f"{beta:g}", f"{decay:g}" if learns else "")  # fmt: skip
+        lines.append(f"| {' | '.join((way, *numbers, str(steps)))} |")
+    return "\n".join(lines)
+
+
 def sweep(kept: Kept) -> str:
     numbers = sorted((*SWEEP, PAIRS))
     lines = ["| pairs | " + " | ".join(map(str, numbers)) + " |", "|---" * (len(numbers) + 1) + "|"]
-    for way in SWEPT:
-        have = dict(zip(*kept.swept(way), strict=True))
-        cells = [f"{have[n]:.3f}" if n in have else "–" for n in numbers]
-        lines.append(f"| {way} | {' | '.join(cells)} |")
+    for field, digits, of in (("gold", ".3f", ""), ("kl", ".1f", ", KL")):
+        for way in SWEPT:
+            have = dict(zip(*kept.swept(way, field), strict=True))
+            cells = [f"{have[n]:{digits}}" if n in have else "–" for n in numbers]
+            lines.append(f"| {way}{of} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -129,7 +174,7 @@ def draw(kept: Kept) -> None:
             axes.axhline(kept.facts["base"], color=figures.LINE, linewidth=1.5, zorder=0)
             axes.set_xlabel(name)
         left.set_ylabel("gold reward")
-        left.legend(loc="upper left")
+        left.legend(loc="lower right")
         left.set_title("How far from the model")
         middle.set_title("How long")
         right.set_title("How many preferences")
@@ -153,5 +198,6 @@ def parts() -> dict[str, str]:
         f"{', '.join(disliked)}."
     )
     found = {gold: table(one) for gold, one in kept.items()}
+    found |= {"caps": caps(sentiment), "chosen": chosen(sentiment)}
     found |= {"samples": samples(sentiment), "liked": words}
     return found | ({"pairs": sweep(sentiment)} if len(sentiment.swept("AIHF")[0]) > 1 else {})

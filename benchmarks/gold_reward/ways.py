@@ -1,8 +1,7 @@
-"""The ways to align, each with the settings that are tried, and one run of one of them."""
+"""The ways to align, the settings that are tried, and one run of one of them."""
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,7 +13,8 @@ import optax
 from benchmarks.gold_reward import reward as rewards
 from benchmarks.gold_reward.settings import Point
 from benchmarks.gold_reward.world import BETA, POLICY, World, scores
-from bilevel.apps.llm.methods.aihf import AIHF, IRL
+from bilevel import schedules, trees
+from bilevel.apps.llm.methods.aihf import AIHF, IRL, Finish
 from bilevel.apps.llm.methods.align import AbstractAlignment, align
 from bilevel.apps.llm.methods.direct import AIHFDPO, DPO, IPO
 from bilevel.apps.llm.methods.rlhf import RLHF, RewardModel
@@ -25,53 +25,90 @@ from bilevel.apps.llm.policies.policy import generate
 from bilevel.apps.llm.policy_steps.policy_step import LeaveOneOut
 from bilevel.updates import FromOptax
 
-CHECKPOINTS = 6
+CHECKPOINTS = 4
 BATCH, PROMPTS, SAMPLES = 64, 32, 4  # rows of feedback a step; prompts to answer, responses to each
-FIT, FOLLOW = 132, 132  # RLHF: steps of the reward, then of the policy
-DECAY = 1e-3
-adam = partial(FromOptax, optax.adam)
+STEPS = 120  # of a run; RLHF makes as many of the reward, then as many of the policy
+LOOP, LAST = 60, 20  # steps of IRL and AIHF: in the loop, then on its reward
+TRIALS = 6  # settings tried of each method
 
 
 class Setting(NamedTuple):
-    rate: float = 1e-3  # of the policy
-    reward_rate: float = 0.1
-    beta: float = BETA  # of the task; τ of IPO, λ of self-play
+    """What is tried. A method reads what it has."""
+
+    rate: float  # of the policy
+    reward_rate: float
+    beta: float  # of the task; τ of IPO, λ of SPIN and self-play
+    decay: float  # of the reward
+
+
+class Ranges(NamedTuple):
+    """Least and greatest value of each."""
+
+    rate: tuple[float, float] = (3e-4, 4e-3)
+    reward_rate: tuple[float, float] = (0.02, 0.2)
+    beta: tuple[float, float] = (0.1, 1.0)
+    decay: tuple[float, float] = (1e-4, 1e-2)
+
+
+RANGES = Ranges()
+JOINT = Ranges(reward_rate=(0.05, 0.5), decay=(3e-5, 3e-3))  # of IRL and AIHF
+
+
+def trials(ranges: Ranges = RANGES, number: int = TRIALS) -> list[Setting]:
+    """The settings that are tried: a Latin hypercube, the same one in all ranges; logarithmic."""
+    rng = np.random.default_rng(0)
+    at = [(rng.permutation(number) + 0.5) / number for _ in ranges]
+    columns = [low * (high / low) ** share for (low, high), share in zip(ranges, at, strict=True)]
+    return [Setting(*(float(f"{v:.3g}") for v in row)) for row in zip(*columns, strict=True)]
 
 
 class Way(NamedTuple):
-    """A method, its steps in one run, and the settings that are tried.
+    """A method.
 
     After SFT: it is start and reference, as usual where a method knows only preferences.
     """
 
     name: str
     how: Callable[[Setting], AbstractAlignment]
-    steps: int
-    tried: tuple[Setting, ...]
     after_sft: bool = False
     pairs: bool = True  # reads preferences
+    ranges: Ranges = RANGES
+    beta: float | None = None  # of the task; that of the setting when absent
+    steps: int = STEPS  # of the first phase
+    every: int = STEPS // CHECKPOINTS  # steps between checkpoints
+    begins: int = 0  # steps before there are checkpoints
 
 
-def _step(s: Setting) -> LeaveOneOut:
-    return LeaveOneOut(adam(s.rate), samples=SAMPLES)
+def _adam(rate: float, steps: int = STEPS) -> FromOptax:
+    """Adam, whose step size ends at zero."""
+    return FromOptax(optax.adam, schedules.Cosine(rate, steps))
 
 
-LEARNED = tuple(Setting(*s) for s in ((1e-3, 0.03), (2e-3, 0.05), (2e-3, 0.08)))
-DIRECT = tuple(Setting(rate, beta=b) for rate, b in ((5e-4, 0.1), (1e-3, 0.1), (1e-3, 1.0)))
+def _step(rate: float, steps: int = STEPS) -> LeaveOneOut:
+    return LeaveOneOut(_adam(rate, steps), samples=SAMPLES)
+
+
+def _joint(s: Setting) -> dict[str, Any]:
+    """The single loop, where rewards and β have their natural unit, then steps on its reward."""
+    update, finish = _adam(s.reward_rate, LOOP), Finish(LAST, s.beta, _step(s.rate / 2, LAST))
+    return {"step": _step(s.rate, LOOP), "x_update": update, "decay": s.decay, "finish": finish}
+
+
+def _staged(s: Setting) -> RLHF:
+    return RLHF(_step(s.rate), STEPS, RewardModel(_adam(s.reward_rate), decay=s.decay))
+
+
+FINE = (LOOP, LAST // CHECKPOINTS, LOOP)
 WAYS = (
-    Way("SFT", lambda s: SFT(adam(s.rate)), 240,
-        tuple(map(Setting, (3e-4, 1e-3, 2e-3))), pairs=False),
-    Way("IRL", lambda s: IRL(_step(s), x_update=adam(s.reward_rate), decay=DECAY), 144, LEARNED,
-        pairs=False),
-    Way("AIHF", lambda s: AIHF(_step(s), x_update=adam(s.reward_rate), decay=DECAY), 144, LEARNED),
-    Way("RLHF", lambda s: RLHF(_step(s), FOLLOW, RewardModel(adam(s.reward_rate), decay=1e-2)), FIT,
-        tuple(Setting(r, 0.05, b) for r, b in ((1e-3, 1.0), (2e-3, 0.5), (3e-3, 0.2))),
-        after_sft=True),
-    Way("DPO", lambda s: DPO(adam(s.rate)), 120, DIRECT, after_sft=True),
-    Way("AIHF-DPO", lambda s: AIHFDPO(adam(s.rate)), 120, DIRECT),
-    Way("IPO", lambda s: IPO(s.beta, update=adam(s.rate)), 120, DIRECT, after_sft=True),
-    Way("SPIN", lambda s: SPIN(adam(s.rate), s.beta), 120, DIRECT, after_sft=True, pairs=False),
-    Way("self-play AIHF", lambda s: SelfPlayAIHF(adam(s.rate), strength=s.beta), 120, DIRECT,
+    Way("SFT", lambda s: SFT(_adam(s.rate)), pairs=False),
+    Way("IRL", lambda s: IRL(**_joint(s)), False, False, JOINT, BETA, *FINE),
+    Way("AIHF", lambda s: AIHF(**_joint(s)), False, True, JOINT, BETA, *FINE),
+    Way("RLHF", _staged, after_sft=True),
+    Way("DPO", lambda s: DPO(_adam(s.rate)), after_sft=True),
+    Way("AIHF-DPO", lambda s: AIHFDPO(_adam(s.rate))),
+    Way("IPO", lambda s: IPO(s.beta, update=_adam(s.rate)), after_sft=True),
+    Way("SPIN", lambda s: SPIN(_adam(s.rate), s.beta), after_sft=True, pairs=False),
+    Way("self-play AIHF", lambda s: SelfPlayAIHF(_adam(s.rate), strength=s.beta),
         after_sft=True),
 )  # fmt: skip
 BY_NAME = {way.name: way for way in WAYS}
@@ -98,41 +135,55 @@ def _looked(y, base, x, prompts, held, key):
 
 
 class Look:
-    """Called by the driver at every checkpoint."""
+    """Called by the driver at every checkpoint; keeps what the one asked for has."""
 
-    def __init__(self, world: World, until: int, sft: np.ndarray | None, seconds: float):
-        self.world, self.until, self.sft, self.before = world, until, sft, seconds
-        self.points, self.spent, self.scores = [], [], np.zeros(0)
+    def __init__(
+        self, world: World, begins: int, until: int, sft: np.ndarray | None, seconds: float
+    ):
+        self.world, self.begins, self.until = world, begins, until
+        self.sft, self.before = sft, seconds
+        self.points: list[Point] = []
+        self.stretches: list[int] = []  # before each point
+        self.spent: dict[bool, list[float]] = {True: [], False: []}  # whether the policy moved
         self.started = time.process_time()
         found = (scores(world.base, world.gold, side) for side in world.held)
         self.difference = np.subtract(*found)
 
     def __call__(self, step: int, state: Any, row: Any) -> bool:
-        self.spent.append(time.process_time() - self.started)
+        spent = time.process_time() - self.started
         alone = jax.tree.structure(state.y) != jax.tree.structure(self.world.base.params)
         y, x = (state.x, None) if alone else (state.y, state.x)
-        if jax.tree.structure(y) == jax.tree.structure(self.world.base.params):
+        moved = jax.tree.structure(y) == jax.tree.structure(self.world.base.params)
+        self.spent[moved].append(spent)
+        if moved and step > self.begins and len(self.points) < self.until:
             self.look(step, y, x)
         self.started = time.process_time()
-        return len(self.points) >= self.until
+        return len(self.points) >= self.until and len(self.spent[True]) > 1  # the first compiles
 
     def look(self, step, y, x):
         world, differ = self.world, self.difference != 0
         said, kl, over = _looked(y, world.base.params, x, world.prompts, world.held,
                                  jax.random.key(step))  # fmt: skip
         right = np.asarray(over) == (self.difference > 0)
-        self.scores = scores(world.base, world.gold, said)
-        won = None
-        if self.sft is not None:
-            won = float((np.sign(self.scores - self.sft).mean() + 1) / 2)
-        seconds = float(len(self.spent))  # stretches, until `finished`
-        found = (seconds, float(self.scores.mean()), float(kl), float(right[differ].mean()), won)
+        gold = scores(world.base, world.gold, said)
+        won = None if self.sft is None else float((np.sign(gold - self.sft).mean() + 1) / 2)
+        self.kept = trees.copy(y), trees.copy(x), gold
+        found = (0.0, float(gold.mean()), float(kl), float(right[differ].mean()), won)
         self.points.append(Point(step, *found))
+        self.stretches.append(len(self.spent[True]))
 
     def finished(self) -> list[Point]:
-        """The points with seconds; the first stretch, which compiles, counts as the others."""
-        each = float(np.median(self.spent[1:] or self.spent))
-        return [p._replace(seconds=self.before + each * p.seconds) for p in self.points]
+        """The points with seconds; the first stretch of a phase compiles, and counts as others."""
+        begun = self.before + len(self.spent[False]) * _usual(self.spent[False])
+        each = _usual(self.spent[True])
+        return [
+            p._replace(seconds=begun + each * n)
+            for n, p in zip(self.stretches, self.points, strict=True)
+        ]
+
+
+def _usual(spent: list[float]) -> float:
+    return float(np.median(spent[1:] or spent or [0.0]))
 
 
 def run(
@@ -157,14 +208,14 @@ def run(
     some = None
     if pairs and way.pairs:
         some = jax.tree.map(lambda leaf: leaf[:pairs], world.preferences)
-    beta = jnp.asarray(setting.beta, jnp.float32)
+    beta = jnp.asarray(setting.beta if way.beta is None else way.beta, jnp.float32)
     reference = start if way.after_sft else base
     task = Task(POLICY, reference, beta, rewards.reward, world.demonstrations, some)
-    look = Look(world, until, None if sft is None else sft.scores,
+    look = Look(world, way.begins, until, None if sft is None else sft.scores,
                 0.0 if begun is None else begun.points[-1].seconds)  # fmt: skip
-    found = align(
+    align(
         task, way.how(setting), steps=way.steps, reward=rewards.start(), policy=start,
         key=jax.random.key(key), batch_size=BATCH, prompts=PROMPTS,
-        log_every=max(1, way.steps // CHECKPOINTS), progress=False, callbacks=[look],
+        log_every=way.every, progress=False, callbacks=[look],
     )  # fmt: skip
-    return Reached(look.finished(), found.policy, found.reward, look.scores)
+    return Reached(look.finished(), *look.kept)

@@ -34,8 +34,8 @@ class Verdict(enum.Enum):
 class HypergradientCheck(NamedTuple):
     """Slopes of `x → f(x, y*(x))` along some directions, claimed and measured."""
 
-    verdict: Verdict
-    sentence: str
+    verdict: Verdict  # agrees, differs, or cannot be told
+    sentence: str  # the same in words, with the numbers
     error: float  # relative, over all directions
     uncertainty: float  # of the differences, on the same scale
     estimate: Float[np.ndarray, " k"]  # slopes of the estimate along k unit directions

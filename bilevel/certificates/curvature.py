@@ -36,7 +36,7 @@ class Probe(NamedTuple):
 
     upper: float  # f
     lower: float  # g
-    convexity: Convexity
+    convexity: Convexity  # of g in y, as far as the eigenvalues tell
     L: float  # largest eigenvalue of ∂²g/∂y²
     mu: float  # smallest one
     condition: float  # κ = L/μ

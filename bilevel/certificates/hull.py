@@ -20,11 +20,11 @@ class Nearest(NamedTuple):
 def min_norm(
     points: Float[Array, "p n"], *, max_steps: int = 20_000, tol: ScalarLike = 1e-14
 ) -> Nearest:
-    """`argmin ‖u‖` over the convex hull of the rows.
+    """`argmin ‖u‖` over the convex hull of the rows of `points`.
 
     Conditional gradients with pairwise steps and exact line search: weight moves from the row
     farthest along u, of those in use, to the one farthest against it, at a linear rate. Stops at
-    a gap of `tol` times the largest squared norm of a row.
+    a gap of `tol` times the largest squared norm of a row, or after `max_steps`.
 
     Reference: Lacoste-Julien, Jaggi. "On the global linear convergence of Frank-Wolfe optimization
     variants". NeurIPS 2015, arXiv:1511.05932.

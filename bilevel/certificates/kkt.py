@@ -123,6 +123,8 @@ def bome_residual(
 ) -> Scalar:
     """`min over λ ≥ 0 of ‖∇f + λ ∇q‖² + q`, where `q = g − v`: BOME's measure, for a free y.
 
+    `solver` finds the lower value v.
+
     Reference: Liu, Ye, Wright, Stone, Liu. "BOME! Bilevel optimization made easy: a simple
     first-order approach". NeurIPS 2022, arXiv:2209.08709.
     """
@@ -210,6 +212,7 @@ def active_set_agreement(
     """The part of the lower inequalities that are active at both or at neither of y and y*.
 
     Args:
+        y_star: the lower solution, y*.
         tol: active is what is above `−tol`. A side without a bound does not count.
 
     Returns:
@@ -231,7 +234,10 @@ def lower_gap(
     *,
     solver: AbstractLowerSolver | None = None,
 ) -> Scalar:
-    """`g(x, y) − min g(x, ·)`: tracking where the minimisers are many. NaN where v is not known."""
+    """`g(x, y) − min g(x, ·)`: tracking where the minimisers are many.
+
+    `solver` finds the minimum, from y. NaN where it fails.
+    """
     v, _ = _value_function(problem, x, y, batch, solver)
     return oracles.lower_value(problem, x, y, batch) - v
 
@@ -243,6 +249,9 @@ def lower_curvature(
 
     Positive at a strict local minimum, the branch that a hypergradient at y belongs to; near zero
     where branches meet, or minimisers are many. Dense: for a y of up to a few hundred entries.
+
+    Args:
+        duals: multipliers of the lower set at y; when absent, found from the gradient at y.
 
     Returns:
         Infinity where the active rows leave no direction.

@@ -19,13 +19,17 @@ from bilevel import host, options
 from bilevel.apps.dag.settings import Dag
 from bilevel.apps.denoising.settings import Denoise
 from bilevel.apps.games.settings import Mip
+<<<<<<< HEAD
 from bilevel.apps.llm.mixing.settings import Mix
+=======
+from bilevel.apps.llm.evaluation.settings import Evaluate
+>>>>>>> main
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.apps.llm.unlearning.settings import Unlearn
 from bilevel.apps.networks.settings import NetworkOptions
 from bilevel.apps.pruning.settings import Prune
 from bilevel.apps.reweight.settings import Reweight
-from bilevel.apps.rl.settings import IRL
+from bilevel.apps.rl.settings import IRL, Experts
 from bilevel.apps.tuning.settings import Tune
 from bilevel.cli.help import PlainHelp
 from bilevel.cli.options import Chat, Clean, Compare, Demo, Methods, Probe, Run, Textbook
@@ -59,7 +63,9 @@ COMMANDS = {
     "unlearn": Command(Unlearn, "bilevel.cli.unlearning:unlearn"),
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
+    "evaluate": Command(Evaluate, "bilevel.apps.llm.evaluation.run:run"),
     "irl": Command(IRL, "bilevel.apps.rl.run:run"),
+    "experts": Command(Experts, "bilevel.apps.rl.neural.run:experts"),
     "bench textbook": Command(Textbook, "bilevel.cli.textbook:run"),
 }
 FOLDERS = {"bench": "Benchmarks on files of problems."}

@@ -1,21 +1,32 @@
 """`bilevel unlearn`: a checkpoint and two files in, a checkpoint folder out."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from bilevel import options, report
 from bilevel.apps.llm.hub import folders
-from bilevel.apps.llm.policies import model
-from bilevel.apps.llm.run.session import said, write_folder
-from bilevel.apps.llm.unlearning import run
+from bilevel.apps.llm.run.session import write_folder
+from bilevel.apps.llm.unlearning import run, verdict
 from bilevel.apps.llm.unlearning.settings import Unlearn
+from bilevel.apps.llm.unlearning.verdict import Memory
 from bilevel.cli.alignment import BEGUN, MARK, changed, check_new, check_ours
 from bilevel.cli.console import plain_console
 from bilevel.driver import Outcome, Result
 
 SHOWN = 4  # answers of each kind in the report
+ABOUT = (
+    f"Of at most {run.JUDGED} questions of each kind. Probability: of a token of the right answer; "
+    "of general questions, of the right answer among wrong ones. ROUGE-L: share of the words of "
+    "the right answer that the likeliest answer holds in their order. Truth: 1 where the right "
+    "answer is far likelier than wrong ones, 0 where it is not likelier; the wrong ones are right "
+    "answers to the most similar questions of the same file. Model utility: harmonic mean of these "
+    "over what is to stay known. Forget quality: above 0.05 a test cannot tell the model from one "
+    "that was never told. docs/apps/unlearning.md says more."
+)
+ANSWERS = "The likeliest answers, token by token; those to retain are held out where there are."
 
 
 def unlearn(asked: Unlearn) -> bool:
@@ -36,7 +47,8 @@ def unlearn(asked: Unlearn) -> bool:
         f"{len(rows.tokens)} answers to {name}" for name, rows in given.answers._asdict().items()
     )
     console.print(f"{', '.join(counts)}; {asked.combine.value}, {asked.steps} steps.")
-    before = _answers(given, given.opened.start)
+    memories = {"before": run.remembered(given, given.opened.start)}
+    retrained = run.of_retrained(given)
     state.mkdir(exist_ok=True)
     (state / MARK).touch()
     for told in changed(asked, state / BEGUN):
@@ -50,12 +62,13 @@ def unlearn(asked: Unlearn) -> bool:
     if found.status.outcome is Outcome.INTERRUPTED:
         console.print(f"Interrupted; the same command goes on from {state}.")
         return False
-    after = _answers(given, found.x)
+    memories["after"] = run.remembered(given, found.x)
+    memories |= {"never told": retrained} if retrained else {}
     failed: list[str] = []
     write_folder(
         given.opened.merged(found.x),
         out,
-        also=lambda part: failed.append(_write(given, found, before, after, part)),
+        also=lambda part: failed.append(_write(given, found, memories, part)),
     )
     if found.status.ok:
         folders.remove(state)
@@ -65,41 +78,55 @@ def unlearn(asked: Unlearn) -> bool:
     return found.status.ok
 
 
-def _answers(given: run.Session, y) -> list[tuple[str, str, str]]:
-    """Kind, prompt and likeliest answer of some rows."""
-    opened, found = given.opened, []
-    for kind, rows in given.judged._asdict().items():
-        asked = model.PromptBatch(*(leaf[:SHOWN] for leaf in rows.prompts))
-        pairs = said(opened.merged(y), opened.tokenizer, asked, opened.policy)
-        found += [(kind, prompt, answer) for prompt, answer in pairs]
-    return found
-
-
-def _write(given: run.Session, found: Result, before, after, out: Path) -> str:
-    """`history.json` and `report.html` into the result; a sentence if there is no report."""
+def _write(given: run.Session, found: Result, memories: Mapping[str, Memory], out: Path) -> str:
+    """`history.json`, `memory.json` and `report.html`; a sentence if there is no report."""
     kept = {name: [None if np.isnan(v) else float(v) for v in column]
             for name, column in found.history.items()}  # fmt: skip
     (out / "history.json").write_text(json.dumps(kept, indent=1) + "\n")
+    never = memories.get("never told")
+    told = {name: verdict.numbers(memory, never) for name, memory in memories.items()}
+    known = {name: {what: None if np.isnan(v) else v for what, v in numbers.items()}
+             for name, numbers in told.items()}  # fmt: skip
+    (out / "memory.json").write_text(json.dumps(known, indent=1) + "\n")
     lead = "Mean probability of the tokens of answers to forget, and of answers to retain."
     return report.try_write(
-        out / "report.html", "Unlearning", lambda: _sections(given, found, before, after), lead
+        out / "report.html", "Unlearning", lambda: _sections(given, found, memories, told), lead
     )
 
 
-def _sections(given: run.Session, found: Result, before, after) -> list[report.Section]:
+def _sections(given: run.Session, found: Result, memories, told) -> list[report.Section]:
     columns = ["forget", "retain"]
     numbers = [
         (f"{found.history[name][at]:.3f}", f"{name}, {when}")
         for name in columns
         for at, when in ((0, "before"), (-1, "after"))
     ]
-    rows = [(*b, a) for b, (_, _, a) in zip(before, after, strict=True)]
-    heads = ("kind", "prompt", "before", "after")
-    about = "The likeliest answers, token by token; those to retain are held out where there are."
+    known = [(name, *(one.get(name) for one in told.values())) for name in told["after"]]
+    heads = ("kind", "prompt", *memories)
     settings = options.rows(given.settings)
     return [
         report.Section("In short", [report.Numbers(numbers), report.Text(str(found.status))]),
-        report.Section("Answers before and after", [report.Table(heads, rows), report.Text(about)]),
+        report.Section(
+            "What is remembered",
+            [report.Table(("", *memories), known, dict.fromkeys(memories, ".3f")),
+             report.Text(ABOUT)],
+        ),
+        report.Section(
+            "Answers before and after",
+            [report.Table(heads, _answers(given, memories)), report.Text(ANSWERS)],
+        ),
         report.Section("Settings", [report.Table(("option", "value", "what it is"), settings)]),
         *report.of({given.settings.combine.value: found}, columns=columns),
-    ]
+    ]  # fmt: skip
+
+
+def _answers(given: run.Session, memories: Mapping[str, Memory]) -> list[tuple[str, ...]]:
+    """Kind, prompt and likeliest answers of some questions."""
+    decode, found = given.opened.tokenizer.decode, []
+    for kind in (verdict.FORGET, verdict.RETAIN):
+        prompts = given.questions[kind].right.prompts
+        for i, (tokens, mask) in enumerate(zip(*map(np.asarray, prompts), strict=True)):
+            if i < SHOWN:
+                said = (memory[kind].said[i] for memory in memories.values())
+                found.append((kind, decode(tokens[mask]), *said))
+    return found

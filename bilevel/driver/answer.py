@@ -32,7 +32,9 @@ class FollowerCertificate(NamedTuple):
     candidates: int = 0  # points that x is the best of; 0: no search was made
     upper_falls: Any = None  # a direction of x along which the upper loss falls for ever, or None
     pessimistic: float | None = None  # the largest upper loss among equal answers, where it differs
+    optimistic: float | None = None  # the least among them, where y is the worst and it differs
     local: Certificate | None = None  # of the method, where one was run
+    bound: float | None = None  # no allowed point has a smaller upper loss: proved, where known
 
     @property
     def gap(self) -> float:
@@ -78,6 +80,12 @@ class FollowerCertificate(NamedTuple):
                 "(optimistic); at the worst of them that was found the upper loss is "
                 f"{self.pessimistic:.6g} (pessimistic)."
             )
+        if self.optimistic is not None:
+            said.append(
+                "The follower has other answers that are as good. y is the worst of them for the "
+                "leader (pessimistic); at the best of them that was found the upper loss is "
+                f"{self.optimistic:.6g} (optimistic)."
+            )
         if self.traps:
             plural = "s" if self.traps > 1 else ""
             said.append(
@@ -121,6 +129,11 @@ class FollowerCertificate(NamedTuple):
     def about_x(self) -> str:
         """What is known of x: stationary or not, the best of how many points, bounded or not."""
         said = []
+        if self.bound is not None:
+            said.append(
+                f"no allowed point has an upper loss below {self.bound:.6g}: proved, a gap of "
+                f"{max(self.upper - self.bound, 0.0):.1e}"
+            )
         if self.stationary is not None:
             said.append("stationary" if self.stationary else "not stationary")
         if self.candidates > 1:

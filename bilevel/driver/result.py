@@ -30,10 +30,10 @@ class Outcome(enum.Enum):
 
 
 class Status(NamedTuple):
-    """How a run ended, and what to do about it."""
+    """How a run ended (`outcome`), and what to do about it."""
 
     outcome: Outcome
-    advice: str
+    advice: str  # what happened and what to try, in sentences
 
     @property
     def ok(self) -> bool:
@@ -83,10 +83,10 @@ class Result(NamedTuple):
     x: Upper
     y: Lower
     history: dict[str, np.ndarray]
-    status: Status
-    certificate: Certificate | FollowerCertificate | None
-    state: Any
-    stats: Stats
+    status: Status  # how it ended, and what to try
+    certificate: Certificate | FollowerCertificate | None  # how far (x, y) is from a solution
+    state: Any  # of the method after the last step
+    stats: Stats  # steps, seconds and oracle calls
 
     def __repr__(self) -> str:
         last = {name: column[-1] for name, column in self.history.items() if len(column)}

@@ -19,7 +19,10 @@ class Path(NamedTuple):
 
 
 def follow(estimand: Estimand, point: Any, sample: Any, last: Path) -> Path:
-    """`d ← d + D(w; s) − D(w_old; s)`, the direction after a move from w_old to w."""
+    """`d ← d + D(w; s) − D(w_old; s)`, the direction after a move from w_old to w.
+
+    `estimand` is D, `point` is w, `sample` is s, and `last` holds d and w_old.
+    """
     new, old = estimand(point, sample), estimand(last.point, sample)
     return Path(trees.add(last.direction, trees.sub(new, old)), point)
 

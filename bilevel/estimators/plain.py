@@ -19,7 +19,7 @@ class SGD(AbstractEstimator):
 
 
 class MovingAverage(AbstractEstimator):
-    """`d ← (1 − θ_k) d + θ_k D(w; s)`; biased while w moves, even without noise."""
+    """`d ← (1 − θ_k) d + θ_k D(w; s)`, θ = `weight`; biased while w moves, even without noise."""
 
     weight: AbstractSchedule = eqx.field(default=0.1, converter=as_schedule, metadata=NONNEGATIVE)
 

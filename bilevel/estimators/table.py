@@ -19,6 +19,8 @@ class Slot(NamedTuple):
 
 
 class Table(NamedTuple):
+    """What SAGA remembers: the last direction of each sample, and their mean."""
+
     slots: PyTree  # leading axis: slot
     last: Slot  # the row not yet written into its slot
     mean: PyTree  # of all slots, with `last` already in its slot

@@ -43,7 +43,7 @@ def solve_small(
     search = Search(functions)
     found = search.run()
     best = found.best
-    proof = _certificate(functions, best, x0, y0)._replace(
+    proof = certificate_of(functions, best, x0, y0)._replace(
         traps=found.traps,
         stationary=found.stationary,
         candidates=found.candidates,
@@ -85,7 +85,7 @@ def check_small(
     found = measured(functions, follower, follower.nearest(functions.z0))
     if found.passes():
         found = found._replace(falls=lower_fall(functions, follower.region, found.z))
-    proof = _certificate(functions, found, x, y)
+    proof = certificate_of(functions, found, x, y)
     if found.passes():
         fall = upper_ray(functions, follower, *found[:3])
         away = None if fall is None else _as(functions.as_x, fall[0], x)
@@ -94,7 +94,7 @@ def check_small(
     return proof, _point(functions, found.z, x, y)[1]
 
 
-def _certificate(functions: Functions, at: Candidate, x: Upper, y: Lower) -> FollowerCertificate:
+def certificate_of(functions: Functions, at: Candidate, x: Upper, y: Lower) -> FollowerCertificate:
     upper, lower = (max(float(excess), 0.0) for excess in at.violation)
     unit, small = map(float, functions.units)
     differs = at.worst - at.upper > DIFFERS * (1 / unit + abs(at.upper))
@@ -166,13 +166,16 @@ def verdict(proof: FollowerCertificate) -> tuple[Outcome, str]:
             f"answering. {proof.about_y()} Call bl.solve again with x0=result.x, y0=result.y to "
             "go on from here."
         )
-    ties = (
-        ""
-        if proof.pessimistic is None
-        else (
+    ties = ""
+    if proof.pessimistic is not None:
+        ties = (
             " The follower's answer is not unique: this is the optimistic one, and the "
             f"pessimistic upper loss at this x is at least {proof.pessimistic:.6g}."
         )
-    )
+    elif proof.optimistic is not None:
+        ties = (
+            " The follower's answer is not unique: this is the pessimistic one, and the "
+            f"optimistic upper loss at this x is at most {proof.optimistic:.6g}."
+        )
     told = f"Upper loss {proof.upper:.6g}. {proof.about_y()} {proof.about_x()}"
     return Outcome.CONVERGED, told + ties

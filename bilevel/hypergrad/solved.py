@@ -33,7 +33,7 @@ class AbstractOracle(Checked):
 
 
 class ActiveSet(AbstractOracle):
-    """Solve the lower problem with multipliers, then differentiate its active set: `kkt`."""
+    """Solve the lower problem by `solver`, and differentiate its active set: `kkt`."""
 
     solver: AbstractLowerSolver = eqx.field(default_factory=SQP)
 
@@ -73,7 +73,10 @@ class TwoPenalty(AbstractOracle):
 
 
 class TwoPoint(AbstractOracle):
-    """Two values of the hyper-objective, at x ± radius along a random direction: `two_point`."""
+    """Two values of the hyper-objective, at x ± radius along a random direction: `two_point`.
+
+    `solver` finds y* at both points.
+    """
 
     radius: ScalarLike = positive(0.02)
     solver: AbstractLowerSolver = eqx.field(default_factory=SQP)

@@ -26,6 +26,11 @@ def tail(values: Array, weights: Array, level: ScalarLike) -> Tail:
     """The superquantile `min over b of b + E(f − b)₊/d`: the mean of the highest part d.
 
     b is the (1 − d)-quantile. The point at b is split so that the tail has weight exactly d.
+
+    Args:
+        values: f at each point, shape (n,).
+        weights: of the points, shape (n,), with sum 1.
+        level: d, in (0, 1].
     """
     d = jnp.asarray(level, values.dtype)
     order = jnp.argsort(-values)

@@ -109,7 +109,7 @@ def value_difference_at(
 
     Returns `∇_x f(x, y) + penalty (∇_x g(x, y) − ∇_x g(x, z))` as grad. With
     `lower_y is lower_z` (common samples) the noise of the difference stays bounded as the penalty
-    grows.
+    grows. `upper` is the batch of f; `lower_y` and `lower_z` are those of g at y and at z.
     """
     (value, fs), gs = value_slopes(problem, x, (z, y), upper, (lower_z, lower_y))
     return HyperGrad(value, weigh_slopes(fs, gs, penalty), y=y)
@@ -118,7 +118,13 @@ def value_difference_at(
 def value_slopes(
     problem: Problem, x: Upper, ys: tuple[Lower, ...], upper, lowers: tuple, order: int = 1
 ):
-    """`((f, ∇_x f's), ∇_x g's)`, one lower iterate per node; f at node 1, no `∇_x f` at node 0."""
+    """`((f, ∇_x f's), ∇_x g's)`, one lower iterate per node; f at node 1, no `∇_x f` at node 0.
+
+    Args:
+        ys, lowers: a lower iterate and a batch of g for each node.
+        upper: the batch of f.
+        order: of the difference in the penalty; it has `order + 1` nodes.
+    """
     nodes, _ = differences(order)
     at = {
         node: oracles.upper_grad_x(problem, x, y, upper)
@@ -131,7 +137,10 @@ def value_slopes(
 
 
 def weigh_slopes(fs: tuple, gs: tuple, penalty, order: int = 1) -> Upper:
-    """The hypergradient `Σ_j w_j (penalty ∇_x g + j ∇_x f)(x, y_j)`, from its slopes."""
+    """The hypergradient `Σ_j w_j (penalty ∇_x g + j ∇_x f)(x, y_j)`, from its slopes.
+
+    `fs`, `gs` and `order` are those of `value_slopes`.
+    """
     nodes, weights = differences(order)
     slopes = [trees.scale(w * j, f) for j, w, f in zip(nodes, weights, fs, strict=True) if j]
     difference = [trees.scale(w, g) for w, g in zip(weights, gs, strict=True)]

@@ -40,7 +40,8 @@ class NormalCG(AbstractLinear):
     """Conjugate gradients on `H H v = H b`: for an indefinite or singular H.
 
     Squares the condition number and takes two products a step. For a singular H, started from
-    zero, it finds the solution of least norm. Stops early once `‖H (H v − b)‖ ≤ tol ‖H b‖`.
+    zero, it finds the solution of least norm. Takes at most `steps` steps, and stops early once
+    `‖H (H v − b)‖ ≤ tol ‖H b‖`.
     """
 
     steps: int = count(20)
@@ -64,7 +65,7 @@ class NormalCG(AbstractLinear):
 
 
 class FixedPoint(AbstractLinear):
-    """`v ← v − a (H_i v − b)`, each time with the next sample of H.
+    """`steps` times `v ← v − a (H_i v − b)`, a = `step_size`, each with the next sample of H.
 
     With one fixed H the error shrinks by `1 − a μ` a step (needs `a ≤ 1/L`); with fresh samples
     this is stochastic gradient descent on `½ vᵀH v − bᵀv`, unbiased, with a noise floor of order a.
@@ -93,7 +94,7 @@ class FixedPoint(AbstractLinear):
 
 
 class Neumann(AbstractLinear):
-    """The truncated series `v = a Σ_{q=0..Q} Π_{i≤q} (I − a H_i) b`: Q = `steps` products.
+    """The truncated series `v = a Σ_{q=0..Q} Π_{i≤q} (I − a H_i) b`: Q = `steps`, a = `step_size`.
 
     Each factor takes the next sample of H, which keeps the mean equal to the series of the mean
     H. For a fixed H the error is at most `(1 − a μ)^(Q+1) ‖b‖/μ` when `a ≤ 1/L`.

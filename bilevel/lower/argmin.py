@@ -61,9 +61,11 @@ def argmin(
         linear: for the derivative's system, where there is no KKT system; `CG(100)` when absent.
             With a projection the system is singular where constraints are active, which conjugate
             gradients do not mind if they have a tolerance: `CG(100, 1e-12)`.
+        throw: raise an error, in place of a warning, where the solver missed its tolerance.
+        return_residual: return the solver's residual, too.
 
     Returns:
-        A tree like y0.
+        A tree like y0; with `return_residual`, that and a scalar.
 
     Raises:
         TypeError: `problem` is neither a problem nor a function.

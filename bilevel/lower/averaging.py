@@ -32,6 +32,7 @@ class BiGSAM(eqx.Module):
         upper_step: s, at most `2/(L_f + μ_f)`.
         weight: `2γ/(1 − β)` of the paper, `β = √(1 − 2 s μ_f L_f/(μ_f + L_f))`, with any γ in
             (0, 1]; 2 or more is needed for γ = 1 only.
+        steps: how many.
 
     Reference: Sabach, Shtern. "A first order method for solving convex bilevel optimization
     problems". SIAM J. Optim. 27(2), 2017, arXiv:1702.03999. Recalled, not checked against the text.

@@ -27,7 +27,7 @@ class Descend(AbstractLowerSolver):
     """(Projected) steps of any update until `‖∇_y g‖ ≤ tol`: one gradient a step.
 
     `Descend(2 / (mu + L))` is gradient descent at its best step. Ends, too, when `patience` steps
-    pass without a better residual, and returns the best iterate.
+    pass without a better residual, or after `max_steps`, and returns the best iterate.
     """
 
     update: AbstractUpdate = eqx.field(converter=as_update)

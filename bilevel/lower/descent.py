@@ -64,7 +64,7 @@ class Descent(NamedTuple):
     """Where a descent ended."""
 
     y: Lower
-    memory: Any
+    memory: Any  # what the update remembers, for the next descent
     grad_norm: Scalar  # ‖∇_y g‖ where it was last taken; of a declared step, the length
 
 

@@ -51,6 +51,7 @@ class Qpax(AbstractQP):
 
     Attributes:
         tol: on the residuals; 1e-10 when absent, in float32 1e-5.
+        max_steps: it stops there, whatever the residuals are.
     """
 
     tol: ScalarLike | None = None
@@ -75,6 +76,7 @@ class Mpax(AbstractQP):
 
     Attributes:
         tol: absolute and relative, on the residuals and the gap; 1e-8 when absent, in float32 1e-5.
+        max_steps: it stops there, whatever the residuals are.
     """
 
     tol: ScalarLike | None = None
@@ -115,7 +117,8 @@ def qp(
     those of the face, which are the right ones where strict complementarity holds.
 
     Args:
-        Q: symmetric, positive definite on the active face; zeros for a linear program.
+        c: the linear term, shape (n,).
+        Q: symmetric, (n, n), positive definite on the active face; zeros for a linear program.
         A, b: rows of inequalities; an infinite entry of b switches its row off.
         E, d: rows of equations.
         solver: `Qpax()` when absent; `Mpax()` for large programs.
@@ -149,7 +152,7 @@ def lp(
     """Solve `min cᵀy` over `A y <= b`, `E y = d`: `qp` with no quadratic term.
 
     At a vertex y does not move with c, and moves with A, b, E, d as the vertex does; it jumps
-    where another vertex takes over, which no derivative shows.
+    where another vertex takes over, which no derivative shows. `solver` is as in `qp`.
     """
     c = jnp.asarray(c)
     return qp(jnp.zeros((c.size, c.size), c.dtype), c, A, b, E, d, solver=solver)

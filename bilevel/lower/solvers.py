@@ -115,6 +115,7 @@ class ToTolerance(AbstractLowerSolver):
     Attributes:
         tol: bound on the residual, a norm over all of y.
         first_step: the first step size tried; from there it grows by a tenth a step.
+        max_steps: it stops there, and returns the best iterate.
 
     Reference: O'Donoghue, Candès. "Adaptive restart for accelerated gradient schemes". 2015,
     arXiv:1204.3982.
@@ -240,6 +241,7 @@ class Optimistix(AbstractLowerSolver):
 
     Attributes:
         minimiser: for example `optimistix.BFGS(rtol=1e-8, atol=1e-8)`.
+        max_steps: it stops there, converged or not.
 
     Raises:
         ImportError: optimistix is not installed.

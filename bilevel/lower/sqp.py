@@ -30,6 +30,7 @@ class SQP(AbstractLowerSolver):
     Attributes:
         tol: on the KKT residual `max(‖∇_y L‖, ‖[h]_+‖, ‖e‖, |λ_i h_i|)`, relative to the forces
             that balance in it where those exceed one.
+        max_steps: it stops there, converged or not.
         programs: solver of the quadratic programs.
     """
 

@@ -82,7 +82,14 @@ class AbstractMethod(Checked):
 
     A concrete method is final, has its settings as fields, and declares which problem structure
     it handles. Numbers are array leaves: a new step size does not recompile, and a sweep is one
-    `vmap`.
+    `vmap`. Settings of one name mean the same in every method:
+
+    - `x_update`, `y_update`: how x and y move: a step size, a schedule, or any update of
+      `bilevel.updates`; `v_update` moves the adjoint, `z_update` the second lower copy,
+      `dual_update` the multipliers.
+    - `lower_steps`: steps of y for one step of x.
+    - `linear`: solver of the adjoint system, of `bilevel.linear`.
+    - `solver`: solver of the lower problem, of `bilevel.lower`.
     """
 
     supports: ClassVar[frozenset[Structure]] = frozenset()  # free variables alone

@@ -10,7 +10,7 @@ class Paper(NamedTuple):
     """The reference of a method."""
 
     authors: str  # last names, separated by commas
-    title: str
+    title: str  # without a full stop
     venue: str  # with the year
     arxiv: str  # empty where there is none
 

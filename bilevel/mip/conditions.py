@@ -5,6 +5,9 @@ if and only if y is allowed, `∇_y g + Σ multipliers · sides = 0`, multiplier
 each multiplier or the slack of its side is zero. Needs a loss convex in y and no whole numbers.
 """
 
+import contextlib
+import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +15,8 @@ from jaxtyping import Float, Int
 
 from bilevel.mip.highs import Found, Model, Parts
 from bilevel.mip.program import Program
+
+ZERO = 1e-9  # a multiplier above it is positive
 
 
 class Pair(NamedTuple):
@@ -47,7 +52,7 @@ def conditions(program: Program) -> Conditions:
     slopes = np.zeros((len(y), total))  # ∇_y g + Σ multipliers · sides
     slopes[:, :n] = (p.yy + p.yx)[y]
     for c in columns:
-        slopes[:, c.multiplier] = (c.sign or 1) * (p.rows[c.at] if c.of_row else np.eye(n)[c.at])[y]
+        slopes[:, c.multiplier] = (c.sign or 1) * (p.rows[c.at] if c.of_row else _unit(n, c.at))[y]
     cost = np.concatenate([p.cost, np.zeros(len(columns))])
     if p.share:  # Σ_ij R_ij x_i y_j = −follower_cost·y − Σ multipliers · sides, where pairs hold
         cost[:n] -= p.share * np.where(p.follower, p.follower_cost, 0)
@@ -70,6 +75,12 @@ def conditions(program: Program) -> Conditions:
     )
 
 
+def _unit(n: int, at: int) -> Float[np.ndarray, " n"]:
+    row = np.zeros(n)
+    row[at] = 1.0
+    return row
+
+
 def _sides(p: Program, *, of_row: bool) -> list[tuple[bool, int, int, float]]:
     """(of_row, index, sign, bound) of the follower's sides; sign 0 for an equation."""
     low, high = (p.row_lower, p.row_upper) if of_row else (p.lower, p.upper)
@@ -85,14 +96,17 @@ def _sides(p: Program, *, of_row: bool) -> list[tuple[bool, int, int, float]]:
     return found
 
 
-def proved_bounds(held: Conditions) -> Float[np.ndarray, "pairs 2"]:
+def proved_bounds(held: Conditions, until: float = np.inf) -> Float[np.ndarray, "pairs 2"]:
     """The largest multiplier and slack of each pair, by linear programs; infinite where unbounded.
 
     They hold for every allowed point, so a big-M of this size cuts nothing off.
+
+    Args:
+        until: a time of `time.monotonic()`; the pairs that are left then have no bounds.
     """
     parts = held.parts
     relaxed = parts._replace(integer=np.zeros_like(parts.integer), hessian=None)
-    model, n = Model(relaxed), len(parts.cost)
+    model, n = Model(relaxed, until), len(parts.cost)
 
     def most(direction, offset) -> float:
         model.costs(-direction)
@@ -101,11 +115,58 @@ def proved_bounds(held: Conditions) -> Float[np.ndarray, "pairs 2"]:
 
     bounds = np.full((len(held.pairs), 2), np.inf)
     for k, pair in enumerate(held.pairs):
-        bounds[k, 0] = most(np.eye(n)[pair.multiplier], 0.0)
-        if np.isfinite(bounds[k, 0]):
-            along = parts.rows[pair.at] if pair.of_row else np.eye(n)[pair.at]
+        if time.monotonic() > until:
+            break
+        bounds[k, 0] = most(_unit(n, pair.multiplier), 0.0)
+    for k, pair in enumerate(held.pairs):
+        if np.isfinite(bounds[k, 0]) and time.monotonic() <= until:
+            along = parts.rows[pair.at] if pair.of_row else _unit(n, pair.at)
             bounds[k, 1] = most(-pair.sign * along, pair.sign * pair.side)
+            if np.isinf(bounds[k, 1]):
+                with _at_zero(model, held, _forced(held, bounds[:, 0], k)):
+                    bounds[k, 1] = most(-pair.sign * along, pair.sign * pair.side)
     return bounds
+
+
+def _forced(held: Conditions, most, k: int) -> list[Pair]:
+    """Pairs whose multipliers are positive where that of pair k is zero: their slacks are zero.
+
+    An equation `Σ a_j multiplier_j = b` without other columns, all but one at the side that helps
+    least, leaves a positive rest to that one.
+    """
+    parts, own = held.parts, [pair.multiplier for pair in held.pairs]
+    largest = np.where(np.arange(len(own)) == k, 0.0, most)
+    found = []
+    for i in np.flatnonzero((parts.row_lower == parts.row_upper) & (parts.rows[:, own[k]] != 0)):
+        a, b = parts.rows[i, own], parts.row_lower[i]
+        others = np.count_nonzero(parts.rows[i]) > np.count_nonzero(a)
+        if others or not np.isfinite(largest[a != 0]).all():
+            continue
+        most_of = np.where(a != 0, a * np.where(a != 0, largest, 0), 0)
+        high, low = np.maximum(most_of, 0), np.minimum(most_of, 0)
+        rest_low, rest_high = b - (high.sum() - high), b - (low.sum() - low)
+        positive = ((a > 0) & (rest_low > ZERO)) | ((a < 0) & (rest_high < -ZERO))
+        found += [held.pairs[j] for j in np.flatnonzero(positive)]
+    return found
+
+
+@contextlib.contextmanager
+def _at_zero(model: Model, held: Conditions, pairs: list[Pair]) -> Iterator[None]:
+    """The slacks of some pairs are zero inside."""
+    of_row = held.parts.row_lower, held.parts.row_upper
+    of_column = held.parts.lower, held.parts.upper
+
+    def between(pair: Pair, low: float, high: float) -> None:
+        (model.row if pair.of_row else model.column)(pair.at, low, high)
+
+    for pair in pairs:
+        between(pair, pair.side, pair.side)
+    try:
+        yield
+    finally:
+        for pair in pairs:
+            low, high = of_row if pair.of_row else of_column
+            between(pair, low[pair.at], high[pair.at])
 
 
 def with_switches(held: Conditions, of: Int[np.ndarray, " k"], bounds) -> Parts:
@@ -122,7 +183,7 @@ def with_switches(held: Conditions, of: Int[np.ndarray, " k"], bounds) -> Parts:
     for row, i in enumerate(of):
         pair, (multiplier, slack) = held.pairs[i], bounds[i] + 1e-6 * (1 + np.abs(bounds[i]))
         on[row, pair.multiplier], on[row, n + row] = 1, -multiplier  # multiplier <= M switch
-        along = parts.rows[pair.at] if pair.of_row else np.eye(n)[pair.at]
+        along = parts.rows[pair.at] if pair.of_row else _unit(n, pair.at)
         off[row, :n], off[row, n + row] = -pair.sign * along, slack  # slack <= M (1 − switch)
         upper[row] = slack - pair.sign * pair.side
     low = np.full(k, -np.inf)

@@ -9,6 +9,7 @@ Computation 2018.
 """
 
 import enum
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ class Found(enum.Enum):
     OPTIMAL = "optimal"
     INFEASIBLE = "infeasible"
     UNBOUNDED = "unbounded"  # or infeasible; it does not always say which
+    LATE = "late"  # time ran out: z is the best point so far, or `None`, and the bound holds
 
 
 class Solved(NamedTuple):
@@ -57,15 +59,23 @@ class Parts(NamedTuple):
 class Model:
     """A model that HiGHS holds. Changes stay until they are changed back.
 
+    Args:
+        until: a time of `time.monotonic()` after which no solve goes on.
+
     Raises:
         ImportError: highspy is not installed.
     """
 
-    def __init__(self, parts: Parts):
+    def __init__(self, parts: Parts, until: float = np.inf):
+        self.until = until
         self.highspy: Any = needs("highspy", extra="mip", what="mixed-integer programs")
         self.n, self.mixed = len(parts.cost), bool(np.any(parts.integer))
         self.weights, self.directions = _squares(parts.hessian, self.n)
-        k = len(self.weights)
+        k, cost = len(self.weights), np.asarray(parts.cost, float)
+        # cost·z + ½ Σ w s² = rest·z + ½ Σ w (s + shift)² + a constant: with what slopes along the
+        # squares inside of them, the model without tangents is no further unbounded.
+        self.shift = self.directions @ cost / self.weights
+        rest = cost - (self.weights * self.shift) @ self.directions
         # `Highs` prints a banner before it can be silenced.
         self.highs = self.highspy._core._Highs()
         self.highs.setOptionValue("output_flag", False)
@@ -73,13 +83,15 @@ class Model:
         for name, value in PRECISION.items():
             self.highs.setOptionValue(name, value)
         with_squares = parts._replace(
-            cost=np.concatenate([parts.cost, np.ones(k)]),
+            cost=np.concatenate([rest, np.ones(k)]),
             rows=np.pad(parts.rows, ((0, 0), (0, k))),
             lower=np.concatenate([parts.lower, np.zeros(k)]),
             upper=np.concatenate([parts.upper, np.full(k, np.inf)]),
             integer=np.concatenate([parts.integer, np.zeros(k, bool)]),
         )
-        self.highs.passModel(_lp(self.highspy, with_squares))
+        lp = _lp(self.highspy, with_squares)
+        lp.offset_ = -float(self.weights @ self.shift**2) / 2
+        self.highs.passModel(lp)
 
     def column(self, i: int, low: float, high: float) -> None:
         """Change the bounds of a column."""
@@ -90,7 +102,7 @@ class Model:
         self.highs.changeRowBounds(i, low, high)
 
     def costs(self, cost) -> None:
-        """Change the linear loss."""
+        """Change the linear loss of a model without squares."""
         n = len(cost)
         self.highs.changeColsCost(n, np.arange(n, dtype=np.int32), np.asarray(cost, float))
 
@@ -110,7 +122,12 @@ class Model:
     def _once(self) -> Solved:
         kinds = self.highspy.HighsModelStatus
         optimal, sure = (kinds.kOptimal, kinds.kModelEmpty), (kinds.kInfeasible, kinds.kUnbounded)
+        if np.isfinite(self.until):
+            left = max(0.0, self.until - time.monotonic())
+            self.highs.setOptionValue("time_limit", self.highs.getRunTime() + left)
         self.highs.run()
+        if self.highs.getModelStatus() == kinds.kTimeLimit:
+            return self._late()
         if self.highs.getModelStatus() not in (*optimal, *sure):  # start again, without presolve
             self.highs.clearSolver()
             self.highs.setOptionValue("presolve", "off")
@@ -128,17 +145,26 @@ class Model:
             return Solved(Found.UNBOUNDED, None, -np.inf, -np.inf)
         raise RuntimeError(f"HiGHS ended with {self.highs.modelStatusToString(status)}.")
 
+    def _late(self) -> Solved:
+        info = self.highs.getInfo()
+        bound = info.mip_dual_bound if self.mixed else -np.inf
+        value = info.objective_function_value if self.mixed else np.inf
+        some = bool(np.isfinite(value))
+        z = np.array(self.highs.getSolution().col_value) if some else None
+        return Solved(Found.LATE, z, value if some else np.inf, bound)
+
     def _add_tangents(self, solved: Solved) -> bool:
         """A tangent for each square that lies above those it has; whether there was one."""
-        at = self.directions @ solved.z[: self.n]
+        at = self.directions @ solved.z[: self.n] + self.shift
         above = self.weights * at**2 / 2 - solved.z[self.n :]
         short = np.flatnonzero(above > TANGENT * (1 + abs(solved.value)))
         columns = np.arange(self.n + 1, dtype=np.int32)
-        for k in short:  # ½ w s² >= w a s − ½ w a², s = direction·z
+        for k in short:  # ½ w s² >= w a s − ½ w a², s = direction·z + shift
             w, a = self.weights[k], at[k]
             columns[-1] = self.n + k
             row = np.append(-w * a * self.directions[k], 1.0)
-            self.highs.addRow(-w * a**2 / 2, np.inf, self.n + 1, columns, row)
+            low = w * a * self.shift[k] - w * a**2 / 2
+            self.highs.addRow(low, np.inf, self.n + 1, columns, row)
         return len(short) > 0
 
 

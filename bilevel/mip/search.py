@@ -10,12 +10,13 @@ Systems 2019.
 
 import heapq
 import itertools
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bilevel.mip.answer import Answer, Ending
-from bilevel.mip.conditions import Conditions, conditions, proved_bounds, with_switches
+from bilevel.mip.conditions import Conditions, Pair, conditions, proved_bounds, with_switches
 from bilevel.mip.follower import Point, best_answer
 from bilevel.mip.highs import Found, Model
 from bilevel.mip.program import Program
@@ -33,11 +34,11 @@ class Bound(NamedTuple):
     high: float
 
 
-def search(program: Program, *, nodes: int, big_m: float | None) -> Answer:
+def search(program: Program, *, nodes: int, big_m: float | None, until: float = np.inf) -> Answer:
     """The best point of a program whose follower has no whole numbers."""
     held = conditions(program)
     guess = None if big_m is None else _by_guess(program, held, big_m)
-    tree = _Tree(program, held, nodes, guess)
+    tree = _Tree(program, held, nodes, guess, until)
     answer = tree.run()
     if big_m is None or answer.z is None:
         return answer
@@ -53,19 +54,30 @@ def _by_guess(program: Program, held: Conditions, big_m: float) -> Point | None:
     return None if solved.z is None else best_answer(program, solved.z[: len(program.cost)])
 
 
+def _halves(pair: Pair) -> list[Bound]:
+    """The multiplier is zero, or the slack."""
+    return [
+        Bound(False, pair.multiplier, 0.0, 0.0),
+        Bound(pair.of_row, pair.at, pair.side, pair.side),
+    ]
+
+
 class _Tree:
     """The nodes that are open, and the best point so far."""
 
-    def __init__(self, program: Program, held: Conditions, nodes: int, first: Point | None):
+    def __init__(self, program: Program, held: Conditions, nodes: int, first: Point | None, until):
+        self.until = until
         self.program, self.pairs, self.left = program, held.pairs, nodes
         self.best, self.solved = first, 0
         self.lost = np.inf  # the least bound of a node whose point was refused and has no pair left
         self.rows = held.parts.rows
         parts = held.parts
-        bounds = proved_bounds(held)
-        of = np.flatnonzero(np.isfinite(bounds).all(axis=1))
+        bounds = proved_bounds(held, time.monotonic() + (until - time.monotonic()) / 2)
+        held_by_highs = np.isfinite(bounds).all(axis=1)
+        self.open_pairs = [held.pairs[k] for k in np.flatnonzero(~held_by_highs)]
+        of = np.flatnonzero(held_by_highs)
         parts = with_switches(held, of, bounds)
-        self.model, self.parts = Model(parts), parts
+        self.model, self.parts = Model(parts, until), parts
 
     def run(self) -> Answer:
         count, n = itertools.count(), len(self.program.cost)
@@ -74,12 +86,21 @@ class _Tree:
             bound, _, changes = open_nodes[0]
             if self._closed(bound):
                 return self._answer(Ending.OPTIMAL, bound)
-            if self.solved >= self.left:
+            if self.solved >= self.left or time.monotonic() > self.until:
                 return self._answer(Ending.LIMIT, bound)
             heapq.heappop(open_nodes)
             solved = self._solve(changes)
-            if solved.found is Found.UNBOUNDED:
-                return self._answer(Ending.UNBOUNDED, -np.inf)
+            if solved.found is Found.UNBOUNDED:  # as long as pairs are left out, it proves nothing
+                halves = self._next(changes)
+                if not halves:
+                    return self._answer(Ending.UNBOUNDED, -np.inf)
+                for change in halves:
+                    heapq.heappush(open_nodes, (-np.inf, next(count), (*changes, change)))
+                continue
+            if solved.found is Found.LATE:
+                self._take(None if solved.z is None else best_answer(self.program, solved.z[:n]))
+                others = open_nodes[0][0] if open_nodes else np.inf
+                return self._answer(Ending.LIMIT, min(max(bound, solved.bound), others))
             if solved.found is Found.INFEASIBLE or self._closed(solved.bound):
                 continue
             self._take(best_answer(self.program, solved.z[:n]))
@@ -120,12 +141,12 @@ class _Tree:
         n = self.rows.shape[1]
         pairs = [(min(z[p.multiplier], p.slack(z[:n], self.rows)), p) for p in self.pairs]
         far, pair = max(pairs, key=lambda one: one[0], default=(0.0, None))
-        if pair is None or far <= ZERO:
-            return []
-        return [
-            Bound(False, pair.multiplier, 0.0, 0.0),
-            Bound(pair.of_row, pair.at, pair.side, pair.side),
-        ]
+        return [] if pair is None or far <= ZERO else _halves(pair)
+
+    def _next(self, changes: tuple[Bound, ...]) -> list[Bound]:
+        """Two halves by a pair that neither HiGHS holds nor this node has fixed."""
+        free = (h for h in map(_halves, self.open_pairs) if not set(h) & set(changes))
+        return next(free, [])
 
     def _answer(self, ending: Ending, bound: float) -> Answer:
         bound = min(bound, self.lost)

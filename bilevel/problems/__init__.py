@@ -5,6 +5,8 @@ Every factory returns a `Case`; `ALL` contains them by name:
     case = bilevel.problems.quad()
     case.problem, case.x0, case.y0        # what a method gets
     case.x_star, case.gradient(case.x0)   # what it should find
+
+Each takes the `dtype` of its arrays; JAX's default when absent.
 """
 
 from bilevel.problems.affine import eqeq

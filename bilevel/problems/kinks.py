@@ -146,7 +146,8 @@ def randqp(
 
     `g = ½ y'Hy + x'Py + c'y` over `A y + B x ≤ b`, `f = ½ ‖y − 1‖² + ½ ‖x‖²`, `H = MM' + I`, all
     Gaussian but b, uniform in (0.1, 0.5). For checks of gradients: y* tries all `2^rows` active
-    sets, and is differentiable within one.
+    sets, and is differentiable within one. x has `upper_size` entries, y has
+    `lower_size`; `seed` is that of the draw.
     """
     rng = np.random.default_rng(seed)
     n, m, k = upper_size, lower_size, rows

@@ -103,7 +103,7 @@ class Figure(Block):
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading and its blocks."""
+    """A heading, its `title`, and the blocks below it."""
 
     title: str
     blocks: Sequence[Block]

@@ -104,6 +104,7 @@ def curves(
     """A row of panels for each column of the histories, one panel for each x-axis.
 
     Args:
+        runs: by name, which the legend shows.
         columns: columns to plot; a run without a column is omitted from its panels.
         x_axes: names of the x-axes.
         lines: for each column, horizontal reference lines by name.

@@ -34,18 +34,18 @@ EXPERIMENTAL = (
 
 
 class MethodRow(NamedTuple):
-    """The description of one method."""
+    """The description of one method, in words."""
 
-    name: str
+    name: str  # of the class
     summary: str  # first sentence of its docstring
-    handles: str
-    price: str
-    memory: str
-    rate: str
-    paper: str
-    arxiv: str
-    citation: str
-    status: str
+    handles: str  # structures of problems
+    price: str  # oracle calls a step
+    memory: str  # copies of x and y in the state
+    rate: str  # samples or gradients to ε; empty where none is claimed
+    paper: str  # authors, venue and year
+    arxiv: str  # empty where there is none
+    citation: str  # the whole reference
+    status: str  # "stable" or "experimental"
     about: str  # the rest of its docstring
 
 

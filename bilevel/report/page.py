@@ -31,7 +31,7 @@ PAGE = """<!DOCTYPE html>
 
 
 def render(title: str, sections: Sequence[Section], lead: str = "") -> str:
-    """The page as text. It contains its style and figures and loads nothing."""
+    """The page as text: its `title`, `lead` and sections, with all figures inside."""
     css = importlib.resources.files("bilevel.report").joinpath("page.css").read_text("utf-8")
     return PAGE.format(
         title=html.escape(title),
@@ -63,7 +63,8 @@ def try_write(
 ) -> str:
     """Write the page of the sections that a function makes; a sentence if that failed, else "".
 
-    Raises nothing: a finished run is not lost to a figure that cannot be drawn.
+    Raises nothing: a finished run is not lost to a figure that cannot be drawn. `path`, `title` and
+    `lead` are those of `write`.
     """
     try:
         write(path, title, sections(), lead)

@@ -29,7 +29,7 @@ def mean_and_error(values: Float[np.ndarray, " n"]) -> Score:
 
 
 def verdict(ours: Float[np.ndarray, " n"], theirs: Float[np.ndarray, " n"], name: str) -> str:
-    """How losses of the same rows under another model compare with ours, in a sentence."""
+    """How losses `ours` compare with `theirs`, of the same rows under a model called `name`."""
     apart = mean_and_error(np.asarray(ours) - np.asarray(theirs))
     told = f"{abs(apart.mean):.2g} (standard error {apart.error:.2g}, row by row)"
     if abs(apart.mean) <= 2 * apart.error:

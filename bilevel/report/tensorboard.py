@@ -9,6 +9,7 @@ from typing import Any
 class TensorBoard:
     """A callback that writes what is logged: `bl.solve(..., callbacks=[TensorBoard("runs/1")])`.
 
+    Curves go into files in `folder`, which is made; `tensorboard --logdir runs` shows them.
     `close()` ends the file; it is closed when Python ends, too.
 
     Raises:

@@ -1,5 +1,6 @@
 """Which method a problem gets when none is given, and why."""
 
+import math
 from typing import NamedTuple
 
 from bilevel import methods, trees
@@ -7,23 +8,31 @@ from bilevel.certificates import Convexity, probe
 from bilevel.data import Data
 from bilevel.data.sources import Whole
 from bilevel.driver import validate
+from bilevel.driver.result import Result
 from bilevel.methods.base import AbstractMethod, Unsupported, all_methods
-from bilevel.problem import Batch, Problem, Structure
+from bilevel.problem import LOWER_CONSTRAINTS, Batch, Problem, Structure
 from bilevel.selection.race import race
+from bilevel.selection.structure import solve_program
 from bilevel.selection.tune import tune
 from bilevel.typing import Lower, RandomKey, Upper
 
 SMALL = 40  # entries of x and y together, up to which a problem is searched globally
+
+DENSE = 1000  # entries of y up to which its Hessian is a matrix
+WALL = 1e-5  # t of the barrier, times the curvature of the lower loss where that is below 1
+LONGEST = 1e4  # step of x that the barrier method may take
+CONVEX = (Convexity.STRONGLY_CONVEX, Convexity.CONVEX)
 
 PLAIN = frozenset({Structure.UPPER_SET})
 OWN = frozenset({Structure.HYPERGRADIENT, Structure.LOWER_STEP})
 
 
 class Choice(NamedTuple):
-    """A method, or `None` for the global search of small problems, and the reason in a sentence."""
+    """A method, or an answer that is there already, or neither: then the global search."""
 
     method: AbstractMethod | None
-    why: str
+    why: str  # the reason in a sentence
+    result: Result | None = None  # of HiGHS, with a proven bound
 
 
 def choose(
@@ -33,6 +42,7 @@ def choose(
     *,
     data: Data | None = None,
     key: RandomKey | None = None,
+    programs: bool = True,
 ) -> Choice:
     """A method for a problem, by declared structure and `certificates.probe`.
 
@@ -43,14 +53,22 @@ def choose(
        at the start: the global search, where x and y have at most 40 entries together.
     3. A free y, x free or in a set with a projection, a lower loss strongly convex at the start:
        MAID, which finds its own steps.
-    4. All else that some method handles: the winner of `race`.
+    4. More variables, linear or convex-quadratic losses (`structure.as_program`) and linear
+       constraints: HiGHS, which proves how good its answer is, if it finds one in a minute.
+    5. A constrained y of at most 1000 entries, a lower loss that is convex at the start: Barrier,
+       which solves the lower problem along its central path and finds its own steps.
+    6. A constraint on y*(x), y free, and a lower loss strongly convex at the start: MAID in an
+       augmented Lagrangian.
+    7. All else that some method handles: the winner of `race`.
 
     Args:
         data, key: as for `solve`.
+        programs: whether HiGHS may be asked; it has no use for metrics, callbacks or checkpoints.
 
     Raises:
-        Unsupported: no method handles the problem, or a constraint ties x to y*(x); the methods
-            that handle what the problem declares are named.
+        Unsupported: no method handles the problem, or a constraint on y*(x) meets noise, a
+            constrained y, or a lower loss that is not strongly convex; the methods that handle
+            what the problem declares are named.
         ValueError: no method got anywhere in the race.
     """
     declared = problem.structure()
@@ -85,7 +103,31 @@ def choose(
             None,
             f"Chose the global search for small problems: {told}; {size} variables in all",
         )
+    why = (
+        f"Chose HiGHS: {told}, {size} variables, linear constraints, and losses that are "
+        "polynomials of degree two at most"
+    )
+    found = solve_program(problem, x0, y0, batch, why=why) if programs else None
+    if found is not None:
+        return Choice(None, found.status.advice, found)
     told = f"{told}, and {size} variables (the global search takes {SMALL})"
+    if kinds <= PLAIN | {Structure.UPPER_COUPLED} and not kinds <= PLAIN:
+        look = probe(problem, x0, y0, batch)
+        if look.convexity is Convexity.STRONGLY_CONVEX:
+            return Choice(
+                methods.AugmentedLagrangian(methods.MAID(), period=10, growth=2.0),
+                f"Chose AugmentedLagrangian around MAID: {told}, losses without noise, and a "
+                "lower loss that is strongly convex at the start",
+            )
+    if kinds & LOWER_CONSTRAINTS and not kinds - LOWER_CONSTRAINTS - PLAIN:
+        look = probe(problem, x0, y0, batch)
+        if trees.size(y0) <= DENSE and look.convexity in CONVEX:
+            t = WALL * (min(look.L, 1.0) if math.isfinite(look.L) and look.L > 0 else 1.0)
+            return Choice(
+                methods.Barrier(t=t, max_step=LONGEST),
+                f"Chose Barrier, which finds its own steps: {told}, losses without noise, and a "
+                f"lower loss that is {look.convexity.value} at the start",
+            )
     return _raced(problem, x0, y0, told, data, key)
 
 

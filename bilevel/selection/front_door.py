@@ -13,8 +13,8 @@ from bilevel.driver.prepare import Callback, Options
 from bilevel.driver.result import Best, Outcome, Result, SolveError, Status
 from bilevel.driver.solve import drive
 from bilevel.methods.base import AbstractMethod
-from bilevel.problem import Problem
-from bilevel.selection.choose import Choice, check_alone, choose, is_small, whole
+from bilevel.problem import Problem, Structure
+from bilevel.selection.choose import SMALL, Choice, check_alone, choose, is_small, whole
 from bilevel.typing import Lower, RandomKey, Upper
 
 # Options that only a method uses, not the global search.
@@ -41,13 +41,16 @@ def solve(
     keep: str | Best = "last",
     certify: bool = True,
     throw: bool = False,
+    follower: str = "optimistic",
 ) -> Result:
     """Solve a bilevel problem: `steps` updates of the upper variable by a method.
 
     Without a method one is chosen by what the problem declares and a look at its curvature
     (`bilevel.selection.choose` says how), and the status tells which and why. A problem with
     constraints and at most 40 variables is searched globally instead; the certificate then says
-    how far y is from the follower's best answer.
+    how far y is from the follower's best answer. With more variables, a problem of linear
+    constraints, a linear or quadratic lower loss and a linear upper loss (few squares may be in it)
+    goes to HiGHS where that is installed; the certificate then holds a proven bound.
 
     Chunks of `log_every` steps run as one compiled loop; between them the host measures, shows
     progress, saves, and stops what diverges. A look costs about a tenth of a millisecond: raise
@@ -75,6 +78,10 @@ def solve(
         certify: end with a certificate of what was reached, on the whole data (on one batch of a
             sampler or stream).
         throw: raise `SolveError` when the status is not ok.
+        follower: of answers that are equally good to the follower, y is the one with the least
+            upper loss ("optimistic"), or the one with the largest ("pessimistic"; for problems
+            that are searched globally, without a constraint on y*(x)). The certificate holds both
+            values where they differ.
 
     Returns:
         `Result`. A run that diverges ends within one chunk, with the last finite iterate.
@@ -89,7 +96,10 @@ def solve(
     options = Options(
         data, steps, key, tol, log_every, metrics, callbacks, checkpoint, progress, keep, certify
     )
-    if method is not None:
+    _check_follower(follower, problem, method)
+    if follower == "pessimistic":
+        result = _solve_pessimistic(problem, x0, y0, state, options)
+    elif method is not None:
         result = drive(problem, method, x0, y0, state, options)
     else:
         result = _solve_chosen(problem, x0, y0, state, options)
@@ -98,20 +108,59 @@ def solve(
     return result
 
 
-def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Options) -> Result:
-    """By a method that is chosen here, or the global search."""
-    from bilevel.global_search import solve_small  # imports scipy.optimize: seconds
+def _check_follower(follower: str, problem: Problem, method: AbstractMethod | None) -> None:
+    if follower not in ("optimistic", "pessimistic"):
+        raise ValueError(f"follower is {follower!r}; it is 'optimistic' or 'pessimistic'.")
+    if follower == "pessimistic" and method is not None:
+        raise ValueError(
+            f"follower='pessimistic' is for the global search, and {type(method).__name__} was "
+            "given. Leave the method out."
+        )
 
+
+def _solve_pessimistic(problem: Problem, x0: Any, y0: Any, state: Any, options: Options) -> Result:
+    from bilevel.global_search import solve_pessimistic
+
+    x0, y0, options = _checked_start(problem, x0, y0, state, options)
+    tied = any(Structure.UPPER_COUPLED in found.kinds for found in problem.structure())
+    if tied or not is_small(problem, x0, y0, options.data):
+        raise ValueError(
+            f"follower='pessimistic' takes at most {SMALL} variables in x and y, whole data, and "
+            "no constraint on y*(x). Pose a smaller problem, or leave follower out."
+        )
+    check_alone(**{name: bool(getattr(options, name)) for name in METHODS_OWN})
+    why = f"Chose the global search for small problems: a pessimistic follower, {SMALL} variables "
+    return solve_pessimistic(problem, x0, y0, whole(options.data), why=f"{why}at most")
+
+
+def _checked_start(problem: Problem, x0: Any, y0: Any, state: Any, options: Options):
+    """The arguments, once they are known to fit."""
     if state is not None:
         raise ValueError("state belongs to a method: give the method that made it, too.")
     validate.check_problem(problem)
     options = options._replace(callbacks=validate.as_callbacks(options.callbacks))
     validate.check_options(options)
     validate.check_concrete(problem, x0, y0, options.key, options.data and options.data.content)
-    x0, y0 = validate.check_start(problem, x0, y0)
+    return *validate.check_start(problem, x0, y0), options
+
+
+def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Options) -> Result:
+    """By a method that is chosen here, or the global search."""
+    from bilevel.global_search import solve_small  # imports scipy.optimize: seconds
+
+    x0, y0, options = _checked_start(problem, x0, y0, state, options)
     methods_own = {name: bool(getattr(options, name)) for name in METHODS_OWN}
-    choice = choose(problem, x0, y0, data=options.data, key=options.key)
+    choice = choose(
+        problem,
+        x0,
+        y0,
+        data=options.data,
+        key=options.key,
+        programs=not any(methods_own.values()),
+    )
     batch = whole(options.data)
+    if choice.result is not None:
+        return choice.result
     if choice.method is not None:
         result, doubt = _checked(problem, choice, x0, y0, options)
         if not doubt or any(methods_own.values()):
@@ -136,7 +185,7 @@ def _checked(
 
     assert choice.method is not None
     result = drive(problem, choice.method, x0, y0, None, options)
-    outcome, advice = result.status.outcome, f"{choice.why}. {result.status.advice}"
+    outcome, advice = result.status.outcome, _told(choice, result.status.advice)
     result = result._replace(status=Status(outcome, advice))
     others = Outcome.DIVERGED, Outcome.STALLED, Outcome.INFEASIBLE
     ended = result.status.ok or outcome in others
@@ -155,7 +204,7 @@ def _checked(
     doubt = ""
     if not (proof.feasible and proof.optimal and proof.bounded) or (proof.ok and outcome in others):
         outcome, words = verdict(proof)
-        advice = f"{choice.why}. {words}"
+        advice = _told(choice, words)
     else:
         advice = f"{advice} {proof.about_y()} {proof.about_x()}"
     if not proof.ok and outcome is not Outcome.UNBOUNDED:
@@ -166,6 +215,11 @@ def _checked(
     elif outcome is not Outcome.UNBOUNDED and _is_far(result.x, x0):
         doubt = "ended far from where it began"
     return result._replace(y=y, status=Status(outcome, advice)), doubt
+
+
+def _told(choice: Choice, then: str) -> str:
+    """Why a method was chosen, and what came of it, in sentences."""
+    return f"{choice.why}. {then[:1].upper()}{then[1:]}"
 
 
 def _is_far(x: Upper, start: Upper) -> bool:

@@ -41,7 +41,7 @@ class Tuned(NamedTuple):
 
     method: Any
     trials: tuple[Trial, ...]  # the best first
-    probe: Probe
+    probe: Probe  # the curvature at the start
 
     def __str__(self) -> str:
         rows = [f"{p:10.3g} {q:10.3g} {score:14.6g}" for p, q, score in self.trials]

@@ -44,7 +44,7 @@ class Rows(NamedTuple):
 
 
 def as_pytree(fn: Any) -> Any:
-    """A callable that `jax.jit` takes as an argument: its code is static, its arrays are leaves."""
+    """The callable `fn` as an argument for `jax.jit`: its code is static, its arrays are leaves."""
     return Partial(fn) if callable(fn) and is_leaf(fn) else fn
 
 

@@ -136,7 +136,7 @@ class Split(NamedTuple):
 
 
 def split(a_set: AbstractSet) -> Split:
-    """The first simple member of a set, `Free()` without one, and the intersection of the others.
+    """The first simple member of `a_set`, `Free()` without one, and the intersection of the others.
 
     The rest, `h(x, y) <= 0` and `e(x, y) = 0`, is what multipliers and penalties are for.
     """

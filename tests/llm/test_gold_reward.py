@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.gold_reward import gold, show, text
 from benchmarks.gold_reward.runs import best
 from benchmarks.gold_reward.settings import KL, PAIRS, Point
-from benchmarks.gold_reward.ways import Setting
+from benchmarks.gold_reward.ways import RANGES, Setting, trials
 
 
 def test_six_different_words_are_the_best_length():
@@ -37,7 +37,7 @@ def test_stretches_have_only_frequent_words_and_end_with_the_sentence(tmp_path, 
 
 
 def test_the_best_setting_is_one_near_the_model():
-    near, far = Setting(1e-3), Setting(2e-3)
+    near, far = Setting(1e-3, 0.1, 1.0, 1e-3), Setting(2e-3, 0.1, 1.0, 1e-3)
 
     def points(*reached):
         return [Point(i, 1.0, reward, kl, 0.5, None) for i, (reward, kl) in enumerate(reached)]
@@ -47,6 +47,12 @@ def test_the_best_setting_is_one_near_the_model():
         (far, points((0.2, 3.0), (0.9, KL + 1))),
     ]
     assert best(tried) == (near, 2)
+
+
+def test_trials_cover_the_range_of_every_setting():
+    for values, (low, high) in zip(zip(*trials(number=4), strict=True), RANGES, strict=True):
+        shares = np.log(np.sort(values) / low) / np.log(high / low)
+        np.testing.assert_allclose(shares, [1 / 8, 3 / 8, 5 / 8, 7 / 8], atol=5e-3)
 
 
 def test_the_kept_runs_are_complete():

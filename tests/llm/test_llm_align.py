@@ -9,7 +9,7 @@ import pytest
 
 import bilevel as bl
 from benchmarks import alignment, drifting
-from bilevel.apps.llm.methods.aihf import AIHF, IRL, Rounds
+from bilevel.apps.llm.methods.aihf import AIHF, IRL, Finish, Rounds
 from bilevel.apps.llm.methods.align import align
 from bilevel.apps.llm.methods.reward_learning import Draw, problem
 from bilevel.apps.llm.methods.task import Task, Weights, by_counts, data
@@ -397,6 +397,17 @@ def test_normalised_rewards_have_the_scale_of_the_reference():
     how = IRL(Mirror(), x_update=0.0, normalise=S)
     runs = [align(given, how, steps=1, reward=scale * x) for scale in (1.0, 10.0)]
     np.testing.assert_allclose(runs[0].policy, runs[1].policy, atol=1e-9)
+
+
+def test_the_last_steps_have_a_beta_of_their_own_on_the_reward_of_the_loop():
+    given, options = task(0.5), {"steps": 20, "reward": jnp.zeros((S, A)), "key": jax.random.key(0)}
+    loop = align(given, IRL(Mirror(), x_update=0.5), **options)
+    found = align(given, IRL(Mirror(), x_update=0.5, finish=Finish(2, 0.2)), **options)
+    np.testing.assert_array_equal(found.reward, loop.reward)
+    best = tables.optimum(POLICY.log_table(given.reference), loop.reward, 0.2)
+    np.testing.assert_allclose(POLICY.log_table(found.policy), best, atol=1e-12)
+    with pytest.raises(ValueError, match="rounds and finish"):
+        IRL(Mirror(), rounds=Rounds(1, 1), finish=Finish(2, 0.2))
 
 
 def test_a_reward_must_have_a_start():

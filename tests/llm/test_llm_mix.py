@@ -56,8 +56,13 @@ QUICK = ["--batch", "8", "--rate", "0.01", "--log-every", "20", "--held-out", "0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [["--rank", "0", "--blocks", "1"], ["--rank", "4"]])
-def test_the_command_finds_the_source_that_helps_and_trains_with_it(folder, files, tmp_path, more):
+@pytest.mark.parametrize(
+    ("more", "left"),  # of the loss; LoRA leaves the random embeddings of the model as they are
+    [(["--rank", "0", "--blocks", "1"], 0.3), (["--rank", "4"], 0.6)],
+)
+def test_the_command_finds_the_source_that_helps_and_trains_with_it(
+    folder, files, tmp_path, more, left
+):
     out = tmp_path / "out"
     typed = ["mix", "--model", folder, *files, "--out", str(out), "--steps", "80", *QUICK, *more]
     found = run(*typed, "--weight-rate", "0.1")
@@ -71,7 +76,7 @@ def test_the_command_finds_the_source_that_helps_and_trains_with_it(folder, file
     history = json.loads((out / "history.json").read_text())
     assert history["weights"]["weight of good"][-1] == pytest.approx(good)
     losses = history["model"]["target loss"]
-    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-1] < left * losses[0]
     page = (out / "report.html").read_text()
     assert "Weights of the sources on the way." in page
     assert not (tmp_path / "out.run").exists()

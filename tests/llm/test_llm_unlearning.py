@@ -174,8 +174,11 @@ def test_a_model_forgets_what_it_had_learned_and_little_else(folder, tmp_path):
         run("sft", "--model", folder, "--demos", every, "--out", learned, *QUICK, *typed).exit_code
         == 0
     )
+    # The model before sft was never told; other names were never said to any.
+    unseen = rows(tmp_path / "unseen.jsonl", [("name 7?", " sue"), ("name 8?", " tom")])
+    compared = ["--retrained", folder, "--unseen", unseen, "--general", every]
     typed = ["--steps", "60", "--held-out", "0", "--model", learned, "--forget", forget]
-    found = run("unlearn", *typed, "--retain", retain, "--out", str(out), *QUICK)
+    found = run("unlearn", *typed, "--retain", retain, "--out", str(out), *QUICK, *compared)
     assert found.exit_code == 0, found.output
     history = json.loads((out / "history.json").read_text())
     assert history["forget"][0] > 0.95
@@ -183,7 +186,27 @@ def test_a_model_forgets_what_it_had_learned_and_little_else(folder, tmp_path):
     assert history["forget"][-1] < 0.5
     assert history["retain"][-1] > 0.9
     assert "Answers before and after" in (out / "report.html").read_text()
+    known = json.loads((out / "memory.json").read_text())
+    assert list(known) == ["before", "after", "never told"]
+    assert known["before"]["forget: ROUGE-L"] == 1
+    assert known["after"]["forget: ROUGE-L"] == 0
+    assert known["after"]["retain: ROUGE-L"] == 1
+    assert known["never told"]["forget quality (p-value)"] == 1
+    assert "privacy leakage (0 is ideal)" in known["after"]
+    assert known["after"]["model utility"] > known["never told"]["model utility"]
     checkpoint.load(out)
+
+
+def test_a_layer_that_is_not_there_or_does_not_learn_is_not_steered(folder, tmp_path):
+    good = rows(tmp_path / "good.jsonl", [("a?", " b"), ("c?", " d")])
+    typed = ["unlearn", "--model", folder, "--out", str(tmp_path / "out"), "--forget-loss", "rmu"]
+    typed += ["--forget", good, "--retain", good]
+    found = run(*typed, "--steered-layer", "3")
+    assert found.exit_code == 1
+    assert "--steered-layer is 3, and the model has 2 layers." in found.output
+    found = run(*typed, "--steered-layer", "1", "--layers", "1")
+    assert found.exit_code == 1
+    assert "raise --layers to at least 2" in found.output
 
 
 def test_a_bad_file_is_refused_with_its_line(folder, tmp_path):
@@ -205,6 +228,10 @@ def test_a_bad_file_is_refused_with_its_line(folder, tmp_path):
         (["--weight", "2"], "--weight has no effect here: it is for --combine sum."),
         (["--combine", "sum", "--gamma", "2"], "--gamma has no effect here"),
         (["--forget-loss", "ascent", "--beta", "1"], "--beta has no effect here"),
+        (["--steering", "2"], "--steering has no effect here: it is for --forget-loss rmu."),
+        (["--steered-layer", "2"], "--steered-layer has no effect here: it is for --forget-loss"),
+        (["--combine", "alone", "--retain-loss", "states"], "--retain-loss has no effect here"),
+        (["--unseen", "e"], "--unseen has no effect here: it is for --retrained MODEL."),
     ],
 )
 def test_options_that_are_not_read_are_refused(typed, told):

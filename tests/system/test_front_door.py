@@ -288,7 +288,9 @@ def test_maid_is_followed_by_the_search_where_it_was_misled():
 
 def test_maid_is_checked():
     result = bl.solve(bl.Problem(smooth, follows), x0=X, y0=Y, steps=40)
-    assert "Chose MAID" in result.status.advice
+    why, then = result.status.advice.split(". ", 1)
+    assert why.startswith("Chose MAID")
+    assert then[0].isupper()
     proof = proof_of(result)
     assert proof.ok
     assert proof.local is not None
@@ -472,3 +474,54 @@ def test_the_command(tmp_path):
     refused = run(*given, "--only", "absent")
     assert refused.exit_code == 1
     assert "no problem with 'absent'" in refused.output
+
+
+# --- several answers ----------------------------------------------------------------------------
+
+WELLS = bl.Problem(  # y is -1 or 1, as the leader or its enemy likes
+    lambda x, y, b: (x[0] - 0.3) ** 2 + x[0] * y[0],
+    lambda x, y, b: (y[0] ** 2 - 1) ** 2,
+    upper_set=bl.sets.Box(-2.0, 2.0),
+    lower_set=bl.sets.Box(-3.0, 3.0),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("follower", "x", "value", "other"),
+    [("optimistic", 0.8, -0.55, 1.05), ("pessimistic", 0.0, 0.09, None)],
+)
+def test_the_best_and_the_worst_of_several_answers(follower, x, value, other):
+    # f = (x − 0.3)² ∓ |x|.
+    result = bl.solve(WELLS, x0=jnp.array([0.4]), y0=jnp.array([0.5]), follower=follower)
+    proof = proof_of(result)
+    assert float(result.x[0]) == pytest.approx(x, abs=1e-3)
+    assert proof.upper == pytest.approx(value, abs=1e-3)
+    assert proof.optimal
+    assert proof.pessimistic == (other and pytest.approx(other, abs=1e-3))
+
+
+@pytest.mark.slow
+def test_a_follower_that_likes_all_answers_alike():
+    flat = bl.Problem(
+        lambda x, y, b: (x[0] - y[0] - 0.2) ** 2,
+        lambda x, y, b: 0.0 * y[0] * x[0],
+        upper_set=bl.sets.Box(0.4, 2.0),
+        lower_set=bl.sets.Box(-1.0, 1.0),
+    )
+    result = bl.solve(flat, x0=jnp.array([1.0]), y0=jnp.array([0.5]), follower="pessimistic")
+    proof = proof_of(result)  # max over y of (x − 0.2 − y)² is (0.8 + x)², least at x = 0.4
+    assert result.status.outcome is bl.Outcome.CONVERGED
+    assert float(result.x[0]) == pytest.approx(0.4, abs=1e-4)
+    assert proof.upper == pytest.approx(1.44, abs=1e-3)
+    assert proof.optimistic == pytest.approx(0.0, abs=1e-2)
+    assert "pessimistic one" in result.status.advice
+
+
+def test_a_pessimist_is_for_the_global_search():
+    with pytest.raises(ValueError, match="'optimistic' or 'pessimistic'"):
+        bl.solve(WELLS, x0=jnp.ones(1), y0=jnp.ones(1), follower="worst")
+    with pytest.raises(ValueError, match="SOBA was given"):
+        bl.solve(WELLS, bl.methods.SOBA(), jnp.ones(1), jnp.ones(1), follower="pessimistic")
+    with pytest.raises(ValueError, match="at most 40 variables"):
+        bl.solve(WELLS, x0=jnp.ones(1), y0=jnp.ones(40), follower="pessimistic")

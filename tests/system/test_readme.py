@@ -7,7 +7,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks import sklearn_tables as estimators
 from benchmarks.gold_reward import show as gold_reward
+from benchmarks.unlearning import show as unlearning
 from bilevel import options
 from bilevel.apps.llm.run.settings import Align, PolicyStep
 from bilevel.methods import all_methods
@@ -19,6 +21,8 @@ from docs.generate import (
     MIXING,
     PAGES,
     README,
+    SKLEARN,
+    UNLEARNING,
     filled,
     methods_table,
     mixing_parts,
@@ -50,10 +54,22 @@ def test_tables_of_the_gold_reward_are_those_of_the_kept_runs(name):
     assert filled(text, name, gold_reward.parts()[name]) == text, ANEW
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("name", mixing_parts())
 def test_tables_of_mixing_are_those_of_the_command_and_the_kept_runs(name):
     text = MIXING.read_text()
     assert filled(text, name, mixing_parts()[name]) == text, "run `make generated`"
+=======
+def test_the_table_of_estimators_is_that_of_the_kept_run():
+    text = SKLEARN.read_text()
+    told = estimators.shown(estimators.kept())
+    assert filled(text, "sklearn", told) == text, "run `make generated`"
+
+
+def test_the_table_of_unlearning_is_that_of_the_kept_runs():
+    text, name = UNLEARNING.read_text(), "forget01"
+    assert filled(text, name, unlearning.table(name)) == text, "run `make generated`"
+>>>>>>> main
 
 
 def test_the_options_are_those_of_the_command():

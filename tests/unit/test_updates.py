@@ -1,5 +1,7 @@
 """Updates against optax, and what a step size may change: not the dtype, not the compiled code."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -276,6 +278,7 @@ def test_from_optax_equals_optax_and_compiles_once():
     assert len(traces) == 1
     np.testing.assert_allclose(ours, run(updates.Optax(optax.adam(0.1, b1=0.8))), rtol=1e-6)
     assert repr(updates.FromOptax(optax.adam, 0.1, b1=0.8)) == "adam(0.1, b1=0.8)"
+    assert repr(updates.FromOptax(partial(optax.adam, b1=0.8), 0.1)) == "partial(0.1)"
 
 
 def test_from_optax_sweeps_by_vmap():

@@ -39,7 +39,7 @@ def read(
     Raises:
         ValueError: something is wrong with the file, in one sentence.
     """
-    held = _arrays(path)
+    held = finite_arrays(path, KNOWN)
     for name in ("states", "actions"):
         if name not in held:
             raise ValueError(f"{path} has no array {name}; it holds {', '.join(held) or 'none'}.")
@@ -66,11 +66,12 @@ def read(
     return Demos(mdp, demos, lengths, features, reward, world and world._replace(mdp=mdp))
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def finite_arrays(path: Path, known: str) -> dict[str, np.ndarray]:
+    """The arrays of a file, all numbers finite, all names among the known ones."""
     found = read_arrays(path)
     for name in found:
-        if name not in KNOWN.split(", "):
-            raise ValueError(f"{path} has an unknown array {name!r}; known are {KNOWN}.")
+        if name not in known.split(", "):
+            raise ValueError(f"{path} has an unknown array {name!r}; known are {known}.")
     return {name: _numeric(path, name, array) for name, array in found.items()}
 
 

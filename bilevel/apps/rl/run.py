@@ -35,10 +35,18 @@ def run(given: IRL) -> bool:
     Raises:
         ValueError, OSError: in one sentence, before anything runs.
     """
+    if given.env is not None:
+        from bilevel.apps.rl.neural.run import run as with_networks
+
+        return with_networks(given)
     out = report.check_writable(given.out)
     with double_precision():
+        numbers = given.numbers()
         demos = read(
-            given.demos, discount=given.discount, temperature=given.temperature, slip=given.slip
+            given.demos,
+            discount=numbers.discount,
+            temperature=numbers.temperature,
+            slip=given.slip,
         )
         found = learn(demos, given)
         console = Console()
@@ -54,21 +62,22 @@ def run(given: IRL) -> bool:
 
 def learn(demos: Demos, given: IRL) -> Found:
     """Maximum likelihood over rewards, on all demonstrations but those held out."""
-    mdp = demos.mdp
+    mdp, numbers = demos.mdp, given.numbers()
     total = len(demos.lengths)
     kept = max(1, total - int(given.held_out * total))
     train, rest = (_part(demos, rows) for rows in (slice(kept), slice(kept, None)))
     judged = rest if len(rest[1]) else train
     reward, x0 = _class(demos, given.state_only)
-    problem = irl.problem(mdp, reward, irl.of(mdp, train[0], train[1]), decay=given.decay)
+    problem = irl.problem(mdp, reward, irl.of(mdp, train[0], train[1]), decay=numbers.decay)
     seen, unseen = (_shares(part, mdp.shape) for part in (train, judged))
     result = front_door(
         problem,
-        methods.TTSA(x_update=FromOptax(optax.adam, given.step_size)),
+        methods.TTSA(x_update=FromOptax(optax.adam, numbers.step_size)),
         x0,
         jnp.zeros(mdp.shape),
-        steps=given.steps,
-        log_every=max(1, given.steps // 50),
+        steps=numbers.steps,
+        log_every=max(1, numbers.steps // 50),
+        checkpoint=given.checkpoint,
         metrics={
             "log likelihood": Partial(_likelihood, mdp.temperature, seen),
             "held-out log likelihood": Partial(_likelihood, mdp.temperature, unseen),
@@ -139,7 +148,7 @@ def _sections(demos: Demos, found: Found, given: IRL) -> list[report.Section]:
         "A reward is known up to potential shaping, which changes no policy. Arrows: the likeliest "
         f"move of the learned policy.{caption}"
     )
-    rows = report.Table(("option", "value", "what it is"), options.rows(given))
+    rows = report.Table(("option", "value", "what it is"), options.rows(given.filled()))
     others = {name: v for name, v in found.likelihoods.items() if name != "inverse RL"}
     lines = {"held-out log likelihood": others}
     return [

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ScalarLike
+from jaxtyping import Array, Bool, ScalarLike
 
 from bilevel import trees
 from bilevel.fields import NONNEGATIVE, nonnegative
@@ -24,6 +24,8 @@ from bilevel.problem import LOWER_CONSTRAINTS, Batch, Draws, Problem, Structure
 from bilevel.schedules import AbstractSchedule, as_schedule
 from bilevel.sets import AbstractSet, Free, Intersection
 from bilevel.typing import Lower, Scalar, Upper
+
+SETTLED = 1e-6  # times 1 + ‖ν‖: a change of ν that counts as none
 
 
 class Values(NamedTuple):
@@ -78,6 +80,10 @@ class Charged(AbstractMethod):
         weight = self.weight_at(state.k).astype(state.weight.dtype)
         return state._replace(weight=weight, violation=_excess(values))
 
+    def settled(self, state: ChargedState, values: Values) -> Bool[Array, ""]:
+        """Whether the inner method gets the same problem again."""
+        return jnp.asarray(True)
+
     def check(self, problem: Problem) -> None:
         super().check(problem)
         self.method.check(_without_costs(problem))
@@ -109,6 +115,9 @@ class Charged(AbstractMethod):
         charged = self.charged(problem, state.duals, state.weight)
         inner, info = self.method.step(charged, state.inner, batch)
         values = constraint_values(problem.upper_set, inner.x, inner.y)
+        if "exhausted" in info:  # the inner method is done with these multipliers alone
+            done = info["exhausted"]
+            info["exhausted"] = jnp.where(self.settled(state, values), done, jnp.zeros_like(done))
         state = self.renewed(state._replace(inner=inner), values)
         extra_info = {"violation": _excess(values), "dual": trees.norm(state.duals)}
         return state, info | extra_info | {"weight": state.weight}
@@ -152,15 +161,26 @@ class AugmentedLagrangian(Charged):
 
     def renewed(self, state: ChargedState, values: Values) -> ChargedState:
         now, weight = state.k % self.period == 0, state.weight
-        violation = _excess(values)
-        raised = Values(
-            jax.nn.relu(state.duals.inequalities + weight * values.inequalities),
-            state.duals.equalities + weight * values.equalities,
-        )
+        violation, raised = _excess(values), _raised(state, values)
         slow = (violation > state.violation / 4) & (violation > jnp.finfo(weight.dtype).eps ** 0.5)
         grown = jnp.where(slow, weight * jnp.asarray(self.growth, weight.dtype), weight)
-        new = state._replace(duals=raised, weight=grown, violation=violation)
+        inner = state.inner
+        if hasattr(inner, "exhausted"):  # with new multipliers there is something to do again
+            inner = inner._replace(exhausted=jnp.asarray(False))
+        new = state._replace(inner=inner, duals=raised, weight=grown, violation=violation)
         return trees.where(now, new, state)
+
+    def settled(self, state: ChargedState, values: Values) -> Bool[Array, ""]:
+        change = trees.norm(trees.sub(_raised(state, values), state.duals))
+        return change <= SETTLED * (1 + trees.norm(state.duals))
+
+
+def _raised(state: ChargedState, values: Values) -> Values:
+    """`[ν + ρ h]_+`, and `μ + ρ e`."""
+    return Values(
+        jax.nn.relu(state.duals.inequalities + state.weight * values.inequalities),
+        state.duals.equalities + state.weight * values.equalities,
+    )
 
 
 class QuadraticPenalty(Charged):

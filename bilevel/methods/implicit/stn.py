@@ -51,6 +51,7 @@ class STN(AbstractMethod):
 
     Attributes:
         y_update: moves φ. For the affine model use a step size of about half of 1/L.
+        sigma_update: moves σ.
         response: the model, from `bilevel.responses`.
         sigma0: initial σ, positive, the same for every entry of x.
         entropy: τ; a larger value keeps σ larger.

@@ -53,6 +53,23 @@ class Rounds(NamedTuple):
     temperature: float = 1.0
 
 
+class Finish(NamedTuple):
+    """Policy steps on the final reward, after the single loop.
+
+    The loop holds the policy to the demonstrators: no β brings it further, since the reward is
+    `β log(π_E/π_ref)`. A smaller β in these steps does.
+
+    Attributes:
+        steps: calls of the policy step.
+        beta: β of these calls.
+        step: the policy step; that of the loop if `None`.
+    """
+
+    steps: int
+    beta: ScalarLike
+    step: AbstractPolicyStep | None = None
+
+
 class AIHF(AbstractAlignment):
     """Learn a reward and its policy jointly, from demonstrations and preferences.
 
@@ -61,6 +78,9 @@ class AIHF(AbstractAlignment):
     the end before the other moves: full phases with a fixed reference contract only for β > 1,
     partial steps always contract.
 
+    The reward settles at `β log(π_E/π_ref)`, so its step size should shrink with β, and its decay
+    grow as 1/β². Step sizes that end at zero keep reward and policy from swinging around it.
+
     Attributes:
         step: the policy step.
         x_update: the update of the reward parameters.
@@ -68,6 +88,7 @@ class AIHF(AbstractAlignment):
         normalise: number of reference responses whose reward mean and deviation normalise the
             reward for the policy step; 0 for no normalisation.
         rounds: alternating phases instead of the single loop.
+        finish: policy steps on the final reward, with a β of their own.
     """
 
     step: AbstractPolicyStep
@@ -82,6 +103,14 @@ class AIHF(AbstractAlignment):
     per_token: bool = eqx.field(static=True, default=False)
     normalise: int = eqx.field(static=True, default=0)
     rounds: Rounds | None = None
+    finish: Finish | None = None
+
+    def __check_init__(self):
+        if self.rounds is not None and self.finish is not None:
+            raise ValueError(
+                "rounds and finish are both given; every round ends with policy steps, so finish "
+                "is for the single loop: give one of them."
+            )
 
     def run(self, task, start, options):
         if start.reward is None:
@@ -98,8 +127,16 @@ class AIHF(AbstractAlignment):
         if self.rounds is not None:
             return self._in_rounds(task, start, options, settings)
         posed = problem(task, self.step, anchor=self.anchor, **settings)
-        result = run(posed, self.x_update, start, self._data(task, options), options)
-        return Aligned(result.y, result.x, [result])
+        feed = self._data(task, options)
+        result = run(posed, self.x_update, start, feed, options)
+        found = Aligned(result.y, result.x, [result])
+        if self.finish is None or not found.ended:
+            return found
+        then = eqx.tree_at(lambda t: t.beta, task, jnp.asarray(self.finish.beta))
+        now = options.after(found.results, steps=self.finish.steps)
+        step, begin = self.finish.step or self.step, Start(found.reward, found.policy)
+        last = follow(then, step, begin, feed, now, policy_reward)
+        return Aligned(last.y, last.x, [result, last])
 
     def _data(self, task, options, pairs=None):
         """The data, without a kind of feedback whose weight is zero."""

@@ -18,6 +18,7 @@ sequence per row. Padding does not affect other tokens, and its token id is igno
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bilevel.apps.llm.models import attention as attentions
+from bilevel.apps.llm.models import parameters
 from bilevel.apps.llm.models.config import Config
 from bilevel.apps.llm.models.masks import (
     EVERYWHERE,
@@ -95,6 +97,42 @@ def hidden_at(
         positions: position of each token in its sequence.
         mask: true where a query (first axis of time) attends to a key; None for causal attention.
     """
+    x = _stream(config, params, tokens, positions, mask, query_start=query_start, compute=compute)
+    return norm(config, params["norm"], x[:, query_start - tokens.shape[1] :])
+
+
+def residual(
+    config: Config,
+    params: Params,
+    tokens: Tokens,
+    segments: Segments,
+    *,
+    layers: int,
+    compute: ComputeOptions = ComputeOptions(),
+) -> Float[Array, "batch time width"]:
+    """The residual stream after the first `layers` layers, without a norm; the others do not run.
+
+    Values at padding are finite but meaningless.
+    """
+    config = replace(config, layers=layers, windows=config.windows[:layers])
+    params = parameters.unstack(params)
+    params = {**params, "layers": params["layers"][:layers]}
+    segments = segments.astype(jnp.int32)
+    tokens, positions = jnp.where(segments > 0, tokens, 0), positions_of(segments)
+    return _stream(config, params, tokens, positions, segment_mask(segments), compute=compute)
+
+
+def _stream(
+    config: Config,
+    params: Params,
+    tokens: Tokens,
+    positions: Int[Array, "batch time"],
+    mask: Bool[Array, "batch time time"] | None,
+    *,
+    query_start: int = 0,
+    compute: ComputeOptions,
+) -> Array:
+    """The residual stream after the last layer, whose queries start at `query_start`."""
     x, time = embed(config, params, tokens, compute=compute), tokens.shape[1]
     rotation = rotations(config, positions, x)
 
@@ -110,10 +148,8 @@ def hidden_at(
 
         return block(config, p, x, rotation, attend, query_start=query_start, compute=compute)
 
-    x, _ = through(
-        config, params["layers"], x, layer, partial(layer, query_start=query_start), compute=compute
-    )
-    return norm(config, params["norm"], x[:, query_start - time :])
+    last = partial(layer, query_start=query_start)
+    return through(config, params["layers"], x, layer, last, compute=compute)[0]
 
 
 def logits(

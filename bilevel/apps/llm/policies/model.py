@@ -123,6 +123,22 @@ class Decoder(AbstractPolicy):
 
         return in_parts(some, self.compute.parts, responses)
 
+    def token_states(
+        self, y: PyTree, responses: Responses, layers: int
+    ) -> Float[Array, "n time width"]:
+        """The residual stream after the first `layers` layers, before every response token.
+
+        Prompts are `PromptBatch`. Meaningless outside the mask.
+        """
+        params = self.weights(y)
+
+        def some(few: Responses) -> Float[Array, "n time width"]:
+            row, start = joined(few), few.prompts.tokens.shape[1]
+            x = decoder.residual(self.config, params, *row, layers=layers, compute=self.compute)
+            return x[:, start - 1 : -1]
+
+        return in_parts(some, self.compute.parts, responses)
+
     def sample(self, y, prompts: PromptBatch, key, *, temperature=1.0):
         params = jax.tree.map(jax.lax.stop_gradient, self.weights(y))
         drawn = sampling.generate_at(

@@ -110,15 +110,19 @@ def referred(
 
 @eqx.filter_jit
 def _logprobs(policy, reference, responses, rows):
-    if rows is None or rows >= size(responses):
-        return policy.logprob(reference, responses)
+    return by_rows(lambda few: policy.logprob(reference, few), responses, rows)
 
-    def some(at):
-        return policy.logprob(reference, jax.tree.map(lambda leaf: leaf[at], responses))
 
-    n = size(responses)
+def by_rows(fn: Callable[[PyTree], Array], tree: PyTree, rows: int | None) -> Array:
+    """`fn(tree)`, which maps every row by itself, for so many rows at a time; all if `None`."""
+    n = size(tree)
+    if rows is None or rows >= n:
+        return fn(tree)
     at = jnp.arange(-(-n // rows) * rows, dtype=jnp.int32) % n  # pad to full batches
-    return jax.lax.map(some, at.reshape(-1, rows)).reshape(-1)[:n]
+    found = jax.lax.map(
+        lambda at: fn(jax.tree.map(lambda leaf: leaf[at], tree)), at.reshape(-1, rows)
+    )
+    return found.reshape(-1, *found.shape[2:])[:n]
 
 
 def log_ratio(policy: AbstractPolicy, y: PyTree, responses: Responses) -> Float[Array, " n"]:

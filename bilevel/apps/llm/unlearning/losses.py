@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Scalar, ScalarLike
 
+from bilevel.typing import RandomKey
+
 PerRow = Float[Array, " n"]
 PerToken = Float[Array, "n time"]
 
@@ -31,6 +33,26 @@ def mean(each: PerToken, mask: Bool[Array, "n time"]) -> Scalar:
 def likelihood(logprobs: PerToken, mask: Bool[Array, "n time"]) -> Scalar:
     """Mean negative log-probability of tokens: the retain loss of fine-tuning."""
     return -mean(logprobs, mask)
+
+
+def apart(
+    states: Float[Array, "n time width"],
+    target: Float[Array, "*#batch width"],
+    mask: Bool[Array, "n time"],
+) -> Scalar:
+    """Mean squared difference between the states at some tokens and a target.
+
+    With `steering` as the target it is RMU, representation misdirection: bounded below by 0. With
+    the states of another model it holds what a model computes. Li et al. "The WMDP benchmark:
+    measuring and reducing malicious use with unlearning". ICML 2024, arXiv:2403.03218.
+    """
+    return mean(((states - target) ** 2).mean(axis=-1), mask)
+
+
+def steering(width: int, length: ScalarLike, key: RandomKey) -> Float[Array, " width"]:
+    """A random vector of a given length, which RMU steers states to."""
+    drawn = jax.random.normal(key, (width,), jnp.float32)
+    return drawn * (jnp.asarray(length, drawn.dtype) / jnp.linalg.norm(drawn))
 
 
 def ascent(logprobs: PerToken, mask: Bool[Array, "n time"]) -> Scalar:

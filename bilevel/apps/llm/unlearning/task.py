@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import PyTree, Scalar, ScalarLike
+from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 
 from bilevel.apps.llm.data.sources import Together
 from bilevel.apps.llm.methods.task import rows_of
 from bilevel.apps.llm.policies.model import Decoder
-from bilevel.apps.llm.policies.policy import AbstractPolicy, Responses, log_ratio
+from bilevel.apps.llm.policies.policy import AbstractPolicy, Responses, log_ratio, stopped
 from bilevel.apps.llm.unlearning import losses
 from bilevel.data import Data
 
@@ -41,6 +41,31 @@ class Ascent(eqx.Module):
     def __call__(self, x: PyTree, batch: Answers) -> Scalar:
         logprobs = self.policy.token_logprobs(x, batch.forget)
         return losses.ascent(logprobs, batch.forget.mask)
+
+
+class Steering(eqx.Module):
+    """RMU: the states that answers to forget are read from move to one vector (`steering`)."""
+
+    policy: Decoder
+    layers: int = eqx.field(static=True)  # below the states
+    target: Float[Array, " width"]
+
+    def __call__(self, x: PyTree, batch: Answers) -> Scalar:
+        states = self.policy.token_states(x, batch.forget, self.layers)
+        return losses.apart(states, self.target.astype(states.dtype)[None, None], batch.forget.mask)
+
+
+class SameStates(eqx.Module):
+    """The states that answers to retain are read from stay where the reference has them."""
+
+    policy: Decoder
+    layers: int = eqx.field(static=True)
+    reference: PyTree
+
+    def __call__(self, x: PyTree, batch: Answers) -> Scalar:
+        new = self.policy.token_states(x, batch.retain, self.layers)
+        old = self.policy.token_states(stopped(self.reference), batch.retain, self.layers)
+        return losses.apart(new, old, batch.retain.mask)
 
 
 class Likelihood(eqx.Module):

@@ -1,0 +1,1 @@
+"""A small model learns what TOFU tells of invented authors, and is to forget some of them."""

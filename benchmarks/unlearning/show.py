@@ -1,0 +1,80 @@
+"""Table and picture, from the kept results."""
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import RESULTS
+from benchmarks.unlearning.runs import BEFORE, FILE, NEVER, SWEPT, Book
+from benchmarks.unlearning.ways import WAYS
+from bilevel.apps.llm.unlearning import metrics
+from bilevel.report import figures
+
+PICTURE = RESULTS.parent.parent / "docs" / "apps" / "pictures" / "unlearning-tofu.png"
+HEADS = ("", "forget: probability", "ROUGE-L", "verbatim", "retain: probability", "ROUGE-L",
+         "model utility", "forget quality", "privacy leakage")  # fmt: skip
+
+
+class Kept:
+    """The kept results of one forget set."""
+
+    def __init__(self, name: str):
+        self.rows = [row for row in Book(FILE).rows() if row["set"] == name]
+        (self.never,) = (row for row in self.rows if row["way"] == NEVER)
+
+    def quality(self, row: dict[str, Any]) -> float:
+        return metrics.forget_quality(np.array(row["ratios"]), np.array(self.never["ratios"]))
+
+    def leakage(self, row: dict[str, Any]) -> float:
+        return metrics.privacy_leakage(row["auc"], self.never["auc"])
+
+    def line(self, way: str, setting: float) -> tuple[Any, ...]:
+        (row,) = (row for row in self.rows if (row["way"], row["setting"]) == (way, setting))
+        forget, retain = row["numbers"]["forget"], row["numbers"]["retain"]
+        return (way, forget["probability"], forget["ROUGE-L"], row["verbatim"],
+                retain["probability"], retain["ROUGE-L"], row["utility"],
+                self.quality(row), self.leakage(row))  # fmt: skip
+
+    def swept(self, way: str) -> list[tuple[float, float]]:
+        """Probability of what is to be forgotten, and of what is retained, of every setting."""
+        found = (row["numbers"] for row in self.rows if row["way"] == way)
+        return sorted((n["forget"]["probability"], n["retain"]["probability"]) for n in found)
+
+
+def table(name: str) -> str:
+    """One line a way."""
+    kept = Kept(name)
+    order = [(BEFORE, 0.0), *((way, one.setting) for way, one in WAYS.items()), (NEVER, 0.0)]
+    lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
+    for way, *numbers, quality, leakage in (kept.line(*one) for one in order):
+        cells = [way, *(f"{number:.2f}" for number in numbers), f"{quality:.1g}", f"{leakage:+.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw() -> None:
+    """What is forgotten against what is retained in a sweep, and forget quality against utility."""
+    kept = Kept(SWEPT)
+    with figures.style():
+        figure = figures.new_figure(9.6, 4.0)
+        figure.patch.set_alpha(1)
+        left, right = figure.subplots(1, 2)
+        for i, way in enumerate([*WAYS, BEFORE, NEVER]):
+            look = {"color": figures.series_color(i), "marker": figures.MARKERS[i], "label": way}
+            left.plot(*zip(*kept.swept(way), strict=True), markersize=7, **look)
+            rows = [row for row in kept.rows if row["way"] == way]
+            right.scatter([row["utility"] for row in rows], [kept.quality(row) for row in rows],
+                          **{k: v for k, v in look.items() if k != "label"})  # fmt: skip
+        left.set(xlabel="probability of what is to be forgotten (less is better)",
+                 ylabel="probability of the rest (more is better)")  # fmt: skip
+        right.axhline(0.05, color=figures.QUIET, linewidth=1, linestyle=":")
+        right.set(yscale="log", xlabel="model utility (more is better)",
+                  ylabel="forget quality, p-value (more is better)")  # fmt: skip
+        left.legend(loc="best", fontsize=8)
+        figure.savefig(PICTURE, dpi=130, metadata={"Software": None})
+
+
+def done(name: str) -> bool:
+    """Whether all runs of a set that the table shows are kept."""
+    found = {row["way"] for row in Book(FILE).rows() if row["set"] == name}
+    return found >= {*WAYS, BEFORE, NEVER}

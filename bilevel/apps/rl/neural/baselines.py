@@ -1,0 +1,28 @@
+"""What inverse RL is compared with, on networks of the same size."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel.apps.rl.neural.experts import Demos
+from bilevel.apps.rl.neural.irl import draw, log_likelihood, rows
+from bilevel.apps.rl.neural.soft_q import SoftQ
+from bilevel.typing import RandomKey
+from bilevel.updates import FromOptax
+
+
+def clone(policy: SoftQ, demos: Demos, key: RandomKey, *, steps: int = 1000, batch: int = 256):
+    """Behaviour cloning: weights of Q whose policy makes the demonstrations likely, by Adam."""
+    first, rest = jax.random.split(key)
+    expert = rows(demos, policy.env.horizon, policy.env.scale)
+    up_to = jnp.cumsum(expert.weight * (1 - expert.absorbed))
+    adam = FromOptax(optax.adam, 1e-3)
+    y = policy.start(first)
+
+    def move(carry, key):
+        y, memory = carry
+        part = draw(expert, up_to, key, batch)
+        slope = jax.grad(lambda y: -log_likelihood(policy, y, part))(y)
+        return adam.step(slope, memory, y, 0), None
+
+    return jax.lax.scan(move, (y, adam.init(y)), jax.random.split(rest, steps))[0][0]

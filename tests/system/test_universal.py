@@ -1,0 +1,67 @@
+"""The families of the benchmark of `bl.solve` without a method: their known answers hold."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.universal import runs, show
+from benchmarks.universal.case import Kind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", runs.FAMILIES, ids=lambda make: make.__name__)
+def test_no_point_is_better_than_the_best_and_no_answer_than_the_followers(make):
+    case = make(10, np.random.default_rng(10))
+    assert case.value(case.x0) > case.best
+    assert case.judge(case.x0, jnp.asarray(case.answer(np.asarray(case.x0))))[0] in (
+        Kind.WORSE,
+        Kind.INFEASIBLE,
+    )
+    rng = np.random.default_rng(0)
+    lower_set, upper_set = case.problem.lower_set, case.problem.upper_set
+    for size in (0.01, 0.3, 1.0):
+        x = case.x0 + size * jnp.asarray(rng.normal(size=case.x0.shape))
+        x = upper_set.project(x) if upper_set.projectable else x
+        answer = jnp.asarray(case.answer(np.asarray(x)))
+        allowed = not upper_set.moves or float(upper_set.violation(answer, x)) == 0
+        assert case.value(x) >= case.best or not allowed
+        other = answer + size * jnp.asarray(rng.normal(size=answer.shape))
+        if lower_set.projectable:
+            other = lower_set.project(other, x)
+        elif float(lower_set.violation(other, x)) > 0:
+            other = 0.9 * answer
+        assert float(lower_set.violation(answer, x)) < 1e-7
+        g = case.problem.lower
+        assert g(x, answer, case.whole.lower) <= g(x, other, case.whole.lower) + 1e-8
+
+
+def row(**changes):
+    given = {
+        "name": "linear", "family": "linear", "structure": "lower set moved by x, linear",
+        "n": 10, "who": "bl.solve",
+        "kind": Kind.SOLVED.value, "above": 0.0, "claimed": True, "seconds": 3.2, "said": "",
+    }  # fmt: skip
+    return runs.Run(**given | changes)
+
+
+def test_the_table_tells_what_was_claimed_falsely():
+    text = show.table([row(), row(n=100, kind=Kind.WORSE.value), row(who="SLSQP", claimed=False)])
+    assert (
+        "| linear | lower set moved by x, linear | solved, 3 s | **worse**, *claimed*, 3 s" in text
+    )
+    assert "`bl.solve`: 1 of 2 solved, 0 refused; claimed falsely: linear (n = 100)." in text
+
+
+def test_runs_are_kept_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "KEPT", tmp_path / "kept.json")
+    for seconds in (1.0, 2.0):
+        runs.keep(row(seconds=seconds))
+    runs.keep(row(n=100))
+    assert [(r.n, r.seconds) for r in runs.kept()] == [(10, 2.0), (100, 3.2)]
+
+
+def test_every_structure_has_a_family():
+    assert set(runs.STRUCTURE) == {make.__name__ for make in runs.FAMILIES}
+    told = " ".join(runs.STRUCTURE.values())
+    for word in ("hypergradient", "lower step", "blocks", "mini-batches", "equations", "h(x, y)"):
+        assert word in told
