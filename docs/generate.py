@@ -48,11 +48,8 @@ SKLEARN = ROOT / "docs" / "sklearn.md"
 NO_METHOD = ROOT / "docs" / "no-method.md"
 UNLEARNING = ROOT / "docs" / "apps" / "unlearning.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
-<<<<<<< HEAD
 MIXING = ROOT / "docs" / "apps" / "mixing.md"
-=======
 INVERSE_RL = ROOT / "docs" / "apps" / "rl.md"
->>>>>>> main
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
 GENERATED = "<!-- Written by `python -m docs.generate` from the classes and the kept results. -->"
@@ -347,15 +344,12 @@ def main() -> None:
     for name, part in gold_reward.parts().items():
         text = filled(text, name, part)
     GOLD_REWARD.write_text(text)
-<<<<<<< HEAD
     text = MIXING.read_text()
     for name, part in mixing_parts().items():
         text = filled(text, name, part)
     MIXING.write_text(text)
-=======
     told = unlearning.table("forget01")
     UNLEARNING.write_text(filled(UNLEARNING.read_text(), "forget01", told))
->>>>>>> main
     told = finders.table(finders.kept())
     CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
     told = inverse_rl.table(inverse_rl.kept())

@@ -19,11 +19,8 @@ from bilevel import host, options
 from bilevel.apps.dag.settings import Dag
 from bilevel.apps.denoising.settings import Denoise
 from bilevel.apps.games.settings import Mip
-<<<<<<< HEAD
-from bilevel.apps.llm.mixing.settings import Mix
-=======
 from bilevel.apps.llm.evaluation.settings import Evaluate
->>>>>>> main
+from bilevel.apps.llm.mixing.settings import Mix
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.apps.llm.unlearning.settings import Unlearn
 from bilevel.apps.networks.settings import NetworkOptions

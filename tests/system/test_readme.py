@@ -54,12 +54,12 @@ def test_tables_of_the_gold_reward_are_those_of_the_kept_runs(name):
     assert filled(text, name, gold_reward.parts()[name]) == text, ANEW
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", mixing_parts())
 def test_tables_of_mixing_are_those_of_the_command_and_the_kept_runs(name):
     text = MIXING.read_text()
     assert filled(text, name, mixing_parts()[name]) == text, "run `make generated`"
-=======
+
+
 def test_the_table_of_estimators_is_that_of_the_kept_run():
     text = SKLEARN.read_text()
     told = estimators.shown(estimators.kept())
@@ -69,7 +69,6 @@ def test_the_table_of_estimators_is_that_of_the_kept_run():
 def test_the_table_of_unlearning_is_that_of_the_kept_runs():
     text, name = UNLEARNING.read_text(), "forget01"
     assert filled(text, name, unlearning.table(name)) == text, "run `make generated`"
->>>>>>> main
 
 
 def test_the_options_are_those_of_the_command():
