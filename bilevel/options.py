@@ -57,6 +57,10 @@ class Argument(NamedTuple):
     """Marks a field whose value is typed without its name."""
 
 
+class Several(NamedTuple):
+    """Marks a list whose values may follow its name one after another, as in `--files a b c`."""
+
+
 class Option(NamedTuple):
     """What a field declares."""
 
@@ -68,6 +72,7 @@ class Option(NamedTuple):
     group: str  # first line of the docstring of the class that declares it, or empty
     about: str
     argument: bool
+    several: bool = False
 
     @property
     def required(self) -> bool:
@@ -216,8 +221,10 @@ def _option(field: dataclasses.Field, hint: Any, group: str, about: str) -> Opti
     if optional:
         (hint,) = (kind for kind in get_args(hint) if kind is not type(None))
     bounds = next((mark for mark in marks if isinstance(mark, Bounds)), None)
-    argument = any(isinstance(mark, Argument) for mark in marks)
-    return Option(field.name, hint, optional, field.default, bounds, group, about, argument)
+    argument, several = (any(isinstance(m, kind) for m in marks) for kind in (Argument, Several))
+    return Option(
+        field.name, hint, optional, field.default, bounds, group, about, argument, several
+    )
 
 
 def _texts(settings: type) -> dict[str, str]:

@@ -185,6 +185,20 @@ class Clipped(AbstractUpdate):
         return self.update.step(trees.scale(factor, direction), memory, tree, k)
 
 
+class Each(AbstractUpdate):
+    """A tuple or NamedTuple, each field moved by an update of its own."""
+
+    updates: Any
+
+    def init(self, tree):
+        return tuple(u.init(part) for u, part in zip(self.updates, tree, strict=True))
+
+    def step(self, direction, memory, tree, k):
+        parts = zip(self.updates, direction, memory, tree, strict=True)
+        moved, new = zip(*(u.step(d, m, part, k) for u, d, m, part in parts), strict=True)
+        return tree._make(moved) if hasattr(tree, "_make") else moved, new
+
+
 def scaled(update: AbstractUpdate, factor: ScalarLike) -> AbstractUpdate:
     """An update whose moves are `factor` times as long."""
     if isinstance(update, SGD | Momentum):

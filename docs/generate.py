@@ -21,6 +21,8 @@ from benchmarks import (
     drifting,
     inverse_rl,
     llm_steps,
+    mixing,
+    mixing_steps,
     problems,
     rates,
     tolls,
@@ -33,6 +35,7 @@ from benchmarks.universal import show as universal_table
 from benchmarks.unlearning import show as unlearning
 from bilevel import options, report
 from bilevel.apps import cleaning
+from bilevel.apps.llm.mixing.settings import Mixing
 from bilevel.apps.llm.run.settings import Align
 from bilevel.report import figures
 from docs import choosing, textbook
@@ -47,6 +50,7 @@ SKLEARN = ROOT / "docs" / "sklearn.md"
 NO_METHOD = ROOT / "docs" / "no-method.md"
 UNLEARNING = ROOT / "docs" / "apps" / "unlearning.md"
 CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
+MIXING = ROOT / "docs" / "apps" / "mixing.md"
 INVERSE_RL = ROOT / "docs" / "apps" / "rl.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
@@ -323,6 +327,15 @@ PAGES = {
 KEPT = {"align": align_demo, "billion": billion, "llm-bench": llm_steps}
 
 
+def mixing_parts() -> dict[str, str]:
+    """Parts of the page on mixing."""
+    return {
+        "options": options.markdown(Mixing),
+        "results": mixing.readme(),
+        "steps": mixing_steps.readme(),
+    }
+
+
 def main() -> None:
     text = LANGUAGE_MODELS.read_text()
     for name, part in KEPT.items():
@@ -333,6 +346,10 @@ def main() -> None:
     for name, part in gold_reward.parts().items():
         text = filled(text, name, part)
     GOLD_REWARD.write_text(text)
+    text = MIXING.read_text()
+    for name, part in mixing_parts().items():
+        text = filled(text, name, part)
+    MIXING.write_text(text)
     told = unlearning.table("forget01")
     UNLEARNING.write_text(filled(UNLEARNING.read_text(), "forget01", told))
     told = finders.table(finders.kept())

@@ -20,6 +20,7 @@ from bilevel.apps.dag.settings import Dag
 from bilevel.apps.denoising.settings import Denoise
 from bilevel.apps.games.settings import Mip
 from bilevel.apps.llm.evaluation.settings import Evaluate
+from bilevel.apps.llm.mixing.settings import Mix
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.apps.llm.unlearning.settings import Unlearn
 from bilevel.apps.networks.settings import NetworkOptions
@@ -58,6 +59,7 @@ COMMANDS = {
     "prune": Command(Prune, "bilevel.apps.pruning.run:run"),
     "dag": Command(Dag, "bilevel.apps.dag.run:run"),
     "sft": Command(SFT, "bilevel.cli.alignment:sft"),
+    "mix": Command(Mix, "bilevel.cli.mixing:mix"),
     "unlearn": Command(Unlearn, "bilevel.cli.unlearning:unlearn"),
     "align": Command(Align, "bilevel.cli.alignment:align"),
     "chat": Command(Chat, "bilevel.cli.chat:run"),
@@ -162,6 +164,7 @@ def _parameter(option: options.Option) -> inspect.Parameter:
         help=option.about,
         converter=None if as_it_is else lambda _, tokens: option.parse(tokens[0].value),
         n_tokens=None if as_it_is else 1,
+        consume_multiple=option.several,
         show_default=False if option.plain else options.shown,
         required=option.required,
     )

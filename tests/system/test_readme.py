@@ -19,12 +19,14 @@ from docs.generate import (
     GOLD_REWARD,
     KEPT,
     LANGUAGE_MODELS,
+    MIXING,
     PAGES,
     README,
     SKLEARN,
     UNLEARNING,
     filled,
     methods_table,
+    mixing_parts,
 )
 from docs.layers import layers_table
 
@@ -51,6 +53,12 @@ def test_figures_of_benchmarks_are_those_of_the_kept_runs(name):
 def test_tables_of_the_gold_reward_are_those_of_the_kept_runs(name):
     text = GOLD_REWARD.read_text()
     assert filled(text, name, gold_reward.parts()[name]) == text, ANEW
+
+
+@pytest.mark.parametrize("name", mixing_parts())
+def test_tables_of_mixing_are_those_of_the_command_and_the_kept_runs(name):
+    text = MIXING.read_text()
+    assert filled(text, name, mixing_parts()[name]) == text, "run `make generated`"
 
 
 def test_the_table_of_estimators_is_that_of_the_kept_run():

@@ -290,3 +290,15 @@ def test_from_optax_sweeps_by_vmap():
 
     together = jax.vmap(moved)(jnp.array([0.1, 0.2]))
     np.testing.assert_allclose(together, jnp.stack([moved(0.1), moved(0.2)]))
+
+
+def test_each_part_moves_by_an_update_of_its_own():
+    adam = updates.Optax(optax.adam(0.1))
+    alone = trajectory(updates.SGD(0.5)), trajectory(adam)
+    memory = updates.Each((updates.SGD(0.5), adam)).init((TREE, TREE))
+    parts = TREE, TREE
+    for k in range(5):
+        down = tuple(directions(k, part) for part in parts)
+        parts, memory = updates.Each((updates.SGD(0.5), adam)).step(down, memory, parts, k)
+    for found, expected in zip(jax.tree.leaves(parts), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -1,72 +1,78 @@
-"""ScaleBiO: weights of data sources by a penalty method with two copies of the model.
+"""ScaleBiO: weights of data sources by a penalty, with two copies of the model.
 
 Pan et al. "ScaleBiO: Scalable bilevel optimization for LLM data reweighting". 2024,
 arXiv:2406.19976.
 """
 
-from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
+from jaxtyping import Array, Float, PyTree, ScalarLike
 
-from bilevel.apps.llm.data.sources import Together
-from bilevel.apps.llm.methods.task import rows_of
-from bilevel.data import Data
-from bilevel.methods import F2SA
+from bilevel import trees
+from bilevel.apps.llm.methods.single_level import single
+from bilevel.apps.llm.mixing.mixture import RowLoss, source_losses, weights
+from bilevel.methods import TTSA
 from bilevel.problem import Problem
-from bilevel.schedules import Constant
-from bilevel.updates import AbstractUpdate
-
-Loss = Callable[[PyTree, PyTree], Scalar]  # mean loss of parameters on rows
+from bilevel.updates import AbstractUpdate, Each
 
 
-def weights(x: Float[Array, " k"]) -> Float[Array, " k"]:
-    """Share of each source: `softmax(x)`."""
-    return jax.nn.softmax(x)
+class Copies(NamedTuple):
+    """What is iterated."""
+
+    x: Float[Array, " sources"]  # logits of the weights
+    y: PyTree  # parameters of the model that minds the target
+    z: PyTree  # parameters of the model that does not
 
 
-def problem(loss: Loss) -> Problem:
-    """The two levels; x holds a logit for each source, y the parameters.
-
-    The lower batch is a tuple with rows of every source, of which none may be missing: the loss of
-    each is the mean over its own rows.
-    """
-    return Problem(_Trusted(loss), _Mixed(loss))
+def start(sources: int, y0: PyTree) -> Copies:
+    """Uniform weights, and both copies as the model is."""
+    return Copies(jnp.zeros(sources, trees.widest(y0)), y0, y0)
 
 
-def method(update: AbstractUpdate, x_update: AbstractUpdate, penalty: ScalarLike = 10.0) -> F2SA:
-    """F2SA with one step of both copies, on the same rows.
+def problem(loss: RowLoss, penalty: ScalarLike = 10.0) -> Problem:
+    """`min_{x, y} max_z f(y) + α (g(x, y) − g(x, z))`, for `method`; y is an unused scalar.
 
-    The x step needs losses only: `λ p_k (Δ_k − Σ_j p_j Δ_j)`, where `Δ_k` is the loss of source k
-    under the copy that minds the trusted samples, less that under the copy that does not. The error
-    of the hypergradient is `O(1/λ)`.
+    f is the mean loss on the target rows and `g(x, y) = Σ_k p_k(x) ℓ_k(y)` the mixture of the mean
+    losses of the sources. A step takes one gradient of f and two of g, all in one pass and on the
+    same rows of the sources, and `α p_k (Δ_k − Σ_j p_j Δ_j)`, the slope in x, comes with them: it
+    needs only the losses, `Δ_k = ℓ_k(y) − ℓ_k(z)`. Its error is `O(1/α)`.
 
     Args:
-        update: of both copies of the model.
-        x_update: of the logits.
-        penalty: λ, weight of the mixture against the trusted samples.
+        loss: of each row; an upper batch is a tree of rows, a lower one a tuple of them, with rows
+            of every source.
+        penalty: α.
     """
-    return F2SA(x_update, update, update, Constant(penalty), 1)
+    return single(_Target(loss), _Directions(loss, penalty))
 
 
-def data(sources: Sequence[PyTree], trusted: PyTree, rows: int, trusted_rows: int) -> Data:
-    """Batches with so many rows of every source, and of the trusted samples; all where fewer."""
-    parts = tuple(rows_of(f"source {k}", source, rows) for k, source in enumerate(sources))
-    return Data(rows_of("trusted", trusted, trusted_rows), Together(parts))
+def method(
+    update: AbstractUpdate, x_update: AbstractUpdate, z_update: AbstractUpdate | None = None
+) -> TTSA:
+    """How both copies of the model move (z as y where it is not told), and how the logits do."""
+    return TTSA(Each((x_update, update, update if z_update is None else z_update)))
 
 
-class _Trusted(eqx.Module):
-    loss: Loss
+class _Target(eqx.Module):
+    loss: RowLoss
 
-    def __call__(self, x, y, batch):
-        return self.loss(y, batch)
+    def __call__(self, v, batch):
+        return self.loss(v.y, batch).mean()
 
 
-class _Mixed(eqx.Module):
-    loss: Loss
+class _Directions(eqx.Module):
+    loss: RowLoss
+    penalty: ScalarLike
 
-    def __call__(self, x, y, batch):
-        each = jnp.stack([self.loss(y, rows) for rows in batch])
-        return weights(x) @ each
+    def __call__(self, v, _, batch):
+        """Down in x and y, up in z. Those of y and z are divided by α, as their step sizes are."""
+
+        def saddle(v):
+            f = self.loss(v.y, batch.upper).mean()
+            l_y, l_z = (source_losses(self.loss, w, batch.lower) for w in (v.y, v.z))
+            return f / jnp.asarray(self.penalty, f.dtype) + weights(v.x) @ (l_y - l_z)
+
+        down = jax.grad(saddle)(v)
+        return Copies(trees.scale(self.penalty, down.x), down.y, trees.scale(-1.0, down.z))

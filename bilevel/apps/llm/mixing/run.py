@@ -1,0 +1,225 @@
+"""From files to weights and a model trained with them: what `bilevel mix` does.
+
+given = load(asked)
+learned = learn(given, Path("mixed.run"))
+found = train(given, learned.weights, Path("mixed.run"))
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, PyTree
+
+from bilevel.apps.llm.data.encode import Row
+from bilevel.apps.llm.mixing import doge, mixture, scalebio
+from bilevel.apps.llm.mixing.settings import Method, Mix
+from bilevel.apps.llm.mixing.task import TokenLoss, mean_loss, share, training
+from bilevel.apps.llm.models.lisa import LISA
+from bilevel.apps.llm.policies.policy import Responses
+from bilevel.apps.llm.run.method import policy_update, step_size
+from bilevel.apps.llm.run.session import out_of_memory
+from bilevel.apps.llm.run.several import Opened, open_files, parted
+from bilevel.data import Data
+from bilevel.driver import Result
+from bilevel.methods import TTSA
+from bilevel.selection import solve
+from bilevel.updates import AbstractUpdate, FromOptax
+
+Callbacks = Sequence[Callable[[int, Any, Any], Any]]
+TARGET = "target loss"  # a column of the history
+JUDGED = 256  # rows that are judged by, at most
+LOWER = (
+    "out of memory. Lower --batch or --length, raise --accumulate, adapt fewer --layers with a "
+    "smaller --rank, or move fewer --blocks."
+)
+
+
+class Session(NamedTuple):
+    """A model, what it can learn from, and what it is judged by."""
+
+    opened: Opened
+    settings: Mix
+    names: tuple[str, ...]  # of the sources
+    sources: tuple[Responses, ...]
+    target: Responses  # to learn the weights by
+    judged: Responses  # other rows of the target; some of these where none are held out
+    apart: bool  # whether they are others
+
+    @property
+    def loss(self) -> TokenLoss:
+        return TokenLoss(self.opened.policy)
+
+
+class Learned(NamedTuple):
+    """A weight for each source, and the run that found them, if there was one."""
+
+    weights: Float[np.ndarray, " sources"]
+    result: Result | None
+
+
+def load(asked: Mix) -> Session:
+    """Read and check everything.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: what is wrong, in a sentence.
+    """
+    files = {name: Path(name) for name in asked.sources}
+    opened = open_files(asked.model, files | {_TARGET: asked.target}, asked)
+    rows = {name: opened.rows[name] for name in asked.sources}
+    _check(rows, opened.rows[_TARGET], asked)
+    target, held = parted(opened.rows[_TARGET], asked)
+    sources = tuple(map(opened.responses, rows.values()))
+    learned, judged = map(opened.responses, (target, (held or target)[:JUDGED]))
+    names = _short(asked.sources)
+    return Session(opened, asked, names, sources, learned, judged, bool(held))
+
+
+_TARGET = ""  # no name of a file
+
+
+def _check(rows: Mapping[str, list[Row]], target: list[Row], asked: Mix) -> None:
+    """Every source has rows enough, and rows of its own."""
+    for name, some in (*rows.items(), (str(asked.target), target)):
+        if len(some) < 2:
+            raise ValueError(f"{name} has one row; at least two are needed. Give more rows.")
+    seen: dict[Any, str] = {_content(target): str(asked.target)}
+    for name, some in rows.items():
+        other = seen.setdefault(_content(some), name)
+        if other != name:
+            raise ValueError(f"{name} holds the same rows as {other}; leave one of them out.")
+
+
+def _content(rows: list[Row]) -> Any:
+    return frozenset((tuple(row.prompt), tuple(row.response)) for row in rows)
+
+
+def _short(files: Sequence[str]) -> tuple[str, ...]:
+    """Names of files without folder and ending, where those differ."""
+    short = tuple(Path(name).name.partition(".")[0] for name in files)
+    return short if len({*short}) == len(short) else tuple(files)
+
+
+# --- weights -----------------------------------------------------------------------------------
+
+
+def learn(given: Session, folder: Path | None, *, callbacks: Callbacks = ()) -> Learned:
+    """Learn the weights, with the state of the run kept in a folder.
+
+    The metrics are the weight of each source, by its name, and the loss on held-out target rows.
+
+    Raises:
+        ValueError: out of memory, with what to lower.
+    """
+    asked, loss, k = given.settings, given.loss, len(given.sources)
+    if not asked.learns:
+        return Learned(np.full(k, 1 / k), None)
+    steps = asked.weight_steps or asked.steps
+    if asked.method is Method.SCALEBIO:
+        rate = step_size(asked, asked.weight_rate, steps)
+        updates = [_update(asked, steps, copy) for copy in (1, 2)]
+        method = scalebio.method(updates[0], FromOptax(optax.adam, rate), updates[1])
+        problem, start = scalebio.problem(loss, asked.penalty), scalebio.start
+    else:
+        method = doge.method(_update(asked, steps, 1))
+        problem, start = doge.problem(loss, asked.weight_rate), doge.start
+    result = _solved(
+        given,
+        problem,
+        method,
+        start(k, given.opened.start),
+        mixture.data(
+            given.sources, given.target, -(-asked.batch // k), asked.target_batch or asked.batch
+        ),
+        steps,
+        folder and folder / "weights",
+        callbacks,
+        {TARGET: mean_loss(loss, given.judged, _model_of)}
+        | {column(name): share(i, _weights_of) for i, name in enumerate(given.names)},
+    )
+    return Learned(np.asarray(_weights_of(result.x)), result)
+
+
+def column(name: str) -> str:
+    """Of the history, for the weight of a source."""
+    return f"weight of {name}"
+
+
+def _weights_of(v: Any):
+    return v.mean if isinstance(v, doge.Online) else mixture.weights(v.x)
+
+
+def _model_of(v: Any) -> PyTree:
+    return v.y
+
+
+# --- the model ---------------------------------------------------------------------------------
+
+
+def train(
+    given: Session,
+    weights: Float[np.ndarray, " sources"],
+    folder: Path | None,
+    *,
+    callbacks: Callbacks = (),
+) -> Result:
+    """Train the model that was given on rows drawn with the weights.
+
+    The result's x are the parameters of the policy.
+
+    Raises:
+        ValueError: out of memory, with what to lower.
+    """
+    asked, loss = given.settings, given.loss
+    alone = asked.method is Method.TARGET
+    sources, weights = ((given.target,), np.ones(1)) if alone else (given.sources, weights)
+    return _solved(
+        given,
+        training(loss),
+        TTSA(_update(asked, asked.steps, 0)),
+        given.opened.start,
+        Data(mixture.drawn(sources, jnp.asarray(weights), asked.batch)),
+        asked.steps,
+        folder and folder / "model",
+        callbacks,
+        {TARGET: mean_loss(loss, given.judged, _itself)},
+    )
+
+
+def _itself(x: PyTree) -> PyTree:
+    return x
+
+
+def _update(asked: Mix, steps: int, copy: int) -> AbstractUpdate:
+    """AdamW of one copy of the model, of all layers or some."""
+    update = policy_update(asked, steps)
+    if asked.blocks is None:
+        return update
+    return LISA(update, asked.blocks, seed=3 * asked.seed + copy)
+
+
+def _solved(given: Session, problem, method, x0, data, steps, folder, callbacks, metrics) -> Result:
+    try:
+        return solve(
+            problem,
+            method,
+            x0,
+            jnp.zeros(()),
+            data=data,
+            steps=steps,
+            key=jax.random.key(given.settings.seed),
+            metrics=metrics,
+            log_every=min(given.settings.log_every, steps),
+            callbacks=callbacks,
+            checkpoint=folder,
+            certify=False,
+            progress=False,
+        )
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise ValueError(LOWER) from error

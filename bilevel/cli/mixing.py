@@ -1,0 +1,157 @@
+"""`bilevel mix`: a checkpoint, sources and a target in, weights and a checkpoint folder out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bilevel import options, report
+from bilevel.apps.llm.hub import folders
+from bilevel.apps.llm.mixing import run
+from bilevel.apps.llm.mixing.settings import Method, Mix
+from bilevel.apps.llm.run.session import write_folder
+from bilevel.cli.alignment import BEGUN, MARK, changed, check_new, check_ours
+from bilevel.cli.console import plain_console
+from bilevel.driver import Outcome, Result
+from bilevel.report import figures
+
+
+def mix(asked: Mix) -> bool:
+    """Learn the weights, train with them, save, report; whether it went well.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: in one sentence.
+    """
+    out = asked.out
+    check_new(out)
+    state = out.with_name(f"{out.name}.run")
+    check_ours(state)
+    console = plain_console(soft_wrap=True)
+    given = run.load(asked)
+    for note in given.opened.notes:
+        console.print(note)
+    counts = [
+        f"{name} {len(rows.tokens)}" for name, rows in zip(given.names, given.sources, strict=True)
+    ]
+    judged = f"{len(given.judged.tokens)} {'others' if given.apart else 'of these'}"
+    console.print(
+        f"Rows: {', '.join(counts)}; target {len(given.target.tokens)}, {judged} to judge by."
+    )
+    state.mkdir(exist_ok=True)
+    (state / MARK).touch()
+    for told in changed(asked, state / BEGUN):
+        console.print(told)
+
+    def tell(what):
+        def line(step, _, row):
+            at = {name: row.get(run.column(name)) for name in given.names}
+            weights = "".join(f", {name} {w:.3f}" for name, w in at.items() if w is not None)
+            console.print(f"{what}, step {step}: target loss {row[run.TARGET]:.4f}{weights}")
+
+        return line
+
+    def logs(what):
+        return [report.TensorBoard(asked.tensorboard / what)] if asked.tensorboard else []
+
+    learned = run.learn(given, state, callbacks=[tell("weights"), *logs("weights")])
+    ended = learned.result and learned.result.status
+    if ended and not ended.ok:
+        return _unfinished(console, ended, state)
+    found = run.train(given, learned.weights, state, callbacks=[tell("model"), *logs("model")])
+    if found.status.outcome is Outcome.INTERRUPTED:
+        return _unfinished(console, found.status, state)
+    failed: list[str] = []
+    write_folder(
+        given.opened.merged(found.x),
+        out,
+        also=lambda part: failed.append(_write(given, learned, found, part)),
+    )
+    if found.status.ok:
+        folders.remove(state)
+    written = f"Checkpoint and report.html written to {out}"
+    ended = _verdict(given, found) if found.status.ok else str(found.status)
+    for told in filter(None, [ended, written, *failed]):
+        console.print(told)
+    return found.status.ok
+
+
+def _unfinished(console, status, state: Path) -> bool:
+    if status.outcome is Outcome.INTERRUPTED:
+        console.print(f"Interrupted; the same command goes on from {state}.")
+    else:
+        console.print(f"{status} Remove {state} to begin anew.")
+    return False
+
+
+def _verdict(given: run.Session, found: Result) -> str:
+    """How the target loss of held-out rows changed, row by row."""
+    losses = jax.jit(lambda loss, y, rows: loss(y, rows))
+    both = given.opened.start, found.x
+    before, after = (np.asarray(losses(given.loss, y, given.judged)) for y in both)
+    if len(before) < 2:
+        return f"Target loss {before.mean():.4f} before, {after.mean():.4f} after."
+    scores = [str(report.mean_and_error(values)) for values in (before, after)]
+    return f"Target loss {scores[0]} before, {scores[1]} after, on {len(before)} rows."
+
+
+def _write(given: run.Session, learned: run.Learned, found: Result, out: Path) -> str:
+    """The result's files besides the model; a sentence if there is no report."""
+    weights = dict(zip(given.settings.sources, map(float, learned.weights), strict=True))
+    if given.settings.method is not Method.TARGET:
+        (out / "weights.json").write_text(json.dumps(weights, indent=1) + "\n")
+    phases = {"model": found} | ({"weights": learned.result} if learned.result else {})
+    kept = {phase: _columns(result) for phase, result in phases.items()}
+    (out / "history.json").write_text(json.dumps(kept, indent=1) + "\n")
+    lead = "Weights of the sources of data, and a model trained on rows drawn with them."
+    return report.try_write(
+        out / "report.html", "Which data help", lambda: _sections(given, learned, found), lead
+    )
+
+
+def _columns(result: Result) -> dict[str, list[float | None]]:
+    return {name: [None if np.isnan(v) else float(v) for v in column]
+            for name, column in result.history.items()}  # fmt: skip
+
+
+def _sections(given: run.Session, learned: run.Learned, found: Result) -> list[report.Section]:
+    numbers = [
+        (f"{found.history[run.TARGET][at]:.4f}", f"target loss, {when}")
+        for at, when in ((0, "before"), (-1, "after"))
+    ]
+    rows = [
+        (name, float(w), len(part.tokens))
+        for name, w, part in zip(given.names, learned.weights, given.sources, strict=True)
+    ]
+    blocks: list[report.Block] = []
+    if learned.result:
+        blocks += [
+            report.Figure(
+                _picture(given.names, learned.result.history), "Weights of the sources on the way."
+            )
+        ]
+    if given.settings.method is not Method.TARGET:
+        blocks += [report.Table(("source", "weight", "rows"), rows, {"weight": ".3f"})]
+    settings = options.rows(given.settings)
+    return [
+        report.Section("In short", [report.Numbers(numbers), report.Text(_verdict(given, found))]),
+        *([report.Section("Weights", blocks)] if blocks else []),
+        report.Section("Settings", [report.Table(("option", "value", "what it is"), settings)]),
+        *report.of({"trained with the weights": found}, columns=[run.TARGET]),
+    ]
+
+
+def _picture(names: tuple[str, ...], history: dict[str, np.ndarray]) -> Any:
+    with figures.style():
+        figure = figures.new_figure(9.6, 3.4)
+        axes = figure.subplots()
+        for i, name in enumerate(names):
+            axes.plot(
+                history["step"], history[run.column(name)], color=figures.series_color(i),
+                marker=figures.MARKERS[i % len(figures.MARKERS)],
+                markevery=max(1, len(history["step"]) // 8), label=name[:30],
+            )  # fmt: skip
+        axes.set(xlabel="step", ylabel="weight", ylim=(0, None))
+        figure.legend(loc="outside upper left", ncols=4)
+        return figure
