@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,16 +44,6 @@ from docs.layers import layers_table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-GOLD_REWARD = ROOT / "docs" / "gold-reward.md"
-APPLICATIONS = ROOT / "docs" / "apps" / "index.md"
-SKLEARN = ROOT / "docs" / "sklearn.md"
-NO_METHOD = ROOT / "docs" / "no-method.md"
-UNLEARNING = ROOT / "docs" / "apps" / "unlearning.md"
-CLEANING = ROOT / "docs" / "apps" / "cleaning.md"
-MIXING = ROOT / "docs" / "apps" / "mixing.md"
-INVERSE_RL = ROOT / "docs" / "apps" / "rl.md"
-LANGUAGE_MODELS = ROOT / "docs" / "language-models.md"
 FIGURE = ROOT / "docs" / "figures" / "demo.png"
 GENERATED = "<!-- Written by `python -m docs.generate` from the classes and the kept results. -->"
 READING = (
@@ -323,12 +314,13 @@ PAGES = {
 }
 
 
-# Parts of the page on language models.
-KEPT = {"align": align_demo, "billion": billion, "llm-bench": llm_steps}
+def language_models_parts() -> dict[str, str]:
+    kept = {"align": align_demo, "billion": billion, "llm-bench": llm_steps}
+    parts = {name: part.readme() for name, part in kept.items()}
+    return parts | {"options": options.markdown(Align)}
 
 
 def mixing_parts() -> dict[str, str]:
-    """Parts of the page on mixing."""
     return {
         "options": options.markdown(Mixing),
         "results": mixing.readme(),
@@ -336,39 +328,47 @@ def mixing_parts() -> dict[str, str]:
     }
 
 
+def no_method_parts() -> dict[str, str]:
+    return {
+        "universal": universal_table.table(universal.kept()),
+        "tolls": tolls.table(tolls.kept()),
+    }
+
+
+# Pages by hand, and what stands in each between the marks `<!-- name -->` and `<!-- /name -->`.
+PARTS: dict[str, Callable[[], dict[str, str]]] = {
+    "CONTRIBUTING.md": lambda: {"layers": layers_table()},
+    "docs/apps/cleaning.md": lambda: {"cleaning": finders.table(finders.kept())},
+    "docs/apps/index.md": lambda: {"applications": applications.table(applications.kept())},
+    "docs/apps/mixing.md": mixing_parts,
+    "docs/apps/rl.md": lambda: {"inverse_rl": inverse_rl.table(inverse_rl.kept())},
+    "docs/apps/unlearning.md": lambda: {"forget01": unlearning.table("forget01")},
+    "docs/gold-reward.md": gold_reward.parts,
+    "docs/language-models.md": language_models_parts,
+    "docs/no-method.md": no_method_parts,
+    "docs/sklearn.md": lambda: {"sklearn": estimators.shown(estimators.kept())},
+}
+
+
 def main() -> None:
-    text = LANGUAGE_MODELS.read_text()
-    for name, part in KEPT.items():
-        text = filled(text, name, part.readme())
-    text = filled(text, "options", options.markdown(Align))
-    LANGUAGE_MODELS.write_text(text)
-    text = GOLD_REWARD.read_text()
-    for name, part in gold_reward.parts().items():
-        text = filled(text, name, part)
-    GOLD_REWARD.write_text(text)
-    text = MIXING.read_text()
-    for name, part in mixing_parts().items():
-        text = filled(text, name, part)
-    MIXING.write_text(text)
-    told = unlearning.table("forget01")
-    UNLEARNING.write_text(filled(UNLEARNING.read_text(), "forget01", told))
-    told = finders.table(finders.kept())
-    CLEANING.write_text(filled(CLEANING.read_text(), "cleaning", told))
-    told = applications.table(applications.kept())
-    APPLICATIONS.write_text(filled(APPLICATIONS.read_text(), "applications", told))
-    told = inverse_rl.table(inverse_rl.kept())
-    INVERSE_RL.write_text(filled(INVERSE_RL.read_text(), "inverse_rl", told))
-    told = estimators.shown(estimators.kept())
-    SKLEARN.write_text(filled(SKLEARN.read_text(), "sklearn", told))
-    text = filled(NO_METHOD.read_text(), "universal", universal_table.table(universal.kept()))
-    NO_METHOD.write_text(filled(text, "tolls", tolls.table(tolls.kept())))
-    text = filled(README.read_text(), "output", quickstart_output(README.read_text()))
+    for path, parts in PARTS.items():
+        fill(path, parts())
+    fill("README.md", {"output": quickstart_output(README.read_text())})
     if "--tables" not in sys.argv:
-        text = filled(text, "demo", demo())
-    README.write_text(text)
-    CONTRIBUTING.write_text(filled(CONTRIBUTING.read_text(), "layers", layers_table()))
+        fill("README.md", {"demo": demo()})
     for name, page in PAGES.items():
         (ROOT / "docs" / f"{name}.md").write_text(page())
+
+
+def fill(path: str, parts: dict[str, str]) -> None:
+    page = ROOT / path
+    page.write_text(with_parts(page.read_text(), parts))
+
+
+def with_parts(text: str, parts: dict[str, str]) -> str:
+    for name, content in parts.items():
+        text = filled(text, name, content)
+    return text
 
 
 if __name__ == "__main__":

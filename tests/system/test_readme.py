@@ -7,28 +7,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks import applications
-from benchmarks import sklearn_tables as estimators
-from benchmarks.gold_reward import show as gold_reward
-from benchmarks.unlearning import show as unlearning
 from bilevel import options
 from bilevel.apps.llm.run.settings import Align, PolicyStep
 from bilevel.methods import all_methods
-from docs.generate import (
-    CONTRIBUTING,
-    GOLD_REWARD,
-    KEPT,
-    LANGUAGE_MODELS,
-    MIXING,
-    PAGES,
-    README,
-    SKLEARN,
-    UNLEARNING,
-    filled,
-    methods_table,
-    mixing_parts,
-)
-from docs.layers import layers_table
+from docs.generate import PAGES, PARTS, README, filled, methods_table, with_parts
 
 TEXT = README.read_text()
 DOCS = README.parent / "docs"
@@ -43,52 +25,17 @@ def test_every_method_is_in_the_table():
     assert all(f"| `{name}` |" in table for name in ours)
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_figures_of_benchmarks_are_those_of_the_kept_runs(name):
-    text = LANGUAGE_MODELS.read_text()
-    assert filled(text, name, KEPT[name].readme()) == text, ANEW
+@pytest.mark.parametrize("path", PARTS)
+def test_generated_parts_are_up_to_date(path):
+    text = (README.parent / path).read_text()
+    assert with_parts(text, PARTS[path]()) == text, ANEW
 
 
-@pytest.mark.parametrize("name", gold_reward.parts())
-def test_tables_of_the_gold_reward_are_those_of_the_kept_runs(name):
-    text = GOLD_REWARD.read_text()
-    assert filled(text, name, gold_reward.parts()[name]) == text, ANEW
-
-
-@pytest.mark.parametrize("name", mixing_parts())
-def test_tables_of_mixing_are_those_of_the_command_and_the_kept_runs(name):
-    text = MIXING.read_text()
-    assert filled(text, name, mixing_parts()[name]) == text, "run `make generated`"
-
-
-def test_the_table_of_estimators_is_that_of_the_kept_run():
-    text = SKLEARN.read_text()
-    told = estimators.shown(estimators.kept())
-    assert filled(text, "sklearn", told) == text, "run `make generated`"
-
-
-def test_the_table_of_unlearning_is_that_of_the_kept_runs():
-    text, name = UNLEARNING.read_text(), "forget01"
-    assert filled(text, name, unlearning.table(name)) == text, "run `make generated`"
-
-
-def test_the_options_are_those_of_the_command():
-    text = LANGUAGE_MODELS.read_text()
-    assert filled(text, "options", options.markdown(Align)) == text, ANEW
+def test_the_config_file_of_the_page_is_read():
+    text = (DOCS / "language-models.md").read_text()
     (example,) = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
     found = options.from_mapping(Align, tomllib.loads(example), "run.toml")
     assert Align(out=Path("ALIGNED"), **found).policy_step is PolicyStep.GRPO
-
-
-def test_the_layers_in_contributing_are_those_of_the_test():
-    text = CONTRIBUTING.read_text()
-    assert filled(text, "layers", layers_table()) == text, ANEW
-
-
-def test_the_comparison_of_applications_is_the_kept_one():
-    text = (DOCS / "apps" / "index.md").read_text()
-    told = applications.table(applications.kept())
-    assert filled(text, "applications", told) == text, "run `make generated`"
 
 
 def test_generated_pages_are_up_to_date():
