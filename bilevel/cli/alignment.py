@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from bilevel import options, report
 from bilevel.apps.llm.hub import folders
@@ -13,11 +12,9 @@ from bilevel.apps.llm.run import session
 from bilevel.apps.llm.run.monitor import PROGRESS_COLUMNS
 from bilevel.apps.llm.run.session import Session, TrainResult
 from bilevel.apps.llm.run.settings import SFT, Align
+from bilevel.cli import resumable
 from bilevel.cli.console import plain_console
 from bilevel.driver import Outcome
-
-MARK = ".bilevel-align"  # in the folder of a run's state
-BEGUN = "options.json"  # there, too: the options with which the run began
 
 
 def sft(asked: SFT) -> bool:
@@ -35,9 +32,7 @@ def align(asked: Align) -> bool:
         ValueError, FileNotFoundError, ImportError: in one sentence.
     """
     out = asked.out
-    check_new(out)
-    state = out.with_name(f"{out.name}.run")
-    check_ours(state)
+    state = resumable.state_folder(out)
     first = jax.process_index() == 0  # where several processes run this, it alone tells and writes
     if first:
         shutil.rmtree(folders.part_of(state), ignore_errors=True)  # of a call that was killed
@@ -47,15 +42,12 @@ def align(asked: Align) -> bool:
         console.print(told)
     before = session.answers(given, given.task.reference)
     if first:
-        state.mkdir(exist_ok=True)
-        (state / MARK).touch()
-        for told in changed(asked, state / BEGUN):
+        for told in resumable.begin(state, asked):
             console.print(told)
     logs = [report.TensorBoard(asked.tensorboard)] if first and asked.tensorboard else []
     found = session.train(given, state, told=console.print, callbacks=logs)
     if found.status.outcome is Outcome.INTERRUPTED:
-        console.print(f"Interrupted; the same command goes on from {state}.")
-        raise KeyboardInterrupt
+        resumable.interrupted(console, state)
     after = session.answers(given, found.policy)
     # With the report in it from the start, so that what stands at `out` is whole.
     failed: list[str] = []
@@ -72,41 +64,6 @@ def align(asked: Align) -> bool:
     told = " ".join(part for part in failed if part)
     console.print(f"Checkpoint written to {out}. {told}" if told else both)
     return found.status.ok
-
-
-def check_new(out: Path) -> None:
-    """Refuse a folder that holds something, before minutes are spent."""
-    folders.check_new(out)
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"there is no folder {out.parent} to make {out.name} in.")
-
-
-def check_ours(state: Path) -> None:
-    """Refuse a folder for the state of the run that somebody else has filled."""
-    empty = state.is_dir() and not any(state.iterdir())  # a run that was killed at its start
-    if state.exists() and not empty and not (state / MARK).is_file():
-        raise ValueError(
-            f"{state}, where the state of the run is kept, exists and is none. Move it, or choose "
-            "another --out."
-        )
-
-
-def changed(asked: options.Settings, file: Path) -> list[str]:
-    """What differs from the options with which the run in this folder began, in a sentence.
-
-    A run that begins writes them down.
-    """
-    now = {name: value for name, value, _ in options.rows(asked) if name != "out"}
-    try:
-        begun = json.loads(file.read_text())
-    except FileNotFoundError:
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(now, indent=1))
-        part.replace(file)
-        return []
-    told = [f"{name} was {begun[name]}, and is {now[name]}" for name in now.keys() & begun.keys()
-            if begun[name] != now[name]]  # fmt: skip
-    return [f"Options changed since this run began: {'; '.join(sorted(told))}."] if told else []
 
 
 def _told(given: Session) -> list[str]:
@@ -128,8 +85,7 @@ def _told(given: Session) -> list[str]:
 
 def write(given: Session, found: TrainResult, before, after, out: Path) -> str:
     """`history.json` and `report.html` into the result; a sentence if there is no report."""
-    kept = {name: [None if np.isnan(v) else float(v) for v in column]
-            for name, column in found.history.items()}  # fmt: skip
+    kept = resumable.json_columns(found.history)
     (out / "history.json").write_text(json.dumps(kept, indent=1) + "\n")
     title = f"Aligned by {given.settings.method.value}"
     lead = "Rewards and divergences are those of responses drawn from the policy at that step."

@@ -12,7 +12,7 @@ from bilevel.apps.llm.hub import folders
 from bilevel.apps.llm.mixing import run
 from bilevel.apps.llm.mixing.settings import Method, Mix
 from bilevel.apps.llm.run.session import write_folder
-from bilevel.cli.alignment import BEGUN, MARK, changed, check_new, check_ours
+from bilevel.cli import resumable
 from bilevel.cli.console import plain_console
 from bilevel.driver import Outcome, Result
 from bilevel.report import figures
@@ -25,9 +25,7 @@ def mix(asked: Mix) -> bool:
         ValueError, FileNotFoundError, ImportError: in one sentence.
     """
     out = asked.out
-    check_new(out)
-    state = out.with_name(f"{out.name}.run")
-    check_ours(state)
+    state = resumable.state_folder(out)
     console = plain_console(soft_wrap=True)
     given = run.load(asked)
     for note in given.opened.notes:
@@ -39,9 +37,7 @@ def mix(asked: Mix) -> bool:
     console.print(
         f"Rows: {', '.join(counts)}; target {len(given.target.tokens)}, {judged} to judge by."
     )
-    state.mkdir(exist_ok=True)
-    (state / MARK).touch()
-    for told in changed(asked, state / BEGUN):
+    for told in resumable.begin(state, asked):
         console.print(told)
 
     def tell(what):
@@ -57,11 +53,14 @@ def mix(asked: Mix) -> bool:
 
     learned = run.learn(given, state, callbacks=[tell("weights"), *logs("weights")])
     ended = learned.result and learned.result.status
+    if ended and ended.outcome is Outcome.INTERRUPTED:
+        resumable.interrupted(console, state)
     if ended and not ended.ok:
-        return _unfinished(console, ended, state)
+        console.print(f"{ended} Remove {state} to begin anew.")
+        return False
     found = run.train(given, learned.weights, state, callbacks=[tell("model"), *logs("model")])
     if found.status.outcome is Outcome.INTERRUPTED:
-        return _unfinished(console, found.status, state)
+        resumable.interrupted(console, state)
     failed: list[str] = []
     write_folder(
         given.opened.merged(found.x),
@@ -75,14 +74,6 @@ def mix(asked: Mix) -> bool:
     for told in filter(None, [ended, written, *failed]):
         console.print(told)
     return found.status.ok
-
-
-def _unfinished(console, status, state: Path) -> bool:
-    if status.outcome is Outcome.INTERRUPTED:
-        console.print(f"Interrupted; the same command goes on from {state}.")
-    else:
-        console.print(f"{status} Remove {state} to begin anew.")
-    return False
 
 
 def _verdict(given: run.Session, found: Result) -> str:
@@ -102,17 +93,12 @@ def _write(given: run.Session, learned: run.Learned, found: Result, out: Path) -
     if given.settings.method is not Method.TARGET:
         (out / "weights.json").write_text(json.dumps(weights, indent=1) + "\n")
     phases = {"model": found} | ({"weights": learned.result} if learned.result else {})
-    kept = {phase: _columns(result) for phase, result in phases.items()}
+    kept = {phase: resumable.json_columns(result.history) for phase, result in phases.items()}
     (out / "history.json").write_text(json.dumps(kept, indent=1) + "\n")
     lead = "Weights of the sources of data, and a model trained on rows drawn with them."
     return report.try_write(
         out / "report.html", "Which data help", lambda: _sections(given, learned, found), lead
     )
-
-
-def _columns(result: Result) -> dict[str, list[float | None]]:
-    return {name: [None if np.isnan(v) else float(v) for v in column]
-            for name, column in result.history.items()}  # fmt: skip
 
 
 def _sections(given: run.Session, learned: run.Learned, found: Result) -> list[report.Section]:

@@ -12,7 +12,7 @@ from bilevel.apps.llm.run.session import write_folder
 from bilevel.apps.llm.unlearning import run, verdict
 from bilevel.apps.llm.unlearning.settings import Unlearn
 from bilevel.apps.llm.unlearning.verdict import Memory
-from bilevel.cli.alignment import BEGUN, MARK, changed, check_new, check_ours
+from bilevel.cli import resumable
 from bilevel.cli.console import plain_console
 from bilevel.driver import Outcome, Result
 
@@ -36,9 +36,7 @@ def unlearn(asked: Unlearn) -> bool:
         ValueError, FileNotFoundError, ImportError: in one sentence.
     """
     out = asked.out
-    check_new(out)
-    state = out.with_name(f"{out.name}.run")
-    check_ours(state)
+    state = resumable.state_folder(out)
     console = plain_console(soft_wrap=True)
     given = run.load(asked)
     for note in given.opened.notes:
@@ -49,9 +47,7 @@ def unlearn(asked: Unlearn) -> bool:
     console.print(f"{', '.join(counts)}; {asked.combine.value}, {asked.steps} steps.")
     memories = {"before": run.remembered(given, given.opened.start)}
     retrained = run.of_retrained(given)
-    state.mkdir(exist_ok=True)
-    (state / MARK).touch()
-    for told in changed(asked, state / BEGUN):
+    for told in resumable.begin(state, asked):
         console.print(told)
 
     def tell(step, _, row):
@@ -60,8 +56,7 @@ def unlearn(asked: Unlearn) -> bool:
     logs = [report.TensorBoard(asked.tensorboard)] if asked.tensorboard else []
     found = run.train(given, state, callbacks=[tell, *logs])
     if found.status.outcome is Outcome.INTERRUPTED:
-        console.print(f"Interrupted; the same command goes on from {state}.")
-        raise KeyboardInterrupt
+        resumable.interrupted(console, state)
     memories["after"] = run.remembered(given, found.x)
     memories |= {"never told": retrained} if retrained else {}
     failed: list[str] = []
@@ -80,8 +75,7 @@ def unlearn(asked: Unlearn) -> bool:
 
 def _write(given: run.Session, found: Result, memories: Mapping[str, Memory], out: Path) -> str:
     """`history.json`, `memory.json` and `report.html`; a sentence if there is no report."""
-    kept = {name: [None if np.isnan(v) else float(v) for v in column]
-            for name, column in found.history.items()}  # fmt: skip
+    kept = resumable.json_columns(found.history)
     (out / "history.json").write_text(json.dumps(kept, indent=1) + "\n")
     never = memories.get("never told")
     told = {name: verdict.numbers(memory, never) for name, memory in memories.items()}

@@ -1,5 +1,7 @@
 """`bilevel experts` and `bilevel irl --env`: files with mistakes, and a report."""
 
+import importlib.util
+
 import jax
 import numpy as np
 import pytest
@@ -90,6 +92,7 @@ def test_from_an_expert_to_a_report(tmp_path):
 
 def test_an_expert_that_is_not_known_is_refused(tmp_path):
     ran = run("experts", "--env", "Cart-v7", "--out", str(tmp_path / "demos.npz"))
-    assert ran.exit_code == 1
+    missing = importlib.util.find_spec("gymnax") is None  # a package that is missing ends with 1
+    assert ran.exit_code == (1 if missing else 2)
     assert ran.output.startswith("bilevel experts: ")
     assert ran.output.count("\n") == 1

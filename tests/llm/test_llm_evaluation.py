@@ -74,7 +74,7 @@ def test_the_likeliest_text_follows_up_to_a_mark(scorer):
 
 def test_a_folder_without_tasks_is_refused(folder, tmp_path):
     found = run("evaluate", "--model", str(folder), "--tasks", str(tmp_path / "none"))
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "is not a folder of task files" in found.output
 
 
@@ -113,5 +113,5 @@ def test_a_task_of_ones_own_is_scored(scorer, folder, tmp_path):
     assert json.loads(out.read_text()) == {"letters": {"acc": pytest.approx(2 / 3)}}
     assert language_model(scorer).loglikelihood_rolling([]) == []
     found = run("evaluate", "--model", str(folder), "--tasks", str(tasks), "--task", "numbers")
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "has no task numbers; it has letters." in found.output

@@ -158,7 +158,7 @@ def test_bad_sources_are_refused_in_a_sentence(folder, files, tmp_path, content,
     out = tmp_path / "out"
     typed = ["--sources", files[1], str(bad), "--target", files[4], "--out", str(out)]
     found = run("mix", "--model", folder, *typed)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert told in found.output
     assert found.output.count("\n") == 1
     assert not out.exists()

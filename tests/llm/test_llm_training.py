@@ -23,7 +23,7 @@ from bilevel.apps.llm.run import method, session
 from bilevel.apps.llm.run.monitor import Monitor
 from bilevel.apps.llm.run.session import Method, Settings
 from bilevel.apps.llm.run.settings import SFT, Align, Dtype, PolicyStep, Schedule
-from bilevel.cli import alignment
+from bilevel.cli import resumable
 from bilevel.updates import Clipped, FromOptax
 
 pytest.importorskip("safetensors")
@@ -284,11 +284,11 @@ def test_callbacks_count_the_steps_of_all_phases(model, files, name):
 def test_changed_options_are_told_in_a_sentence(tmp_path):
     asked = Align(model=tmp_path, out=tmp_path / "o", method=Method.DPO)
     file = tmp_path / "options.json"
-    assert alignment.changed(asked, file) == []
+    assert resumable.changed(asked, file) == []
     again = dataclasses.replace(asked, out=tmp_path / "other")
-    assert alignment.changed(again, file) == []
+    assert resumable.changed(again, file) == []
     other = dataclasses.replace(asked, rate=1e-3, targets=("query",))
-    (told,) = alignment.changed(other, file)
+    (told,) = resumable.changed(other, file)
     assert told.startswith("Options changed since this run began: rate was 0.0001, and is 0.001; ")
     assert told.endswith("; targets was –, and is query.")
 

@@ -202,10 +202,10 @@ def test_a_layer_that_is_not_there_or_does_not_learn_is_not_steered(folder, tmp_
     typed = ["unlearn", "--model", folder, "--out", str(tmp_path / "out"), "--forget-loss", "rmu"]
     typed += ["--forget", good, "--retain", good]
     found = run(*typed, "--steered-layer", "3")
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "--steered-layer is 3, and the model has 2 layers." in found.output
     found = run(*typed, "--steered-layer", "1", "--layers", "1")
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "raise --layers to at least 2" in found.output
 
 
