@@ -146,4 +146,4 @@ def test_the_command(tmp_path):
     assert out.read_text("utf-8").count("<svg") == 2
     assert flows.read_text().startswith("from,to,flow,cost\ns,a,")
     found = run("network", *files, "--design", "tolls", "--only", "a-q", "--out", str(out))
-    assert found == (1, "bilevel network: 'a-q': there is no node 'q'.\n")
+    assert found == (2, "bilevel network: 'a-q': there is no node 'q'.\n")

@@ -35,6 +35,7 @@ from bilevel.apps.llm.run.monitor import Monitor
 from bilevel.apps.llm.run.session import Method, Settings
 from bilevel.apps.llm.run.settings import PolicyStep
 from bilevel.driver import Outcome
+from bilevel.errors import Refused
 
 pytest.importorskip("safetensors")
 CONFIG = config.llama(300, 16, 32, 2, 2, tied=True, max_length=32)
@@ -513,7 +514,7 @@ def test_out_of_memory_says_what_to_lower(folder, feedback, monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 9 bytes")
 
     monkeypatch.setattr(session.aligning, "align", full)
-    with pytest.raises(ValueError, match="Lower --batch"):
+    with pytest.raises(Refused, match=r"out of memory\. Lower --batch"):
         session.train(given(folder, feedback), None)
 
 

@@ -13,7 +13,7 @@ import pytest
 import stopped
 
 from bilevel.apps.llm.hub import checkpoint, folders
-from bilevel.apps.llm.run import session
+from bilevel.apps.llm.run import kept
 
 pytest.importorskip("safetensors")
 from safetensors.numpy import load_file
@@ -156,4 +156,5 @@ def test_an_empty_folder_or_a_link_to_one_is_filled(tmp_path):
 
 def test_a_full_disk_is_not_called_a_lack_of_memory():
     disk = ValueError('RESOURCE_EXHAUSTED: Error writing "a/0": No space left on device')
-    assert not session.out_of_memory(disk)
+    with pytest.raises(ValueError, match="No space left"), kept.advice_on_memory("Lower --batch."):
+        raise disk

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -21,21 +20,20 @@ from bilevel.apps.llm.mixing.settings import Method, Mix
 from bilevel.apps.llm.mixing.task import TokenLoss, mean_loss, share, training
 from bilevel.apps.llm.models.lisa import LISA
 from bilevel.apps.llm.policies.policy import Responses
+from bilevel.apps.llm.run.kept import solve_one_level
 from bilevel.apps.llm.run.method import policy_update, step_size
-from bilevel.apps.llm.run.session import out_of_memory
 from bilevel.apps.llm.run.several import Opened, open_files, parted
 from bilevel.data import Data
 from bilevel.driver import Result
 from bilevel.methods import TTSA
-from bilevel.selection import solve
 from bilevel.updates import AbstractUpdate, FromOptax
 
 Callbacks = Sequence[Callable[[int, Any, Any], Any]]
 TARGET = "target loss"  # a column of the history
 JUDGED = 256  # rows that are judged by, at most
-LOWER = (
-    "out of memory. Lower --batch or --length, raise --accumulate, adapt fewer --layers with a "
-    "smaller --rank, or move fewer --blocks."
+ADVICE = (
+    "Lower --batch or --length, raise --accumulate, adapt fewer --layers with a smaller --rank, or "
+    "move fewer --blocks."
 )
 
 
@@ -113,7 +111,7 @@ def learn(given: Session, folder: Path | None, *, callbacks: Callbacks = ()) -> 
     The metrics are the weight of each source, by its name, and the loss on held-out target rows.
 
     Raises:
-        ValueError: out of memory, with what to lower.
+        Refused: out of memory, with what to lower.
     """
     asked, loss, k = given.settings, given.loss, len(given.sources)
     if not asked.learns:
@@ -127,19 +125,20 @@ def learn(given: Session, folder: Path | None, *, callbacks: Callbacks = ()) -> 
     else:
         method = doge.method(_update(asked, steps, 1))
         problem, start = doge.problem(loss, asked.weight_rate), doge.start
-    result = _solved(
-        given,
+    result = solve_one_level(
         problem,
         method,
         start(k, given.opened.start),
         mixture.data(
             given.sources, given.target, -(-asked.batch // k), asked.target_batch or asked.batch
         ),
-        steps,
-        folder and folder / "weights",
-        callbacks,
-        {TARGET: mean_loss(loss, given.judged, _model_of)}
+        asked=asked,
+        steps=steps,
+        folder=folder and folder / "weights",
+        metrics={TARGET: mean_loss(loss, given.judged, _model_of)}
         | {column(name): share(i, _weights_of) for i, name in enumerate(given.names)},
+        callbacks=callbacks,
+        advice=ADVICE,
     )
     return Learned(np.asarray(_weights_of(result.x)), result)
 
@@ -172,21 +171,22 @@ def train(
     The result's x are the parameters of the policy.
 
     Raises:
-        ValueError: out of memory, with what to lower.
+        Refused: out of memory, with what to lower.
     """
     asked, loss = given.settings, given.loss
     alone = asked.method is Method.TARGET
     sources, weights = ((given.target,), np.ones(1)) if alone else (given.sources, weights)
-    return _solved(
-        given,
+    return solve_one_level(
         training(loss),
         TTSA(_update(asked, asked.steps, 0)),
         given.opened.start,
         Data(mixture.drawn(sources, jnp.asarray(weights), asked.batch)),
-        asked.steps,
-        folder and folder / "model",
-        callbacks,
-        {TARGET: mean_loss(loss, given.judged, _itself)},
+        asked=asked,
+        steps=asked.steps,
+        folder=folder and folder / "model",
+        metrics={TARGET: mean_loss(loss, given.judged, _itself)},
+        callbacks=callbacks,
+        advice=ADVICE,
     )
 
 
@@ -200,26 +200,3 @@ def _update(asked: Mix, steps: int, copy: int) -> AbstractUpdate:
     if asked.blocks is None:
         return update
     return LISA(update, asked.blocks, seed=3 * asked.seed + copy)
-
-
-def _solved(given: Session, problem, method, x0, data, steps, folder, callbacks, metrics) -> Result:
-    try:
-        return solve(
-            problem,
-            method,
-            x0,
-            jnp.zeros(()),
-            data=data,
-            steps=steps,
-            key=jax.random.key(given.settings.seed),
-            metrics=metrics,
-            log_every=min(given.settings.log_every, steps),
-            callbacks=callbacks,
-            checkpoint=folder,
-            certify=False,
-            progress=False,
-        )
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        raise ValueError(LOWER) from error

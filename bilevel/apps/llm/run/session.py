@@ -21,6 +21,7 @@ from bilevel.apps.llm.methods import align as aligning
 from bilevel.apps.llm.methods.align import Aligned
 from bilevel.apps.llm.policies import model
 from bilevel.apps.llm.policies import prompt_cache as prompt_cache
+from bilevel.apps.llm.run.kept import advice_on_memory
 from bilevel.apps.llm.run.monitor import Monitor, metrics
 from bilevel.apps.llm.run.prepared import Session, load, prepare
 from bilevel.apps.llm.run.settings import Method, Settings
@@ -55,7 +56,7 @@ def train(
     """
     settings, watch = given.settings, Monitor(given, told)
     steps = settings.steps if steps is None else steps
-    try:
+    with advice_on_memory(ADVICE):
         aligned = aligning.align(
             given.task,
             given.how,
@@ -70,10 +71,6 @@ def train(
             progress=False,
             checkpoint=folder,
         )
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        raise ValueError(LOWER) from error
     result = aligned.results[-1]
     x, y, status = aligned.reward, aligned.policy, result.status
     if status.outcome is Outcome.FINISHED and not settings.method.learns_reward:
@@ -96,16 +93,9 @@ def _speed(given: Session, aligned: Aligned) -> float:
     return sum(one.steps for one in stats) * given.tokens / max(seconds, 1e-9)
 
 
-LOWER = (
-    "out of memory. Lower --batch, --samples, --length or --new; or adapt fewer --layers with a "
-    "smaller --rank."
+ADVICE = (
+    "Lower --batch, --samples, --length or --new; or adapt fewer --layers with a smaller --rank."
 )
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Of the device or the host. A full disk has the same word in errors of other packages."""
-    ours = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-    return ours or isinstance(error, MemoryError)
 
 
 # --- after -------------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from bilevel.apps.llm.methods.single_level import single
 from bilevel.apps.llm.policies.policy import referred
+from bilevel.apps.llm.run.kept import solve_one_level
 from bilevel.apps.llm.run.method import policy_update
-from bilevel.apps.llm.run.session import LOWER, out_of_memory
+from bilevel.apps.llm.run.session import ADVICE
 from bilevel.apps.llm.run.several import Opened, open_files, parted
 from bilevel.apps.llm.unlearning import judge, losses, task, verdict
 from bilevel.apps.llm.unlearning.blur import BLUR, Loss, WeightedSum
@@ -24,7 +24,6 @@ from bilevel.apps.llm.unlearning.settings import Combine, Forget, Priority, Reta
 from bilevel.driver import Result
 from bilevel.methods import TTSA
 from bilevel.problem import Problem
-from bilevel.selection import solve
 
 JUDGED = 64  # rows of each kind that are judged by, at most
 
@@ -138,27 +137,19 @@ def train(
     tokens to forget and to retain.
 
     Raises:
-        ValueError: out of memory, with what to lower.
+        Refused: out of memory, with what to lower.
     """
     asked, policy = given.settings, given.opened.policy
     judged = zip(task.Answers._fields, given.judged, strict=True)
-    try:
-        return solve(
-            problem(given),
-            TTSA(policy_update(asked, asked.steps)),
-            given.opened.start,
-            jnp.zeros(()),
-            data=task.data(given.answers, asked.batch),
-            steps=asked.steps,
-            key=jax.random.key(asked.seed),
-            metrics={name: task.probability(policy, rows) for name, rows in judged},
-            log_every=min(asked.log_every, asked.steps),
-            callbacks=callbacks,
-            checkpoint=folder,
-            certify=False,
-            progress=False,
-        )
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        raise ValueError(LOWER) from error
+    return solve_one_level(
+        problem(given),
+        TTSA(policy_update(asked, asked.steps)),
+        given.opened.start,
+        task.data(given.answers, asked.batch),
+        asked=asked,
+        steps=asked.steps,
+        folder=folder,
+        metrics={name: task.probability(policy, rows) for name, rows in judged},
+        callbacks=callbacks,
+        advice=ADVICE,
+    )
