@@ -186,7 +186,11 @@ class Clipped(AbstractUpdate):
 
 
 class Each(AbstractUpdate):
-    """A tuple or NamedTuple, each field moved by an update of its own."""
+    """A tuple or NamedTuple, each field moved by an update of its own.
+
+    Attributes:
+        updates: a tuple of updates, one for each field.
+    """
 
     updates: Any
 

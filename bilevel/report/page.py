@@ -76,6 +76,13 @@ def try_write(
 def check_writable(path: str | Path, what: str = "the report") -> Path:
     """Raise an error if `write` could not write to the path; leaves no file behind.
 
+    Args:
+        path: of a file.
+        what: what is to be written there, for the message.
+
+    Returns:
+        The path, with `~` expanded.
+
     Raises:
         ValueError: the path cannot be written to; the message gives the reason.
     """
