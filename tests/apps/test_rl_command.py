@@ -1,10 +1,13 @@
 """`bilevel irl` as typed: a report from demonstrations, and files with mistakes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from commands import run
 
 from bilevel.apps.rl import demos
+from bilevel.driver import Outcome
 
 WALLS = np.zeros((2, 2), int)
 GOOD = {  # from the upper left corner, right and down
@@ -86,3 +89,16 @@ def test_a_report_of_the_reward(tmp_path):
     assert "held-out log likelihood" in page
     with np.load(saved) as found:
         assert np.argmax(found["policy"], axis=1)[:2].tolist() == [1, 2]
+
+
+def test_ctrl_c_writes_nothing_and_places_are_looked_at_before(tmp_path, monkeypatch):
+    np.savez(tmp_path / "demos.npz", **GOOD)
+    typed = ["irl", "--demos", str(tmp_path / "demos.npz"), "--out", str(tmp_path / "irl.html")]
+    ran = run(*typed, "--save", str(tmp_path / "none" / "found.npz"))
+    assert ran.exit_code == 2
+    assert "there is no folder" in ran.output
+    status = SimpleNamespace(outcome=Outcome.INTERRUPTED)
+    stopped = SimpleNamespace(result=SimpleNamespace(status=status))
+    monkeypatch.setattr("bilevel.apps.rl.run.learn", lambda *_: stopped)
+    assert run(*typed).exit_code == 130
+    assert not (tmp_path / "irl.html").exists()

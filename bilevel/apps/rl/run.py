@@ -14,7 +14,7 @@ from bilevel.apps.rl import compare, irl, pictures
 from bilevel.apps.rl.demos import Demos, read
 from bilevel.apps.rl.mdp import Rollouts, Soft, Table, solve
 from bilevel.apps.rl.settings import IRL
-from bilevel.driver import Result
+from bilevel.driver import Outcome, Result
 from bilevel.global_search.functions import double_precision
 from bilevel.selection import solve as front_door
 from bilevel.updates import FromOptax
@@ -34,12 +34,15 @@ def run(given: IRL) -> bool:
 
     Raises:
         ValueError, OSError: in one sentence, before anything runs.
+        KeyboardInterrupt: Ctrl-C was pressed; nothing is written but the checkpoint.
     """
     if given.env is not None:
         from bilevel.apps.rl.neural.run import run as with_networks
 
         return with_networks(given)
     out = report.check_writable(given.out)
+    if given.save is not None:
+        report.check_writable(given.save, "the reward")
     with double_precision():
         numbers = given.numbers()
         demos = read(
@@ -49,6 +52,8 @@ def run(given: IRL) -> bool:
             slip=given.slip,
         )
         found = learn(demos, given)
+        if found.result.status.outcome is Outcome.INTERRUPTED:
+            raise KeyboardInterrupt
         console = Console()
         for name, value in found.likelihoods.items():
             console.print(f"{name:20} {value:.4f} mean log likelihood", highlight=False)

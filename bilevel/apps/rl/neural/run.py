@@ -18,7 +18,7 @@ from bilevel.apps.rl.neural.rewards import Network
 from bilevel.apps.rl.neural.rollouts import episodes, returns
 from bilevel.apps.rl.neural.soft_q import SoftQ
 from bilevel.apps.rl.settings import IRL, Experts
-from bilevel.driver import Result
+from bilevel.driver import Outcome, Result
 from bilevel.files import write_arrays
 from bilevel.selection import solve
 from bilevel.updates import FromOptax
@@ -39,6 +39,7 @@ def experts(given: Experts) -> None:
 
     Raises:
         ValueError, OSError: in one sentence, before anything runs.
+        KeyboardInterrupt: Ctrl-C was pressed; nothing is written but the checkpoint.
     """
     env = make(given.env)
     made, worth = record(env, expert(env), jax.random.key(given.seed), given.episodes)
@@ -57,12 +58,17 @@ def run(given: IRL) -> bool:
 
     Raises:
         ValueError, OSError: in one sentence, before anything runs.
+        KeyboardInterrupt: Ctrl-C was pressed; nothing is written but the checkpoint.
     """
     assert given.env is not None
     out = report.check_writable(given.out)
+    if given.save is not None:
+        report.check_writable(given.save, "the networks")
     env = make(given.env)
     shown, worth = demos.read(given.demos, env, given.env)
     found = learn(env, shown, given)
+    if found.result.status.outcome is Outcome.INTERRUPTED:
+        raise KeyboardInterrupt
     if worth is not None:
         found.returns["the demonstrations"] = float(worth.mean())
     console = Console()
