@@ -73,9 +73,9 @@ def test_every_method_is_raced_and_run(found):
 def test_the_race_goes_on_beyond_its_grid():
     task = small()
     entered = problems.entrant(methods.SOBA, task, problems.constants(task))
-    winner = problems.trials(entered, task, BUDGET, (1e-4, 1e-2), (1.0,))
+    winner = problems.race(entered, task, BUDGET, (1e-4, 1e-3), (1.0,))
     assert winner is not None
-    assert winner.x_factor > 0.1
+    assert winner.x_factor == pytest.approx(0.1)  # of 1e-4, 1e-3, 1e-2 and 0.1
 
 
 def test_a_run_is_judged_with_the_lower_problem_solved(found):
