@@ -10,7 +10,7 @@ from bilevel.typing import Scalar, ScalarLike
 
 
 class Nearest(NamedTuple):
-    """A point of a hull, and how near it is to the nearest one."""
+    """A point of a convex hull near the origin, and a bound on how much nearer another could be."""
 
     point: Float[Array, " n"]
     weights: Float[Array, " p"]  # of the hull's corners; they sum to 1

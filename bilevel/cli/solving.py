@@ -29,11 +29,11 @@ MOST_ENTRIES = 1000  # of x and of y in the output for machines
 
 
 def run(options: Run) -> bool:
-    """Solve the problem with each seed; print, save and report what came out.
+    """Solve the problem once for each seed, then print, save and report the results.
 
     Raises:
         ValueError: in one sentence, before anything runs.
-        KeyboardInterrupt: Ctrl-C was pressed; what was done until then is kept.
+        KeyboardInterrupt: Ctrl-C was pressed; the results so far are kept.
     """
     with _computing(options.float64):
         one = typed.load(options.problem)
@@ -59,7 +59,7 @@ def compare(options: Compare) -> bool:
 
     Raises:
         ValueError: in one sentence, before anything runs.
-        KeyboardInterrupt: Ctrl-C was pressed; what was done until then is kept.
+        KeyboardInterrupt: Ctrl-C was pressed; the results so far are kept.
     """
     with _computing(options.float64):
         one = typed.load(options.problem)

@@ -205,7 +205,7 @@ def IRL(step: AbstractPolicyStep, **settings: Any) -> AIHF:
 def run(
     posed: Problem, x_update: AbstractUpdate, start: Start, feed: Data, options: Options
 ) -> Result:
-    """Run TTSA on a reward learning problem."""
+    """Solve a reward learning problem by TTSA: the reward learns slowly, the policy follows."""
     return solve(
         posed,
         TTSA(x_update),

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from bilevel import trees
 from bilevel.apps.llm.methods.single_level import single
-from bilevel.apps.llm.mixing.mixture import RowLoss, weights
+from bilevel.apps.llm.mixing.mixture import RowLoss, TargetLoss, weights
 from bilevel.methods import TTSA
 from bilevel.problem import Problem
 from bilevel.schedules import Polynomial
@@ -47,20 +47,13 @@ def problem(loss: RowLoss, rate: ScalarLike = 0.02) -> Problem:
         loss, batches: as for `scalebio.problem`.
         rate: step size of the paper over its μ; scores lie between 0 and 5.
     """
-    return single(_Target(loss), _Directions(loss, rate))
+    return single(TargetLoss(loss), _Directions(loss, rate))
 
 
 def method(update: AbstractUpdate) -> TTSA:
     """How the model moves."""
     mean = SGD(Polynomial(1.0, 1.0))  # of all steps: m ← m − (m − p)/(k + 1)
     return TTSA(Each((SGD(1.0), mean, update)))
-
-
-class _Target(eqx.Module):
-    loss: RowLoss
-
-    def __call__(self, v, batch):
-        return self.loss(v.y, batch).mean()
 
 
 class _Directions(eqx.Module):

@@ -27,6 +27,15 @@ def source_losses(loss: RowLoss, y: PyTree, batch: Sequence[PyTree]) -> Float[Ar
     return loss(y, together(batch)).reshape(len(batch), -1).mean(axis=1)
 
 
+class TargetLoss(eqx.Module):
+    """The mean loss of the model `v.y` on rows of the target."""
+
+    loss: RowLoss
+
+    def __call__(self, v, batch):
+        return self.loss(v.y, batch).mean()
+
+
 def data(sources: Sequence[PyTree], target: PyTree, rows: int, target_rows: int) -> Data:
     """Batches with so many rows of every source, and of the target.
 

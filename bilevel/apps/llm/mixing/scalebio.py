@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from bilevel import trees
 from bilevel.apps.llm.methods.single_level import single
-from bilevel.apps.llm.mixing.mixture import RowLoss, source_losses, weights
+from bilevel.apps.llm.mixing.mixture import RowLoss, TargetLoss, source_losses, weights
 from bilevel.methods import TTSA
 from bilevel.problem import Problem
 from bilevel.updates import AbstractUpdate, Each
@@ -45,7 +45,7 @@ def problem(loss: RowLoss, penalty: ScalarLike = 10.0) -> Problem:
             of every source.
         penalty: α.
     """
-    return single(_Target(loss), _Directions(loss, penalty))
+    return single(TargetLoss(loss), _Directions(loss, penalty))
 
 
 def method(
@@ -53,13 +53,6 @@ def method(
 ) -> TTSA:
     """How both copies of the model move (z as y where it is not told), and how the logits do."""
     return TTSA(Each((x_update, update, update if z_update is None else z_update)))
-
-
-class _Target(eqx.Module):
-    loss: RowLoss
-
-    def __call__(self, v, batch):
-        return self.loss(v.y, batch).mean()
 
 
 class _Directions(eqx.Module):

@@ -134,7 +134,7 @@ def _adversary(policy: SoftQ, x, mine: Rows, theirs: Rows):
 
 
 def _earned(reward: Callable, *a):
-    """`−log(1 − D)`, what the agent of GAIL is paid."""
+    """`−log(1 − D)`: the reward that GAIL gives the agent."""
     return jax.nn.softplus(reward(*a))
 
 

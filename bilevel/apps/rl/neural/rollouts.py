@@ -14,14 +14,14 @@ Act = Callable[[RandomKey, Array], Array]  # one key and one observation to an a
 
 
 class Places(NamedTuple):
-    """Where copies of an environment are."""
+    """The states of n copies of an environment."""
 
     state: PyTree
     time: Int[Array, " n"]  # steps since the last reset
 
 
 class Steps(NamedTuple):
-    """What copies of an environment went through: time first, then copies."""
+    """Transitions of n copies of an environment over t steps; the first axis is time."""
 
     before: Float[Array, "t n d"]
     action: Int[Array, "t n"]
