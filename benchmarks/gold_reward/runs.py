@@ -83,7 +83,7 @@ class Runs:
         return world(self.base, self.gold, seed)
 
     def one(self, way: Way, setting: Setting, seed: int, pairs: int, until: int | None = None):
-        """The points of a run, from the kept results if they are there; else also the run itself."""
+        """The points of a run, from the kept results if they are there, else also the run."""
         key = {"gold": self.gold, "way": way.name, "seed": seed, "pairs": pairs,
                "setting": [float(f"{v:.4g}") for v in setting], "until": until}  # fmt: skip
         if (row := self.book.find(**key)) is not None:
