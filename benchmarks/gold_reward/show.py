@@ -171,7 +171,7 @@ def draw(kept: Kept) -> None:
         right.axhline(sft.mean, color=figures.QUIET, linewidth=1, linestyle=":")
         for axes, name in ((left, "KL from the model, nats"), (middle, "processor seconds"),
                            (right, "pairs of preferences")):  # fmt: skip
-            axes.axhline(kept.facts["base"], color=figures.LINE, linewidth=1.5, zorder=0)
+            axes.axhline(kept.facts["base"], color=figures.QUIET, linewidth=1, zorder=0)
             axes.set_xlabel(name)
         left.set_ylabel("gold reward")
         left.legend(loc="lower right")
