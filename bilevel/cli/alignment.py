@@ -14,7 +14,7 @@ from bilevel.apps.llm.run.session import Session, TrainResult
 from bilevel.apps.llm.run.settings import SFT, Align
 from bilevel.cli import resumable
 from bilevel.cli.console import plain_console
-from bilevel.driver import Outcome
+from bilevel.driver import Outcome, Result
 
 
 def sft(asked: SFT) -> bool:
@@ -96,7 +96,7 @@ def write(given: Session, found: TrainResult, before, after, out: Path) -> str:
 
 def _sections(given: Session, found: TrainResult, before, after) -> list[report.Section]:
     columns = [name for name in PROGRESS_COLUMNS if name in found.history]
-    results = {given.settings.method.value: found.aligned.results[-1]._replace(status=found.status)}
+    results = {given.settings.method.value: _whole(found)}
     settings = options.rows(given.settings)
     rows = [(p, b, a) for (p, b), (_, a) in zip(before, after, strict=True)]
     numbers = [(f"{found.history[name][-1]:.3g}", f"{name}, at the end") for name in columns]
@@ -112,3 +112,10 @@ def _sections(given: Session, found: TrainResult, before, after) -> list[report.
         report.Section("Settings", [report.Table(("option", "value", "what it is"), settings)]),
         *report.of(results, columns=columns),
     ]  # fmt: skip
+
+
+def _whole(found: TrainResult) -> Result:
+    """The result of the last phase, with the history and the steps of all."""
+    results = found.aligned.results
+    stats = results[-1].stats._replace(steps=sum(result.stats.steps for result in results))
+    return results[-1]._replace(status=found.status, history=found.history, stats=stats)

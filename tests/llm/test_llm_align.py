@@ -404,6 +404,9 @@ def test_the_last_steps_have_a_beta_of_their_own_on_the_reward_of_the_loop():
     loop = align(given, IRL(Mirror(), x_update=0.5), **options)
     found = align(given, IRL(Mirror(), x_update=0.5, finish=Finish(2, 0.2)), **options)
     np.testing.assert_array_equal(found.reward, loop.reward)
+    np.testing.assert_array_equal(found.history["step"], [0, 20, 22])
+    first, last = (result.history["gradients"][-1] for result in found.results)
+    np.testing.assert_array_equal(found.history["gradients"], [0, first, first + last])
     best = tables.optimum(POLICY.log_table(given.reference), loop.reward, 0.2)
     np.testing.assert_allclose(POLICY.log_table(found.policy), best, atol=1e-12)
     with pytest.raises(ValueError, match="rounds and finish"):

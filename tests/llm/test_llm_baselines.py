@@ -148,7 +148,7 @@ def test_a_run_killed_in_every_phase_resumes_bit_for_bit(name, at, tmp_path):
     for _ in range(len(whole.results) * len(at)):
         found = align(given, how, **settings, checkpoint=tmp_path, callbacks=[kill])
         assert found.results[-1].status.outcome is Outcome.STOPPED
-        killed.append((len(found.results), found.history["step"][-1]))
+        killed.append((len(found.results), found.results[-1].history["step"][-1]))
     phases = range(1, len(whole.results) + 1)
     assert killed == [(phase, step) for phase in phases for step in at]
     ended = align(given, how, **settings, checkpoint=tmp_path)

@@ -18,6 +18,7 @@ import stopped
 from commands import run
 from test_llm_tokenizer import write as write_tokenizer
 
+from bilevel import options
 from bilevel.apps.llm.hub import checkpoint
 from bilevel.apps.llm.methods.aihf import AIHF, Rounds
 from bilevel.apps.llm.methods.self_play import SelfPlayAIHF
@@ -33,7 +34,7 @@ from bilevel.apps.llm.run import prepared, session
 from bilevel.apps.llm.run.method import method as method_of
 from bilevel.apps.llm.run.monitor import Monitor
 from bilevel.apps.llm.run.session import Method, Settings
-from bilevel.apps.llm.run.settings import PolicyStep
+from bilevel.apps.llm.run.settings import Align, PolicyStep
 from bilevel.driver import Outcome
 from bilevel.errors import Refused
 
@@ -145,6 +146,7 @@ def test_every_method_runs_by_its_name(folder, feedback, method):
         {"target_kl": 0.5},
         {"rounds": 2, "policy_updates": 2},
         {"rounds": 2, "redraw": True, "restart_reward": True},
+        {"finish": 2, "finish_beta": 0.01},
         {"method": Method.AIHF_SELF_PLAY, "rounds": 2, "replay": True},
     ],
     ids=lambda changes: " ".join(map(str, changes)),
@@ -154,8 +156,11 @@ def test_every_way_to_move_the_policy_runs(folder, feedback, changes):
     found = session.train(task, None)
     assert found.status.ok
     phases = 1 if task.settings.rounds is None else task.settings.rounds
-    phases *= 2 if task.settings.rounds and task.settings.method is Method.AIHF else 1
+    twice = task.settings.finish or (task.settings.rounds and task.settings.method is Method.AIHF)
+    phases *= 2 if twice else 1
     assert len(found.aligned.results) == phases
+    made = [result.stats.steps for result in found.aligned.results]
+    assert list(found.history["step"]) == [0, *np.arange(1, 1 + sum(made) // 2) * 2]
     start = jax.tree.leaves(task.task.reference)
     moved = zip(start, jax.tree.leaves(found.policy), strict=True)
     assert max(float(abs(a - b).max()) for a, b in moved) > 1e-4
@@ -383,6 +388,9 @@ def test_a_wrong_use_is_refused_in_a_sentence(folder, feedback, tmp_path, change
         (["--epochs", "2"], "--epochs has no effect here: it is for --policy-step ppo, grpo and"),
         (["--method", "dpo", "--rounds", "2"], "--rounds has no effect here: it is for irl, aihf,"),
         (["--policy-updates", "2"], "it is for rlhf, and irl and aihf with --rounds"),
+        (["--finish", "2"], "--finish says how many last steps there are and --finish-beta what"),
+        (["--rounds", "2", "--finish", "2", "--finish-beta", "0.1"], "it is for irl and aihf"),
+        (["--finish", "2", "--finish-beta", "0.1", "--warmup", "2"], "the policy makes 2 steps on"),
         (["--stps", "3"], "--steps"),  # what was meant
         (["--no-replay"], "--no-replay"),
         (["demos.jsonl"], "demos.jsonl belongs to no option."),
@@ -414,6 +422,17 @@ def test_options_reach_the_method():
     assert (plays.rounds, plays.replay) == (3, True)
     assert isinstance(method_of(Settings(policy_step=PolicyStep.GRPO)).step, GRPO)
     assert method_of(Settings()).rounds is None
+    assert method_of(Settings()).finish is None
+
+
+def test_the_last_steps_have_their_own_number_and_beta(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("model = 'm'\nfinish = 7\nfinish_beta = 0.02\nschedule = 'linear'\nrate = 0.4")
+    asked = Align(**options.from_file(Align, file), out=tmp_path)
+    last = method_of(asked).finish
+    assert (last.steps, last.beta) == (7, 0.02)
+    rates = [float(last.step.update.numbers[0](k)) for k in (0, 7)]  # the schedule starts again
+    assert rates == pytest.approx([0.4, 0])
 
 
 def lines(path, *rows):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
 from bilevel.apps.llm.methods.task import Task
@@ -25,8 +26,8 @@ class Aligned(NamedTuple):
 
     @property
     def history(self) -> dict[str, Any]:
-        """The history of the last phase."""
-        return self.results[-1].history
+        """The history of all phases; steps, seconds and oracle calls are those of all together."""
+        return joined([result.history for result in self.results])
 
     @property
     def ended(self) -> bool:
@@ -35,6 +36,23 @@ class Aligned(NamedTuple):
         A phase that was interrupted, stopped by a callback, or that diverged ends the run.
         """
         return self.results[-1].status.outcome in (Outcome.FINISHED, Outcome.CONVERGED)
+
+
+COUNTED = ("step", "seconds", "gradients")  # columns that start at zero in every phase
+
+
+def joined(histories: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Histories one after another, in the columns that all have.
+
+    A later one begins where the one before ends, so its row at step 0 is left out.
+    """
+    whole, *later = histories
+    found = {name: whole[name] for name in whole if all(name in one for one in later)}
+    for one in later:
+        for name, column in found.items():
+            before = column[-1] if name in COUNTED else 0
+            found[name] = np.concatenate([column, before + one[name][1:]])
+    return found
 
 
 class AbstractAlignment(Checked):

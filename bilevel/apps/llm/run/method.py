@@ -7,7 +7,7 @@ import optax
 
 from bilevel import schedules
 from bilevel.apps.llm.methods import direct, rlhf, sft
-from bilevel.apps.llm.methods.aihf import AIHF, IRL, Rounds
+from bilevel.apps.llm.methods.aihf import AIHF, IRL, Finish, Rounds
 from bilevel.apps.llm.methods.align import AbstractAlignment
 from bilevel.apps.llm.methods.self_play import SPIN, SelfPlayAIHF
 from bilevel.apps.llm.policy_steps.adaptive import Adaptive
@@ -28,12 +28,14 @@ def method(settings: Settings) -> AbstractAlignment:
     update = policy_update(settings, settings.steps)
     upper = reward_update(settings)
     step, rows = policy_step(settings), settings.batch
+    joint = {"x_update": upper, "decay": 1e-3}
+    joint |= {"rounds": rounds(settings), "finish": finish(settings)}
     play = {"rounds": settings.rounds or 1, "replay": settings.replay, "rows": rows}
     match settings.method:
         case Method.IRL:
-            return IRL(step, x_update=upper, decay=1e-3, rounds=rounds(settings))
+            return IRL(step, **joint)
         case Method.AIHF:
-            return AIHF(step, x_update=upper, decay=1e-3, rounds=rounds(settings))
+            return AIHF(step, **joint)
         case Method.AIHF_DPO:
             return direct.AIHFDPO(update, rows=rows)
         case Method.AIHF_SELF_PLAY:
@@ -51,8 +53,9 @@ def method(settings: Settings) -> AbstractAlignment:
             return sft.SFT(update)
 
 
-def policy_step(settings: Settings) -> AbstractPolicyStep:
-    """How the policy moves on a reward."""
+def policy_step(settings: Settings, calls: int | None = None) -> AbstractPolicyStep:
+    """How the policy moves on a reward, in a phase of so many calls; the main one when absent."""
+    calls = calls or settings.policy_updates or settings.steps
     given = {"epochs": settings.epochs, "clip": settings.clip}
     given = {name: value for name, value in given.items() if value is not None}
     given["samples"] = settings.samples
@@ -63,7 +66,7 @@ def policy_step(settings: Settings) -> AbstractPolicyStep:
         PolicyStep.SQUARED_ADVANTAGE: SquaredAdvantage,
     }
     step = kinds[settings.policy_step](**given)
-    calls, moves = settings.policy_updates or settings.steps, getattr(step, "epochs", 1)
+    moves = getattr(step, "epochs", 1)
     step = replace(step, update=policy_update(settings, calls, moves))
     return step if settings.target_kl is None else Adaptive(step, settings.target_kl)
 
@@ -121,3 +124,10 @@ def rounds(settings: Settings) -> Rounds | None:
         replay=settings.replay,
         fresh=settings.restart_reward,
     )
+
+
+def finish(settings: Settings) -> Finish | None:
+    """Last steps on the final reward, where they are asked for."""
+    if settings.finish is None or settings.finish_beta is None:
+        return None
+    return Finish(settings.finish, settings.finish_beta, policy_step(settings, settings.finish))

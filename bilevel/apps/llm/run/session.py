@@ -83,7 +83,7 @@ def train(
             step, x, y = watch.good
             kept = f"the model of step {step}"
         status = Status(Outcome.DIVERGED, f"{watch.why} Kept: {kept}.")
-    return TrainResult(y, x, result.history, status, aligned, _speed(given, aligned))
+    return TrainResult(y, x, aligned.history, status, aligned, _speed(given, aligned))
 
 
 def _speed(given: Session, aligned: Aligned) -> float:

@@ -121,6 +121,11 @@ class PolicySteps(options.Settings):
     """Hold the divergence at so many nats a response by adapting beta; fixed beta when absent."""
     policy_updates: Annotated[int | None, Bounds(least=1)] = None
     """Policy steps on a fixed reward (rlhf, and in rounds); as many as steps when absent."""
+    finish: Annotated[int | None, Bounds(least=1)] = None
+    """Policy steps on the final reward, after the single loop (irl, aihf); none when absent."""
+    finish_beta: Annotated[float | None, Bounds(above=0)] = None
+    """beta of these last steps. The single loop brings the policy as far as the demonstrators; a
+    smaller beta brings it further."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,12 +250,17 @@ class Settings(Alignment, Training, PolicySteps, RewardFit, Phases, Memory):
                     raise ValueError(
                         f"{option.flag} has no effect here: it is for {others}. Leave it out."
                     )
-
-        if self.policy_updates is not None and self.warmup >= self.policy_updates:
+        if (self.finish is None) != (self.finish_beta is None):
             raise ValueError(
-                f"warmup is {self.warmup}, and the policy makes {self.policy_updates} steps; fewer "
-                "are needed."
+                "--finish says how many last steps there are and --finish-beta what their beta is; "
+                "give both or neither."
             )
+        for moves in (self.policy_updates, self.finish):
+            if moves is not None and self.warmup >= moves:
+                raise ValueError(
+                    f"warmup is {self.warmup}, and the policy makes {moves} steps on a fixed "
+                    "reward; fewer are needed."
+                )
 
     def _readers(self) -> dict[tuple[str, ...], tuple[bool, str]]:
         """Options that only some settings read: whether these do, and which do."""
@@ -268,6 +278,10 @@ class Settings(Alignment, Training, PolicySteps, RewardFit, Phases, Memory):
             ),
             ("rounds",): (bilevel or plays, "irl, aihf, spin and aihf-self-play"),
             ("replay",): (in_rounds, "methods with --rounds"),
+            ("finish", "finish_beta"): (
+                bilevel and not in_rounds,
+                "irl and aihf without --rounds",
+            ),
             ("redraw", "restart_reward"): (in_rounds and bilevel, "irl and aihf with --rounds"),
             ("policy_updates",): (
                 self.method is Method.RLHF or (in_rounds and bilevel),
