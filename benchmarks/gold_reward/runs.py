@@ -1,4 +1,4 @@
-"""All runs: the choice of settings, three seeds, then other numbers of preferences."""
+"""All runs: the choice of settings, three seeds, other numbers of preferences, more seeds."""
 
 import functools
 import json
@@ -13,6 +13,8 @@ import numpy as np
 from benchmarks.gold_reward import text
 from benchmarks.gold_reward.settings import (
     KL,
+    MORE_SEEDS,
+    MORE_WAYS,
     PAIRS,
     SEEDS,
     SWEEP,
@@ -100,18 +102,18 @@ class Runs:
     def choice(self, way: Way) -> Choice:
         return best([(s, self.one(way, s, TUNED, PAIRS)[0]) for s in trials(way.ranges)])
 
-    def start(self) -> None:
+    def start(self, seeds: Sequence[int]) -> None:
         """SFT, where others start; not kept in the book, since its policy is needed."""
         way = BY_NAME["SFT"]
         setting, until = self.choice(way)
-        for seed in (TUNED, *SEEDS):
+        for seed in seeds:
             self.sft[seed] = run(self.world(seed), way, setting, pairs=0, key=seed, until=until)
 
-    def found(self, way: Way, pairs: int) -> None:
+    def found(self, way: Way, pairs: int, seeds: Sequence[int] = SEEDS) -> None:
         setting, until = self.choice(way)
         choices = self.book.kept.setdefault("choices", {}).setdefault(self.gold, {})
         choices[way.name] = [list(map(float, setting)), until]
-        for seed in SEEDS:
+        for seed in seeds:
             _, reached = self.one(way, setting, seed, pairs, until)
             if seed == SEEDS[0] and pairs == PAIRS and reached is not None:
                 self.keep_samples(way, reached)
@@ -149,7 +151,7 @@ class Runs:
 
     def everything(self) -> None:
         self.facts()
-        self.start()
+        self.start((TUNED, *SEEDS))
         for way in WAYS:
             self.choice(way)
         for way in WAYS:
@@ -158,6 +160,9 @@ class Runs:
             for name in SWEPT:
                 for pairs in SWEEP if name == "AIHF" else SWEEP[1:]:
                     self.found(BY_NAME[name], pairs)
+            self.start(MORE_SEEDS)
+            for name in MORE_WAYS:
+                self.found(BY_NAME[name], PAIRS, MORE_SEEDS)
 
 
 def everything(golds: Sequence[str], file: Path, told: Callable[[str], object]) -> None:

@@ -9,7 +9,8 @@ SEEDS = (31, 32, 33)  # of the tables; docs/gold-reward.md says what was looked 
 TUNED = 100  # settings are chosen on the feedback and prompts of this seed
 PAIRS = 200
 SWEEP, SWEPT = (0, 50, 100, 400), ("AIHF", "RLHF", "DPO")
-SWEPT_GOLD = "sentiment"  # the gold reward of the sweep
+SWEPT_GOLD = "sentiment"  # the gold reward of the sweep, and of what stands in the next line
+MORE_SEEDS, MORE_WAYS = (41, 42, 43, 44, 45, 46), ("SFT", "IRL")  # declared before they were run
 CAPS = (1.0, 2.0, 3.0, 4.0)  # nats
 KL = CAPS[-1]  # among settings that end nearer to the base, the one with the best gold reward
 

@@ -9,6 +9,8 @@ import numpy as np
 from benchmarks.gold_reward.settings import (
     CAPS,
     FILE,
+    MORE_SEEDS,
+    MORE_WAYS,
     PAIRS,
     SEEDS,
     SWEEP,
@@ -51,16 +53,16 @@ class Kept:
         self.liked: dict[str, Any] = record["liked"].get(gold, {})
         self.choices: dict[str, Any] = record["choices"].get(gold, {})
 
-    def runs(self, way: str, pairs: int = PAIRS) -> list[list[Point]]:
-        """The checkpoints of the three seeds; none where it was not run."""
+    def runs(self, way: str, pairs: int = PAIRS, seeds: Sequence[int] = SEEDS) -> list[list[Point]]:
+        """The checkpoints of each seed; none where one of them was not run."""
         pairs = 0 if way in SWEPT and way != "AIHF" and not pairs else pairs
         found = [
             [Point(*point) for point in row["points"]]
-            for seed in SEEDS
+            for seed in seeds
             for row in self.rows
             if (row["way"], row["seed"], row["pairs"]) == (way, seed, pairs)
         ]
-        return found if len(found) == len(SEEDS) else []
+        return found if len(found) == len(seeds) else []
 
     def within(self, way: str, cap: float) -> float | None:
         """The best gold reward of the trials, at checkpoints within so many nats of the model."""
@@ -139,6 +141,20 @@ def sweep(kept: Kept) -> str:
     return "\n".join(lines)
 
 
+def more(kept: Kept) -> str:
+    """The ways on more seeds, and the last less the first, seed by seed."""
+    lines = ["| | gold reward | KL | order of pairs |", "|---|---|---|---|"]
+    ends = {way: [points[-1] for points in kept.runs(way, PAIRS, MORE_SEEDS)] for way in MORE_WAYS}
+    for way, points in ends.items():
+        gold, kl, order = (mean([getattr(p, name) for p in points])
+                           for name in ("gold", "kl", "accuracy"))  # fmt: skip
+        lines.append(f"| {way} | {gold:.3f} | {kl:.1f} | {order:.2f} |")
+    sft, irl = ([p.gold for p in points] for points in ends.values())
+    gained = mean(np.subtract(irl, sft).tolist())
+    lines.append(f"| IRL less SFT, seed by seed | {gained:.3f} | | |")
+    return "\n".join(lines)
+
+
 def samples(kept: Kept, ways: Sequence[str] = ("base", "SFT", "DPO", "AIHF")) -> str:
     """What some policies say to the same prompts."""
     have = [way for way in ways if way in kept.samples]
@@ -200,4 +216,6 @@ def parts() -> dict[str, str]:
     found = {gold: table(one) for gold, one in kept.items()}
     found |= {"caps": caps(sentiment), "chosen": chosen(sentiment)}
     found |= {"samples": samples(sentiment), "liked": words}
+    if sentiment.runs(MORE_WAYS[-1], PAIRS, MORE_SEEDS):
+        found["more"] = more(sentiment)
     return found | ({"pairs": sweep(sentiment)} if len(sentiment.swept("AIHF")[0]) > 1 else {})

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token
-from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
+from cyclopts.exceptions import (
+    MissingArgumentError,
+    UnknownCommandError,
+    UnusedCliTokensError,
+)
 
 from bilevel import host, options
 from bilevel.apps.dag.settings import Dag
@@ -21,7 +25,7 @@ from bilevel.apps.denoising.settings import Denoise
 from bilevel.apps.games.settings import Mip
 from bilevel.apps.llm.evaluation.settings import Evaluate
 from bilevel.apps.llm.mixing.settings import Mix
-from bilevel.apps.llm.run.settings import SFT, Align
+from bilevel.apps.llm.run.settings import SFT, Align, Method
 from bilevel.apps.llm.unlearning.settings import Unlearn
 from bilevel.apps.networks.settings import NetworkOptions
 from bilevel.apps.pruning.settings import Prune
@@ -221,6 +225,10 @@ def _sentence(error: CycloptsError) -> str:
         return f"{error.argument.name} is needed, with a value."
     if isinstance(error, UnusedCliTokensError):
         return f"{' '.join(error.unused_tokens or [])} belongs to no option."
+    if isinstance(error, UnknownCommandError) and error.unused_tokens:
+        word = error.unused_tokens[0]
+        if word in (method.value for method in Method):
+            return f"{word} is a method of align: bilevel align --method {word}."
     error.verbose = False
     return str(error)
 

@@ -76,6 +76,7 @@ def test_ctrl_c_ends_with_130(monkeypatch):
     ("typed", "told"),
     [
         (["algn"], "bilevel: Unknown command"),
+        (["dpo"], "bilevel: dpo is a method of align: bilevel align --method dpo."),
         (["align"], "bilevel align: --model is needed, with a value."),
         (["bench", "textbook"], "bilevel bench textbook: --problems is needed, with a value."),
         (["demo", "--wrong", "2"], "bilevel demo: --wrong is 2.0; a number from 0 to 1 is needed."),

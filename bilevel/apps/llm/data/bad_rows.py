@@ -69,7 +69,7 @@ class Findings:
                 f"{first} In all, {_count(self.bad)}. Mend them, or leave them out with --skip-bad."
             )
         else:
-            raise first
+            raise ValueError(f"{first} Mend it, or leave it out with --skip-bad.") from first
 
 
 @contextlib.contextmanager
