@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.gold_reward import text
+from benchmarks.gold_reward.feedback import Base, World, said, scores, world
 from benchmarks.gold_reward.settings import (
     KL,
     MORE_SEEDS,
@@ -24,7 +24,7 @@ from benchmarks.gold_reward.settings import (
     Point,
 )
 from benchmarks.gold_reward.ways import BY_NAME, WAYS, Reached, Setting, Way, run, trials
-from benchmarks.gold_reward.world import ANSWERS, POLICY, Base, World, base, scores, world
+from benchmarks.gold_reward.world import base
 from benchmarks.harness import machine
 from bilevel.apps.llm.policies.policy import generate
 
@@ -121,20 +121,19 @@ class Runs:
     def keep_samples(self, way: Way, reached: Reached) -> None:
         """What it says to the first prompts, and what its reward likes."""
         samples = self.book.kept.setdefault("samples", {}).setdefault(self.gold, {})
-        given = self.world(SEEDS[0])
-        few = jax.tree.map(lambda leaf: leaf[: ANSWERS * SHOWN : ANSWERS], given.prompts)
+        given, sizes = self.world(SEEDS[0]), self.base.sizes
+        few = jax.tree.map(
+            lambda leaf: leaf[: sizes.answers * SHOWN : sizes.answers], given.prompts
+        )
         for name, y in ((way.name, reached.policy), ("base", self.base.params)):
-            said = generate(POLICY, y, few, jax.random.key(3))
-            words = text.said(self.base.text, *map(np.asarray, (said.tokens, said.mask)))
-            samples[name] = [
-                words,
-                [round(float(v), 2) for v in scores(self.base, self.gold, said)],
-            ]
-        samples["prompts"] = text.said(self.base.text, np.asarray(few.tokens))
-        if reached.reward is not None:
+            drawn = generate(self.base.policy, y, few, jax.random.key(3))
+            true = scores(self.base, self.gold, drawn)
+            samples[name] = [said(self.base, drawn), [round(float(v), 2) for v in true]]
+        samples["prompts"] = said(self.base, few)
+        if reached.reward is not None and self.base.words is not None:
             order = np.argsort(-np.asarray(reached.reward["token"]))
             liked = self.book.kept.setdefault("liked", {}).setdefault(self.gold, {})
-            liked[way.name] = [[self.base.text.words[i] for i in part]
+            liked[way.name] = [[self.base.words[i] for i in part]
                                for part in (order[:24], order[:-13:-1])]  # fmt: skip
         self.book.save()
 
@@ -142,9 +141,9 @@ class Runs:
         """The mean gold reward of the base and of the expert."""
         given = [self.world(seed) for seed in SEEDS]
         prompts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(g.prompts for g in given))
-        said = generate(POLICY, self.base.params, prompts, jax.random.key(4))
+        drawn = generate(self.base.policy, self.base.params, prompts, jax.random.key(4))
         expert = [scores(self.base, self.gold, one.demonstrations).mean() for one in given]
-        own = float(scores(self.base, self.gold, said).mean())
+        own = float(scores(self.base, self.gold, drawn).mean())
         found = {"base": round(own, 4), "expert": round(float(np.mean(expert)), 4)}
         self.book.kept.setdefault("facts", {})[self.gold] = found
         self.book.save()

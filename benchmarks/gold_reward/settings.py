@@ -11,6 +11,8 @@ PAIRS = 200
 SWEEP, SWEPT = (0, 50, 100, 400), ("AIHF", "RLHF", "DPO")
 SWEPT_GOLD = "sentiment"  # the gold reward of the sweep, and of what stands in the next line
 MORE_SEEDS, MORE_WAYS = (41, 42, 43, 44, 45, 46), ("SFT", "IRL")  # declared before they were run
+SMOL = RESULTS / "gold_reward_smollm2.json"
+SMOL_SEEDS, SMOL_WAYS = (1, 2, 3), (("SFT", "IRL"), ("DPO", "AIHF"))  # in this order
 CAPS = (1.0, 2.0, 3.0, 4.0)  # nats
 KL = CAPS[-1]  # among settings that end nearer to the base, the one with the best gold reward
 

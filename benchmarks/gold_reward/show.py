@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from benchmarks.gold_reward.settings import (
     MORE_WAYS,
     PAIRS,
     SEEDS,
+    SMOL,
+    SMOL_WAYS,
     SWEEP,
     SWEPT,
     TUNED,
@@ -34,10 +37,13 @@ class Mean(NamedTuple):
     error: float
 
     def __format__(self, digits: str) -> str:
-        return f"{self.mean:{digits}} ± {self.error:{digits}}"
+        error = "" if np.isnan(self.error) else f" ± {self.error:{digits}}"  # of one seed
+        return f"{self.mean:{digits}}{error}"
 
 
 def mean(values: Sequence[float]) -> Mean:
+    if len(values) == 1:
+        return Mean(values[0], float("nan"))
     return Mean(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))))
 
 
@@ -100,6 +106,30 @@ def table(kept: Kept) -> str:
                  f"{kept.last(way, 'seconds').mean:.1f}")  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     lines.append(f"| the expert | {kept.facts['expert']:.3f} | – | – | – | – |")
+    return "\n".join(lines)
+
+
+def smollm2(file: Path = SMOL) -> str:
+    """The same of SmolLM2; of every way, the seeds that it was run on."""
+    record = json.loads(file.read_text())
+    lines = ["| | seeds | gold reward | KL | order of pairs | better than SFT | seconds |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    facts = next(iter(record["facts"].values()))
+    base, expert = ([*facts[name].values()] for name in ("base", "expert"))
+    lines.append(f"| the model itself | {len(base)} | {mean(base):.3f} | 0 | – | – | – |")
+    for way in (way for ways in SMOL_WAYS for way in ways):
+        ends = [Point(*row["points"][-1]) for row in record["rows"] if row["way"] == way]
+        if not ends:
+            continue
+
+        def over(name: str, digits: str, ends=ends) -> str:
+            return format(mean([getattr(point, name) for point in ends]), digits)
+
+        won = "–" if way == "SFT" else over("won", ".2f")
+        seconds = f"{np.mean([point.seconds for point in ends]):.0f}"
+        cells = (over("gold", ".3f"), over("kl", ".1f"), over("accuracy", ".2f"), won, seconds)
+        lines.append(f"| {way} | {len(ends)} | {' | '.join(cells)} |")
+    lines.append(f"| the expert | {len(expert)} | {mean(expert):.3f} | – | – | – | – |")
     return "\n".join(lines)
 
 
@@ -218,4 +248,6 @@ def parts() -> dict[str, str]:
     found |= {"samples": samples(sentiment), "liked": words}
     if sentiment.runs(MORE_WAYS[-1], PAIRS, MORE_SEEDS):
         found["more"] = more(sentiment)
+    if SMOL.is_file():
+        found["smollm2"] = smollm2()
     return found | ({"pairs": sweep(sentiment)} if len(sentiment.swept("AIHF")[0]) > 1 else {})

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
-from benchmarks.gold_reward import text
+from benchmarks.gold_reward.feedback import said, scores, world
 from benchmarks.gold_reward.settings import FILE, PAIRS, SEEDS
 from benchmarks.gold_reward.ways import BY_NAME, Setting, run
-from benchmarks.gold_reward.world import ANSWERS, POLICY, base, scores, world
+from benchmarks.gold_reward.world import base
 from bilevel.apps.llm.policies.policy import generate
 
 WAYS, SHOWN = ("SFT", "DPO", "AIHF"), 10
@@ -38,7 +37,8 @@ def story(told: Callable[[str], object] = print) -> Story:
     """Before, after SFT, after DPO and after AIHF, on the same feedback."""
     choices, seed = json.loads(FILE.read_text())["choices"]["sentiment"], SEEDS[0]
     given = world(base(), "sentiment", seed)
-    before = generate(POLICY, given.base.params, given.prompts, jax.random.key(0))
+    policy, answers = given.base.policy, given.base.sizes.answers
+    before = generate(policy, given.base.params, given.prompts, jax.random.key(0))
     gold = float(scores(given.base, given.gold, before).mean())
     lines, policies, sft = [Line("before", gold, 0.0, 0.0)], [given.base.params], None
     for name in WAYS:
@@ -50,11 +50,10 @@ def story(told: Callable[[str], object] = print) -> Story:
         lines.append(Line(name, last.gold, last.kl, last.seconds))
         policies.append(found.policy)
         told(f"{name}: gold reward {last.gold:.3f}, KL {last.kl:.1f}, {last.seconds:.1f} s")
-    few = jax.tree.map(lambda leaf: leaf[: ANSWERS * SHOWN : ANSWERS], given.prompts)
-    columns = [text.said(given.base.text, np.asarray(few.tokens))]
+    few = jax.tree.map(lambda leaf: leaf[: answers * SHOWN : answers], given.prompts)
+    columns = [said(given.base, few)]
     for y in policies:
-        said = generate(POLICY, y, few, jax.random.key(3))
-        columns.append(text.said(given.base.text, *map(np.asarray, (said.tokens, said.mask))))
+        columns.append(said(given.base, generate(policy, y, few, jax.random.key(3))))
     return Story(lines, [*zip(*columns, strict=True)])
 
 

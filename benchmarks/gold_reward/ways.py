@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.gold_reward import reward as rewards
+from benchmarks.gold_reward.feedback import BETA, World, scores
 from benchmarks.gold_reward.settings import Point
-from benchmarks.gold_reward.world import BETA, POLICY, World, scores
 from bilevel import schedules, trees
 from bilevel.apps.llm.methods.aihf import AIHF, IRL, Finish
 from bilevel.apps.llm.methods.align import AbstractAlignment, align
@@ -26,7 +25,7 @@ from bilevel.apps.llm.policy_steps.policy_step import LeaveOneOut
 from bilevel.updates import FromOptax
 
 CHECKPOINTS = 4
-BATCH, PROMPTS, SAMPLES = 64, 32, 4  # rows of feedback a step; prompts to answer, responses to each
+SAMPLES = 4  # responses to each prompt of a step
 STEPS = 120  # of a run; RLHF makes as many of the reward, then as many of the policy
 LOOP, LAST = 60, 20  # steps of IRL and AIHF: in the loop, then on its reward
 TRIALS = 6  # settings tried of each method
@@ -79,36 +78,36 @@ class Way(NamedTuple):
     begins: int = 0  # steps before there are checkpoints
 
 
-def _adam(rate: float, steps: int = STEPS) -> FromOptax:
+def adam(rate: float, steps: int = STEPS) -> FromOptax:
     """Adam, whose step size ends at zero."""
     return FromOptax(optax.adam, schedules.Cosine(rate, steps))
 
 
-def _step(rate: float, steps: int = STEPS) -> LeaveOneOut:
-    return LeaveOneOut(_adam(rate, steps), samples=SAMPLES)
+def step_of(rate: float, steps: int = STEPS) -> LeaveOneOut:
+    return LeaveOneOut(adam(rate, steps), samples=SAMPLES)
 
 
 def _joint(s: Setting) -> dict[str, Any]:
     """The single loop, where rewards and β have their natural unit, then steps on its reward."""
-    update, finish = _adam(s.reward_rate, LOOP), Finish(LAST, s.beta, _step(s.rate / 2, LAST))
-    return {"step": _step(s.rate, LOOP), "x_update": update, "decay": s.decay, "finish": finish}
+    update, finish = adam(s.reward_rate, LOOP), Finish(LAST, s.beta, step_of(s.rate / 2, LAST))
+    return {"step": step_of(s.rate, LOOP), "x_update": update, "decay": s.decay, "finish": finish}
 
 
 def _staged(s: Setting) -> RLHF:
-    return RLHF(_step(s.rate), STEPS, RewardModel(_adam(s.reward_rate), decay=s.decay))
+    return RLHF(step_of(s.rate), STEPS, RewardModel(adam(s.reward_rate), decay=s.decay))
 
 
 FINE = (LOOP, LAST // CHECKPOINTS, LOOP)
 WAYS = (
-    Way("SFT", lambda s: SFT(_adam(s.rate)), pairs=False),
+    Way("SFT", lambda s: SFT(adam(s.rate)), pairs=False),
     Way("IRL", lambda s: IRL(**_joint(s)), False, False, JOINT, BETA, *FINE),
     Way("AIHF", lambda s: AIHF(**_joint(s)), False, True, JOINT, BETA, *FINE),
     Way("RLHF", _staged, after_sft=True),
-    Way("DPO", lambda s: DPO(_adam(s.rate)), after_sft=True),
-    Way("AIHF-DPO", lambda s: AIHFDPO(_adam(s.rate))),
-    Way("IPO", lambda s: IPO(s.beta, update=_adam(s.rate)), after_sft=True),
-    Way("SPIN", lambda s: SPIN(_adam(s.rate), s.beta), after_sft=True, pairs=False),
-    Way("self-play AIHF", lambda s: SelfPlayAIHF(_adam(s.rate), strength=s.beta),
+    Way("DPO", lambda s: DPO(adam(s.rate)), after_sft=True),
+    Way("AIHF-DPO", lambda s: AIHFDPO(adam(s.rate))),
+    Way("IPO", lambda s: IPO(s.beta, update=adam(s.rate)), after_sft=True),
+    Way("SPIN", lambda s: SPIN(adam(s.rate), s.beta), after_sft=True, pairs=False),
+    Way("self-play AIHF", lambda s: SelfPlayAIHF(adam(s.rate), strength=s.beta),
         after_sft=True),
 )  # fmt: skip
 BY_NAME = {way.name: way for way in WAYS}
@@ -122,14 +121,14 @@ class Reached(NamedTuple):
 
 
 @eqx.filter_jit
-def _looked(y, base, x, prompts, held, key):
-    said = generate(POLICY, y, prompts, key)
-    kl = (POLICY.logprob(y, said) - POLICY.logprob(base, said)).mean()
+def _looked(policy, reward, y, base, x, prompts, held, key):
+    said = generate(policy, y, prompts, key)
+    kl = (policy.logprob(y, said) - policy.logprob(base, said)).mean()
 
     def worth(rows):
         if x is None:
-            return POLICY.logprob(y, rows) - POLICY.logprob(base, rows)
-        return rewards.reward(x, rows)
+            return policy.logprob(y, rows) - policy.logprob(base, rows)
+        return reward(x, rows)
 
     return said, kl, worth(held.chosen) > worth(held.rejected)
 
@@ -162,8 +161,9 @@ class Look:
 
     def look(self, step, y, x):
         world, differ = self.world, self.difference != 0
-        said, kl, over = _looked(y, world.base.params, x, world.prompts, world.held,
-                                 jax.random.key(step))  # fmt: skip
+        base = world.base
+        said, kl, over = _looked(base.policy, base.reward, y, base.params, x, world.prompts,
+                                 world.held, jax.random.key(step))  # fmt: skip
         right = np.asarray(over) == (self.difference > 0)
         gold = scores(world.base, world.gold, said)
         won = None if self.sft is None else float((np.sign(gold - self.sft).mean() + 1) / 2)
@@ -202,20 +202,20 @@ def run(
         pairs: how many preferences it may see.
         sft: what SFT reached on the same feedback.
     """
-    base = world.base.params
+    base, sizes = world.base, world.base.sizes
     begun = sft if way.after_sft else None
-    start = base if begun is None else begun.policy
+    start = base.params if begun is None else begun.policy
     some = None
     if pairs and way.pairs:
         some = jax.tree.map(lambda leaf: leaf[:pairs], world.preferences)
     beta = jnp.asarray(setting.beta if way.beta is None else way.beta, jnp.float32)
-    reference = start if way.after_sft else base
-    task = Task(POLICY, reference, beta, rewards.reward, world.demonstrations, some)
+    reference = start if way.after_sft else base.params
+    task = Task(base.policy, reference, beta, base.reward, world.demonstrations, some)
     look = Look(world, way.begins, until, None if sft is None else sft.scores,
                 0.0 if begun is None else begun.points[-1].seconds)  # fmt: skip
     align(
-        task, way.how(setting), steps=way.steps, reward=rewards.start(), policy=start,
-        key=jax.random.key(key), batch_size=BATCH, prompts=PROMPTS,
+        task, way.how(setting), steps=way.steps, reward=base.reward_start, policy=start,
+        key=jax.random.key(key), batch_size=sizes.batch, prompts=sizes.prompts,
         log_every=way.every, progress=False, callbacks=[look],
     )  # fmt: skip
     return Reached(look.finished(), *look.kept)

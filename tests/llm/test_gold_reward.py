@@ -1,13 +1,20 @@
 """The benchmark of generated text: its gold rewards, its text, its choice of settings."""
 
 import gzip
+import json
 
+import jax
 import numpy as np
+import pytest
+from test_llm_tokenizer import write as write_tokenizer
 
-from benchmarks.gold_reward import gold, show, text
+from benchmarks.gold_reward import gold, show, smollm2, text
 from benchmarks.gold_reward.runs import best
 from benchmarks.gold_reward.settings import KL, PAIRS, Point
 from benchmarks.gold_reward.ways import RANGES, Setting, trials
+from bilevel.apps.llm.hub import checkpoint
+from bilevel.apps.llm.models import config, parameters
+from bilevel.apps.llm.models.trainable import Adapter
 
 
 def test_six_different_words_are_the_best_length():
@@ -60,3 +67,28 @@ def test_the_kept_runs_are_complete():
         kept = show.Kept(name)
         assert all(kept.runs(way, PAIRS) for way in ("SFT", "IRL", "AIHF", "DPO"))
         assert kept.facts["base"] < kept.last("IRL", "gold").mean < kept.facts["expert"]
+
+
+def test_one_seed_has_no_standard_error():
+    assert f"{show.mean([0.5]):.2f}" == "0.50"
+    assert f"{show.mean([0.0, 1.0]):.2f}" == "0.50 ± 0.50"
+
+
+@pytest.mark.slow
+def test_another_model_is_measured_in_the_same_way_and_goes_on(tmp_path, monkeypatch):
+    pytest.importorskip("vaderSentiment")
+    folder, file, told = tmp_path / "model", tmp_path / "found.json", []
+    small = config.llama(300, 16, 32, 2, 2, tied=True, max_length=64)
+    made = checkpoint.new(small, parameters.init(small, jax.random.key(0), deviation=0.2))
+    checkpoint.save(made, folder)
+    write_tokenizer(folder)
+    monkeypatch.setattr(smollm2, "ADAPTER", Adapter(rank=2, layers=1))
+    monkeypatch.setattr(smollm2, "SMOL_SEEDS", (1,))
+    monkeypatch.setattr(smollm2, "SIZES", smollm2.SIZES._replace(tries=2, batch=4, prompts=2))
+    smollm2.everything(folder, told.append, file)
+    kept = json.loads(file.read_text())
+    assert [row["way"] for row in kept["rows"]] == ["SFT", "IRL", "DPO", "AIHF"]
+    assert [row["points"][-1][0] for row in kept["rows"]] == [40, 50, 40, 50]
+    assert "| IRL | 1 |" in show.smollm2(file)
+    before, _ = len(told), smollm2.everything(folder, told.append, file)
+    assert len(told) == before  # nothing is run again
