@@ -17,7 +17,8 @@ FORMATS = {"gold": ".3f", "KL": ".1f", "seconds": ".1f"}
 READING = (
     "A model of 55 thousand parameters, trained on the plays of Shakespeare, learns to please a "
     "gold reward that no method sees: VADER's sentiment of what it says. Gold: mean of 1200 "
-    "drawn responses. One seed; docs/gold-reward.md has three, and more methods."
+    "drawn responses. Below, what each says to the same prompts, with its sentiment in brackets. "
+    "One seed; docs/gold-reward.md has three, and more methods."
 )
 
 
@@ -30,7 +31,7 @@ class Line(NamedTuple):
 
 class Story(NamedTuple):
     lines: list[Line]
-    samples: list[tuple[str, ...]]  # a prompt, and what each policy says to it
+    samples: list[tuple[str, ...]]  # a prompt, and what each policy says to it, with its score
 
 
 def story(told: Callable[[str], object] = print) -> Story:
@@ -53,7 +54,9 @@ def story(told: Callable[[str], object] = print) -> Story:
     few = jax.tree.map(lambda leaf: leaf[: answers * SHOWN : answers], given.prompts)
     columns = [said(given.base, few)]
     for y in policies:
-        columns.append(said(given.base, generate(policy, y, few, jax.random.key(3))))
+        drawn = generate(policy, y, few, jax.random.key(3))
+        each = zip(said(given.base, drawn), scores(given.base, given.gold, drawn), strict=True)
+        columns.append([f"{answer} ({true:+.2f})" for answer, true in each])
     return Story(lines, [*zip(*columns, strict=True)])
 
 

@@ -75,11 +75,12 @@ def _told(given: Session) -> list[str]:
     kinds = [f"{len(rows.tokens)} {name}" for name, rows in counts.items() if rows is not None]
     held = 0 if given.held is None else len(given.held.chosen.tokens)
     shown = 0 if given.shown is None else len(given.shown.tokens)
+    last = f", then {given.settings.finish} last ones" if given.settings.finish else ""
     judged = f"{held} pairs and {shown} demonstrations held out to judge by"
     return [
         *given.notes,
         f"{config.family.value}, {config.layers} layers; {', '.join(kinds)}; {judged}.",
-        f"{given.settings.method.value}, {given.settings.steps} steps.",
+        f"{given.settings.method.value}, {given.settings.steps} steps{last}.",
     ]
 
 
