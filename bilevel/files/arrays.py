@@ -1,5 +1,6 @@
 """Named arrays in npz and safetensors files; a file that holds Python objects is refused."""
 
+import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,9 +40,18 @@ def write_arrays(file: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     if file.suffix == ".safetensors":
         contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
         needs("safetensors.numpy", what="safetensors files").save_file(contiguous, file)
+        share(file)
     else:
         with file.open("wb") as opened:
             np.savez(opened, allow_pickle=False, **dict(arrays))
+
+
+def share(file: Path) -> None:
+    """Give a file the permissions of any new file; safetensors lets nobody but its owner read."""
+    probe = file.with_name(f".{file.name}.new")
+    probe.touch()
+    file.chmod(stat.S_IMODE(probe.stat().st_mode))
+    probe.unlink()
 
 
 def check_format(file: str | Path) -> Path:

@@ -39,6 +39,9 @@ class Numbers(Block):
         return f'<dl class="numbers">{"".join(cards)}</dl>'
 
 
+LONG = 32  # letters of a first cell that still stands on one line
+
+
 @dataclasses.dataclass(frozen=True)
 class Table(Block):
     """Rows under headings. Numbers are right-aligned, NaN is a dash, `None` an empty cell.
@@ -77,7 +80,8 @@ class Table(Block):
         first = str(row[0])
         color = self.colors.get(first)
         chip = f'<span class="chip" style="background:{color}"></span>' if color else ""
-        cells = [f'<th scope="row">{chip}{html.escape(first)}</th>']
+        long = ' class="long"' if len(first) > LONG else ""
+        cells = [f'<th scope="row"{long}>{chip}{html.escape(first)}</th>']
         for name, value, right in list(zip(self.columns, row, numeric, strict=True))[1:]:
             text = html.escape(shown(value, self.formats.get(name, "")))
             text = f"<code>{text}</code>" if name in self.code else text

@@ -158,3 +158,14 @@ def test_a_full_disk_is_not_called_a_lack_of_memory():
     disk = ValueError('RESOURCE_EXHAUSTED: Error writing "a/0": No space left on device')
     with pytest.raises(ValueError, match="No space left"), kept.advice_on_memory("Lower --batch."):
         raise disk
+
+
+def test_weights_can_be_read_by_whoever_reads_the_other_files(tmp_path):
+    before = os.umask(0o027)
+    try:
+        checkpoint.save(made(tmp_path), tmp_path / "saved")
+    finally:
+        os.umask(before)
+    files = [*(tmp_path / "saved").iterdir()]
+    assert {file.suffix for file in files} >= {".safetensors", ".json"}
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o640}

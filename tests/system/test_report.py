@@ -168,3 +168,9 @@ def test_a_page_that_cannot_be_made_is_a_sentence_and_raises_nothing(tmp_path):
 )
 def test_a_score_is_told_to_two_digits_of_its_error(mean, error, told):
     assert str(report.Score(mean, error)) == told
+
+
+def test_a_long_first_cell_leaves_room_for_the_others():
+    page = report.Table(("prompt", "answer"), [("a" * 33, "b"), ("a" * 32, "b")]).html()
+    assert page.count('<th scope="row" class="long">') == 1
+    assert page.count('<th scope="row">') == 1

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import DTypeLike
 
+from bilevel.files.arrays import share
 from bilevel.files.needs import needs
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -122,6 +123,7 @@ def save_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> None:
     safetensors = needs("safetensors")
     try:
         needs("safetensors.numpy").save_file(dict(tensors), file, metadata={"format": "pt"})
+        share(file)
     except safetensors.SafetensorError as error:
         raise OSError(f"{file}: {error}") from error
 
