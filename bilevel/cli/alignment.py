@@ -99,7 +99,8 @@ def _sections(given: Session, found: TrainResult, before, after) -> list[report.
     columns = [name for name in PROGRESS_COLUMNS if name in found.history]
     results = {given.settings.method.value: _whole(found)}
     settings = options.rows(given.settings)
-    rows = [(p, b, a) for (p, b), (_, a) in zip(before, after, strict=True)]
+    rows = [(p, b or "(nothing)", a or "(nothing)")
+            for (p, b), (_, a) in zip(before, after, strict=True)]  # fmt: skip
     numbers = [(f"{found.history[name][-1]:.3g}", f"{name}, at the end") for name in columns]
     return [
         report.Section("In short", [
