@@ -54,11 +54,11 @@ def custom_root(
         signature = inspect.signature(solver)
 
         @functools.wraps(solver)
-        def solved(*args: Any, **named: Any) -> Any:
-            given = signature.bind(*args, **named)
-            (y0, *args), named = given.args, given.kwargs
-            begun, held, by_name = jax.lax.stop_gradient((y0, args, named))
-            answer = jax.lax.stop_gradient(solver(begun, *held, **by_name))
+        def solved(*given: Any, **by_name: Any) -> Any:
+            bound = signature.bind(*given, **by_name)
+            (y0, *args), named = bound.args, bound.kwargs
+            start, held, held_by_name = jax.lax.stop_gradient((y0, args, named))
+            answer = jax.lax.stop_gradient(solver(start, *held, **held_by_name))
             found, *aux = answer if has_aux else (answer,)
 
             def residual(y: Any) -> Any:
