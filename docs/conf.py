@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import typing
 from pathlib import Path
@@ -66,6 +67,12 @@ sphinx_gallery_conf = {
 def setup(app: typing.Any) -> None:
     app.connect("builder-inited", lambda app: reference.write(Path(app.srcdir)))
     app.connect("autodoc-skip-member", _is_plain_field)
+    app.connect("source-read", _to_pages_of_tutorials)
+
+
+def _to_pages_of_tutorials(app, docname, source) -> None:
+    """Links that lead to a script on GitHub lead to its page on the site."""
+    source[0] = re.sub(r"\]\(\.\./((?:\.\./)*tutorials/\w+)\.py\)", r"](\1.rst)", source[0])
 
 
 def _is_plain_field(app, what, name, found, skip, options) -> bool | None:

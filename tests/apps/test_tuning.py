@@ -11,7 +11,7 @@ from commands import run
 import bilevel as bl
 from bilevel import report
 from bilevel.apps import tuning
-from bilevel.apps.tuning import judge, two_levels
+from bilevel.apps.tuning import judge, pictures, two_levels
 
 
 def a_table(rows=24, d=3, seed=0):
@@ -186,3 +186,13 @@ def test_labels_become_a_group_with_one_penalty(tmp_path):
     page = (tmp_path / "out.html").read_text()
     assert "kind=x" in page
     assert "Better than" in page or "No difference from" in page
+
+
+def test_an_axis_of_penalties_does_not_blow_up_a_few_percent():
+    for penalties in ([0.022, 0.0219], [0.022]):
+        low, high = pictures._around(penalties)
+        assert high / low == pytest.approx(10, rel=0.01)
+        assert np.sqrt(low * high) == pytest.approx(0.022, rel=0.01)
+    low, high = pictures._around([1e-3, 1.0, 0.1])
+    assert 5e-4 < low < 1e-3
+    assert 1 < high < 2
