@@ -34,6 +34,9 @@ html_title = f"bilevel {release}"
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
+pygments_dark_style = "github-dark"  # the theme's own underlines every imported name
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 templates_path: list[str] = []
 
 myst_heading_anchors = 3
