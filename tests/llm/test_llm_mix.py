@@ -95,8 +95,8 @@ def test_wrong_rows_of_one_file_get_small_weights(folder, files, tmp_path):
     assert found.exit_code == 0, found.output
     (weights,) = json.loads((out / "weights.json").read_text()).values()
     assert sum(weights) == pytest.approx(1, abs=1e-5)
-    print(np.round(weights, 3), found.output[-600:])
-    assert sum(weights[8:]) < 0.1
+    assert sum(weights[8:]) < 0.25  # of 0.5; the target has four of the eight names
+    assert sum(weights[8:12]) < 0.1 * sum(weights[:4])
     assert "rows with the least weight" in (out / "report.html").read_text()
 
 
