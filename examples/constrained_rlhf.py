@@ -24,7 +24,7 @@ from bilevel.apps.llm.policy_steps.exact import ExactGradient
 from bilevel.apps.llm.rewards.mixed import Mixed
 from bilevel.updates import FromOptax
 
-TRUSTED, BETA, STEPS, MORE = 1.5, 0.5, 600, 100
+TRUSTED, BETA, STEPS, MORE = 1.5, 0.5, 400, 100
 LENGTH, VOCABULARY, PROMPTS = 4, 6, 8
 
 
@@ -86,7 +86,7 @@ def main():
         now = held(jnp.asarray(points), *now, MORE)
         return float(judged(now[1])[1])
 
-    points, _ = constrained.search_points(score, np.array([0.5, 0.5]), iterations=10)
+    points, _ = constrained.search_points(score, np.array([0.5, 0.5]), size=0.5)
     _, y = held(jnp.asarray(points), *now, STEPS)
     tell(f"held at {points[0]:.2f}, {points[1]:.2f}, which were found", y)
 

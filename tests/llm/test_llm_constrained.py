@@ -157,7 +157,7 @@ def test_a_wrong_use_is_refused():
 def test_the_simplex_search_finds_the_best_points():
     found, score = constrained.search_points(
         lambda t: -float(((t - np.array([0.3, 0.7])) ** 2).sum()), np.array([0.1, 0.1]),
-        iterations=60,
+        size=0.2, iterations=60,
     )  # fmt: skip
     np.testing.assert_allclose(found, [0.3, 0.7], atol=1e-3)
     assert score == pytest.approx(0, abs=1e-6)

@@ -181,6 +181,13 @@ def test_bad_sources_are_refused_in_a_sentence(folder, files, tmp_path, content,
     assert not out.exists()
 
 
+def test_the_target_is_no_source(folder, files, tmp_path):
+    typed = ["--sources", files[1], files[4], "--target", files[4], "--out", str(tmp_path / "out")]
+    found = run("mix", "--model", folder, *typed)
+    assert found.exit_code == 2
+    assert "target.jsonl holds the same rows as the target" in found.output
+
+
 @pytest.mark.parametrize(
     ("typed", "told"),
     [

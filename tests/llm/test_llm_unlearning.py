@@ -227,6 +227,16 @@ def test_a_bad_file_is_refused_with_its_line(folder, tmp_path):
     assert "bad.jsonl" in found.output
 
 
+def test_a_row_is_not_both_forgotten_and_retained(folder, tmp_path):
+    forget = rows(tmp_path / "forget.jsonl", [("a?", " b"), ("c?", " d")])
+    retain = rows(tmp_path / "retain.jsonl", [("c?", " d"), ("e?", " f")])
+    typed = ["unlearn", "--model", folder, "--out", str(tmp_path / "out")]
+    found = run(*typed, "--forget", forget, "--retain", retain)
+    assert found.exit_code == 2
+    assert "A row of " in found.output
+    assert "retain.jsonl is in" in found.output.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("typed", "told"),
     [

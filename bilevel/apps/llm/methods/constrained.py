@@ -114,20 +114,25 @@ def _itself(key: RandomKey) -> RandomKey:
 
 
 def search_points(
-    score: Callable[[np.ndarray], float], start: np.ndarray, *, iterations: int = 10
+    score: Callable[[np.ndarray], float],
+    start: np.ndarray,
+    *,
+    size: float,
+    iterations: int = 10,
 ) -> tuple[np.ndarray, float]:
     """Proxy points that a trusted score is best at, by the simplex search of Nelder and Mead.
 
     Args:
         score: of a policy that was held at the points given; it may go on from where it last was.
         start: points to begin with.
+        size: by how much each of them is changed at first.
 
     Returns:
         The best points, and their score.
     """
     from scipy.optimize import minimize
 
-    found = minimize(
-        lambda points: -score(points), start, method="Nelder-Mead", options={"maxiter": iterations}
-    )
+    simplex = start + size * np.eye(len(start) + 1, len(start), -1)
+    options = {"maxiter": iterations, "initial_simplex": simplex}
+    found = minimize(lambda points: -score(points), start, method="Nelder-Mead", options=options)
     return found.x, -float(found.fun)

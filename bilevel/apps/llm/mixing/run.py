@@ -93,11 +93,11 @@ def _check(rows: Mapping[str, list[Row]], target: list[Row], asked: Mix) -> None
     for name, some in (*rows.items(), (str(asked.target), target)):
         if len(some) < 2:
             raise ValueError(f"{name} has one row; at least two are needed. Give more rows.")
-    seen: dict[Any, str] = {_content(target): str(asked.target)}
+    seen: dict[Any, str] = {_content(target): f"the target, {asked.target}"}
     for name, some in rows.items():
-        other = seen.setdefault(_content(some), name)
-        if other != name:
-            raise ValueError(f"{name} holds the same rows as {other}; leave one of them out.")
+        if (content := _content(some)) in seen:
+            raise ValueError(f"{name} holds the same rows as {seen[content]}; leave it out.")
+        seen[content] = name
 
 
 def _content(rows: list[Row]) -> Any:
