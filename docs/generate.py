@@ -23,6 +23,7 @@ from benchmarks import (
     inverse_rl,
     llm_steps,
     mixing,
+    mixing_smol,
     mixing_steps,
     problems,
     rates,
@@ -325,6 +326,7 @@ def mixing_parts() -> dict[str, str]:
     return {
         "options": options.markdown(Mixing),
         "results": mixing.readme(),
+        "smol": mixing_smol.table(mixing_smol.kept()),
         "steps": mixing_steps.readme(),
     }
 
