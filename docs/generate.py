@@ -23,6 +23,7 @@ from benchmarks import (
     inverse_rl,
     llm_steps,
     mixing,
+    mixing_smol,
     mixing_steps,
     problems,
     rates,
@@ -34,6 +35,7 @@ from benchmarks.gold_reward import show as gold_reward
 from benchmarks.universal import runs as universal
 from benchmarks.universal import show as universal_table
 from benchmarks.unlearning import show as unlearning
+from benchmarks.unlearning.runs import NAMES
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.mixing.settings import Mixing
@@ -324,6 +326,7 @@ def mixing_parts() -> dict[str, str]:
     return {
         "options": options.markdown(Mixing),
         "results": mixing.readme(),
+        "smol": mixing_smol.table(mixing_smol.kept()),
         "steps": mixing_steps.readme(),
     }
 
@@ -347,7 +350,7 @@ PARTS: dict[str, Callable[[], dict[str, str]]] = {
     "docs/apps/index.md": lambda: {"applications": applications.table(applications.kept())},
     "docs/apps/mixing.md": mixing_parts,
     "docs/apps/rl.md": lambda: {"inverse_rl": inverse_rl.table(inverse_rl.kept())},
-    "docs/apps/unlearning.md": lambda: {"forget01": unlearning.table("forget01")},
+    "docs/apps/unlearning.md": lambda: {name: unlearning.table(name) for name in NAMES},
     "docs/gold-reward.md": gold_reward.parts,
     "docs/language-models.md": language_models_parts,
     "docs/no-method.md": no_method_parts,

@@ -61,12 +61,14 @@ def draw() -> None:
         left, right = figure.subplots(1, 2)
         for i, way in enumerate([*WAYS, BEFORE, NEVER]):
             look = {"color": figures.series_color(i), "marker": figures.MARKERS[i], "label": way}
-            left.plot(*zip(*kept.swept(way), strict=True), markersize=7, **look)
+            if way != BEFORE:  # far to the right of all others
+                left.plot(*zip(*kept.swept(way), strict=True), markersize=7, **look)
             rows = [row for row in kept.rows if row["way"] == way]
             right.scatter([row["utility"] for row in rows], [kept.quality(row) for row in rows],
                           **{k: v for k, v in look.items() if k != "label"})  # fmt: skip
         left.set(xlabel="probability of what is to be forgotten (less is better)",
-                 ylabel="probability of the rest (more is better)")  # fmt: skip
+                 ylabel="probability of the rest (more is better)",
+                 title="Before: {:.2f}, {:.2f}".format(*kept.swept(BEFORE)[0]))  # fmt: skip
         right.axhline(0.05, color=figures.QUIET, linewidth=1, linestyle=":")
         right.set(yscale="log", xlabel="model utility (more is better)",
                   ylabel="forget quality, p-value (more is better)")  # fmt: skip

@@ -8,14 +8,13 @@ import jax
 import numpy as np
 
 from bilevel import options, report
-from bilevel.apps.llm.hub import folders
 from bilevel.apps.llm.mixing import run
-from bilevel.apps.llm.mixing.settings import Method, Mix
-from bilevel.apps.llm.run.session import write_folder
+from bilevel.apps.llm.mixing.settings import Method, Mix, Weigh
 from bilevel.cli import resumable
-from bilevel.cli.console import plain_console
-from bilevel.driver import Outcome, Result
+from bilevel.driver import Result
 from bilevel.report import figures
+
+LIGHT = 10  # rows in the report
 
 
 def mix(asked: Mix) -> bool:
@@ -24,12 +23,8 @@ def mix(asked: Mix) -> bool:
     Raises:
         ValueError, FileNotFoundError, ImportError: in one sentence.
     """
-    out = asked.out
-    state = resumable.state_folder(out)
-    console = plain_console(soft_wrap=True)
-    given = run.load(asked)
-    for note in given.opened.notes:
-        console.print(note)
+    command = resumable.opened(asked, run.load)
+    _, given, state, console = command
     counts = [
         f"{name} {len(rows.tokens)}" for name, rows in zip(given.names, given.sources, strict=True)
     ]
@@ -37,8 +32,7 @@ def mix(asked: Mix) -> bool:
     console.print(
         f"Rows: {', '.join(counts)}; target {len(given.target.tokens)}, {judged} to judge by."
     )
-    for told in resumable.begin(state, asked):
-        console.print(told)
+    command.begin()
 
     def tell(what):
         def line(step, _, row):
@@ -52,28 +46,15 @@ def mix(asked: Mix) -> bool:
         return [report.TensorBoard(asked.tensorboard / what)] if asked.tensorboard else []
 
     learned = run.learn(given, state, callbacks=[tell("weights"), *logs("weights")])
-    ended = learned.result and learned.result.status
-    if ended and ended.outcome is Outcome.INTERRUPTED:
-        resumable.interrupted(console, state)
-    if ended and not ended.ok:
-        console.print(f"{ended} Remove {state} to begin anew.")
-        return False
+    if learned.result:
+        command.ended(learned.result)
+        if not learned.result.status.ok:
+            console.print(f"{learned.result.status} Remove {state} to begin anew.")
+            return False
     found = run.train(given, learned.weights, state, callbacks=[tell("model"), *logs("model")])
-    if found.status.outcome is Outcome.INTERRUPTED:
-        resumable.interrupted(console, state)
-    failed: list[str] = []
-    write_folder(
-        given.opened.merged(found.x),
-        out,
-        also=lambda part: failed.append(_write(given, learned, found, part)),
-    )
-    if found.status.ok:
-        folders.remove(state)
-    written = f"Checkpoint and report.html written to {out}"
-    ended = _verdict(given, found) if found.status.ok else str(found.status)
-    for told in filter(None, [ended, written, *failed]):
-        console.print(told)
-    return found.status.ok
+    command.ended(found)
+    said = _verdict(given, found) if found.status.ok else str(found.status)
+    return command.save(found, said, lambda part: _write(given, learned, found, part))
 
 
 def _verdict(given: run.Session, found: Result) -> str:
@@ -89,7 +70,10 @@ def _verdict(given: run.Session, found: Result) -> str:
 
 def _write(given: run.Session, learned: run.Learned, found: Result, out: Path) -> str:
     """The result's files besides the model; a sentence if there is no report."""
-    weights = dict(zip(given.settings.sources, map(float, learned.weights), strict=True))
+    each = (learned.weights[part] for part in given.parts)
+    by_row = given.settings.weigh is Weigh.ROW
+    values = (some.tolist() if by_row else float(some[0]) for some in each)
+    weights = dict(zip(given.settings.sources, values, strict=True))
     if given.settings.method is not Method.TARGET:
         (out / "weights.json").write_text(json.dumps(weights, indent=1) + "\n")
     phases = {"model": found} | ({"weights": learned.result} if learned.result else {})
@@ -107,8 +91,8 @@ def _sections(given: run.Session, learned: run.Learned, found: Result) -> list[r
         for at, when in ((0, "before"), (-1, "after"))
     ]
     rows = [
-        (name, float(w), len(part.tokens))
-        for name, w, part in zip(given.names, learned.weights, given.sources, strict=True)
+        (name, float(learned.weights[part].sum()), len(source.tokens))
+        for name, part, source in zip(given.names, given.parts, given.sources, strict=True)
     ]
     blocks: list[report.Block] = []
     if learned.result:
@@ -119,12 +103,32 @@ def _sections(given: run.Session, learned: run.Learned, found: Result) -> list[r
         ]
     if given.settings.method is not Method.TARGET:
         blocks += [report.Table(("source", "weight", "rows"), rows, {"weight": ".3f"})]
+    if given.settings.weigh is Weigh.ROW:
+        heads = ("source", "row", "weight, of 1 for an average row", "prompt", "answer")
+        blocks += [
+            report.Text(f"The {LIGHT} rows with the least weight:"),
+            report.Table(heads, _lightest(given, learned), {heads[2]: ".2g"}),
+        ]
     settings = options.rows(given.settings)
     return [
         report.Section("In short", [report.Numbers(numbers), report.Text(_verdict(given, found))]),
         *([report.Section("Weights", blocks)] if blocks else []),
         report.Section("Settings", [report.Table(("option", "value", "what it is"), settings)]),
         *report.of({"trained with the weights": found}, columns=[run.TARGET]),
+    ]
+
+
+def _lightest(given: run.Session, learned: run.Learned) -> list[tuple[Any, ...]]:
+    """Source, place in it, weight and text of the rows with the least weights."""
+    decode, w = given.opened.tokenizer.decode, learned.weights * len(learned.weights)
+    rows = [
+        (name, i, weight, one)
+        for name, file, part in zip(given.names, given.settings.sources, given.parts, strict=True)
+        for i, (weight, one) in enumerate(zip(w[part], given.opened.rows[file], strict=True), 1)
+    ]
+    return [
+        (name, i, float(weight), decode(one.prompt), decode(one.response))
+        for name, i, weight, one in sorted(rows, key=lambda row: row[2])[:LIGHT]
     ]
 
 

@@ -1,17 +1,67 @@
 """A command that keeps the state of its run beside the result, in `OUT.run`, and resumes there."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from bilevel import options
 from bilevel.apps.llm.hub import folders
+from bilevel.apps.llm.run.session import write_folder
+from bilevel.cli.console import plain_console
+from bilevel.driver import Outcome, Result
 
 MARK = ".bilevel-align"  # in the folder of a run's state
 BEGUN = "options.json"  # there, too: the options with which the run began
+
+
+class Command(NamedTuple):
+    """A command on a model and files (`run.several.Opened`), from its options to its result."""
+
+    asked: Any  # options with `out`
+    given: Any  # a session with `opened`
+    state: Path
+    console: Any
+
+    def begin(self) -> None:
+        for told in begin(self.state, self.asked):
+            self.console.print(told)
+
+    def ended(self, found: Result) -> None:
+        """Nothing, unless Ctrl-C was pressed."""
+        if found.status.outcome is Outcome.INTERRUPTED:
+            interrupted(self.console, self.state)
+
+    def save(self, found: Result, said: str, write: Callable[[Path], str]) -> bool:
+        """The model with the parameters `found.x` and its files; whether the run went well.
+
+        Args:
+            said: what to tell at the end.
+            write: writes files besides the model; a sentence if one could not be written.
+        """
+        out, failed = self.asked.out, []
+        merged = self.given.opened.merged(found.x)
+        write_folder(merged, out, also=lambda part: failed.append(write(part)))
+        if found.status.ok:
+            folders.remove(self.state)
+        for told in filter(None, [said, f"Checkpoint and report.html written to {out}", *failed]):
+            self.console.print(told)
+        return found.status.ok
+
+
+def opened(asked: Any, load: Callable[[Any], Any]) -> Command:
+    """Read and check everything, and tell what there is to note.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: in one sentence.
+    """
+    state = state_folder(asked.out)
+    command = Command(asked, load(asked), state, plain_console(soft_wrap=True))
+    for note in command.given.opened.notes:
+        command.console.print(note)
+    return command
 
 
 def state_folder(out: Path) -> Path:

@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from bilevel import options, report
-from bilevel.apps.llm.hub import folders
-from bilevel.apps.llm.run.session import write_folder
 from bilevel.apps.llm.unlearning import run, verdict
 from bilevel.apps.llm.unlearning.settings import Unlearn
 from bilevel.apps.llm.unlearning.verdict import Memory
 from bilevel.cli import resumable
-from bilevel.cli.console import plain_console
-from bilevel.driver import Outcome, Result
+from bilevel.driver import Result
 
 SHOWN = 4  # answers of each kind in the report
 ABOUT = (
@@ -35,42 +32,25 @@ def unlearn(asked: Unlearn) -> bool:
     Raises:
         ValueError, FileNotFoundError, ImportError: in one sentence.
     """
-    out = asked.out
-    state = resumable.state_folder(out)
-    console = plain_console(soft_wrap=True)
-    given = run.load(asked)
-    for note in given.opened.notes:
-        console.print(note)
+    command = resumable.opened(asked, run.load)
+    _, given, state, console = command
     counts = (
         f"{len(rows.tokens)} answers to {name}" for name, rows in given.answers._asdict().items()
     )
     console.print(f"{', '.join(counts)}; {asked.combine.value}, {asked.steps} steps.")
     memories = {"before": run.remembered(given, given.opened.start)}
     retrained = run.of_retrained(given)
-    for told in resumable.begin(state, asked):
-        console.print(told)
+    command.begin()
 
     def tell(step, _, row):
         console.print(f"step {step}: forget {row['forget']:.3f}, retain {row['retain']:.3f}")
 
     logs = [report.TensorBoard(asked.tensorboard)] if asked.tensorboard else []
     found = run.train(given, state, callbacks=[tell, *logs])
-    if found.status.outcome is Outcome.INTERRUPTED:
-        resumable.interrupted(console, state)
+    command.ended(found)
     memories["after"] = run.remembered(given, found.x)
     memories |= {"never told": retrained} if retrained else {}
-    failed: list[str] = []
-    write_folder(
-        given.opened.merged(found.x),
-        out,
-        also=lambda part: failed.append(_write(given, found, memories, part)),
-    )
-    if found.status.ok:
-        folders.remove(state)
-    console.print(f"{found.status}\nCheckpoint and report.html written to {out}")
-    for told in filter(None, failed):
-        console.print(told)
-    return found.status.ok
+    return command.save(found, str(found.status), lambda part: _write(given, found, memories, part))
 
 
 def _write(given: run.Session, found: Result, memories: Mapping[str, Memory], out: Path) -> str:

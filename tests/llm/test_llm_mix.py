@@ -83,6 +83,23 @@ def test_the_command_finds_the_source_that_helps_and_trains_with_it(
     checkpoint.load(out)
 
 
+@pytest.mark.slow
+def test_wrong_rows_of_one_file_get_small_weights(folder, files, tmp_path):
+    """Rows 9 to 16 answer with other names."""
+    lines = [line for name in files[1:3] for line in pathlib.Path(name).read_text().splitlines()]
+    mixed, out = tmp_path / "mixed.jsonl", tmp_path / "out"
+    mixed.write_text("\n".join(lines))
+    typed = ["--sources", str(mixed), *files[3:], "--out", str(out), "--weigh", "row", *QUICK]
+    more = ["--steps", "80", "--weight-rate", "0.1", "--rank", "0"]
+    found = run("mix", "--model", folder, *typed, *more)
+    assert found.exit_code == 0, found.output
+    (weights,) = json.loads((out / "weights.json").read_text()).values()
+    assert sum(weights) == pytest.approx(1, abs=1e-5)
+    assert sum(weights[8:]) < 0.25  # of 0.5; the target has four of the eight names
+    assert sum(weights[8:12]) < 0.1 * sum(weights[:4])
+    assert "rows with the least weight" in (out / "report.html").read_text()
+
+
 def given(folder, files, **changes) -> mixing.Session:
     sources, target = files[1:3], files[4]
     told = {"steps": 6, "batch": 4, "log_every": 2, "held_out": 0.0, "rank": 0, "blocks": 1}
@@ -164,10 +181,18 @@ def test_bad_sources_are_refused_in_a_sentence(folder, files, tmp_path, content,
     assert not out.exists()
 
 
+def test_the_target_is_no_source(folder, files, tmp_path):
+    typed = ["--sources", files[1], files[4], "--target", files[4], "--out", str(tmp_path / "out")]
+    found = run("mix", "--model", folder, *typed)
+    assert found.exit_code == 2
+    assert "target.jsonl holds the same rows as the target" in found.output
+
+
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        (["--sources", "a"], "one source needs no weight; give at least two --sources."),
+        (["--sources", "a"], "one source needs no weight; give at least two --sources, or weights"),
+        (["--weigh", "row", "--method", "doge"], "--weigh has no effect here: it is for --method"),
         (["--sources", "a", "b", "a"], "a is given twice as a source"),
         (["--method", "doge", "--penalty", "2"], "--penalty has no effect here"),
         (["--method", "uniform", "--weight-steps", "2"], "--weight-steps has no effect here"),

@@ -88,6 +88,23 @@ def _numpy(rows):
     return tuple(map(np.asarray, rows))
 
 
+def test_corrupted_rows_of_a_source_get_small_weights():
+    """A weight each: the first 40 of 200 rows have answers of the wrong sign."""
+    a, b = SOURCES[0]
+    mixed = a, b.at[:40].multiply(-1)
+    found = bl.solve(
+        scalebio.problem(loss, 10.0),
+        scalebio.method(ADAM, FromOptax(optax.adam, 5e-2)),
+        scalebio.start(200, jnp.zeros(10)),
+        jnp.zeros(()),
+        data=mixture.row_data([mixed], TARGET, 32, 64),
+        **QUIET | {"steps": 1500},
+    ).x
+    p = np.asarray(mixture.weights(found.x))
+    assert p[:40].sum() < 0.02
+    assert loss(found.y, TARGET).mean() < 0.02
+
+
 @pytest.mark.slow
 def test_doge_collapses_on_one_of_two_good_sources():
     found = solved(

@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from benchmarks.unlearning import world
+from benchmarks.unlearning import show, world
 
 
 def made(file, change=lambda parts: None):
@@ -34,6 +35,15 @@ def test_what_is_unseen_is_told_to_no_model_and_what_is_forgotten_to_one(tmp_pat
         assert not some["unseen"] & told[-1]
     assert told[0] == told[1]
     assert len(told[0]) == 400 - world.UNSEEN + 300 + 100 + 117
+
+
+def test_blur_lies_on_the_kept_front_of_weighted_sums_or_above():
+    kept = show.Kept("forget01")
+    across, up = zip(*kept.swept("NPO + retain"), strict=True)
+    blur = kept.swept("BLUR-NPO")
+    assert len(blur) == 5
+    for forgotten, retained in blur:
+        assert retained > np.interp(forgotten, across, up) - 0.01
 
 
 def test_a_bad_file_is_refused_with_its_entry(tmp_path):

@@ -1,6 +1,7 @@
 """Several sources of rows: their losses in one pass, and batches that are fair to all of them."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,13 +18,30 @@ from bilevel.typing import RandomKey
 RowLoss = Callable[[PyTree, PyTree], Float[Array, " rows"]]  # of parameters, on each row
 
 
+class Numbered(NamedTuple):
+    """A batch in which each row has a weight of its own."""
+
+    rows: PyTree[Array]
+    number: Int[Array, " rows"]  # of each row, among the rows of all sources
+
+
+Rows = Sequence[PyTree] | Numbered  # of every source, or some of all
+
+
 def weights(x: Float[Array, " sources"]) -> Float[Array, " sources"]:
-    """Share of each source: `softmax(x)`."""
+    """Share of each source (or row): `softmax(x)`."""
     return jax.nn.softmax(x)
 
 
-def source_losses(loss: RowLoss, y: PyTree, batch: Sequence[PyTree]) -> Float[Array, " sources"]:
-    """The mean loss of each source's rows, all of which are evaluated in one pass."""
+def batch_weights(x: Float[Array, " sources"], batch: Rows) -> Float[Array, " losses"]:
+    """Weights of `batch_losses`; those of numbered rows are relative to the rows of the batch."""
+    return weights(x[batch.number] if isinstance(batch, Numbered) else x)
+
+
+def batch_losses(loss: RowLoss, y: PyTree, batch: Rows) -> Float[Array, " losses"]:
+    """The mean loss of each source's rows, or the loss of each row; evaluated in one pass."""
+    if isinstance(batch, Numbered):
+        return loss(y, batch.rows)
     return loss(y, together(batch)).reshape(len(batch), -1).mean(axis=1)
 
 
@@ -45,6 +63,13 @@ def data(sources: Sequence[PyTree], target: PyTree, rows: int, target_rows: int)
         rows_of(f"source {k}", _at_least(rows, source), rows) for k, source in enumerate(sources)
     )
     return Data(rows_of("target", target, target_rows), Together(parts))
+
+
+def row_data(sources: Sequence[PyTree], target: PyTree, rows: int, target_rows: int) -> Data:
+    """Batches with so many numbered rows of all sources together, and of the target."""
+    every = together(sources)
+    numbered = Numbered(every, jnp.arange(size(every), dtype=jnp.int32))
+    return Data(rows_of("target", target, target_rows), rows_of("sources", numbered, rows))
 
 
 def _at_least(rows: int, source: PyTree) -> PyTree:
@@ -75,9 +100,14 @@ class Drawn(eqx.Module):
         return jax.tree.map(lambda leaf: leaf[self.starts[source] + row], self.rows)
 
 
-def drawn(sources: Sequence[PyTree], weights: Float[Array, " sources"], rows: int) -> Drawn:
-    """The sampler of so many rows a batch."""
+def drawn(sources: Sequence[PyTree], weights: Float[Array, " weights"], rows: int) -> Drawn:
+    """The sampler of so many rows a batch.
+
+    Args:
+        weights: one for each source, or one for each row of all of them.
+    """
     counts = np.array([size(source) for source in sources])
+    counts = counts if len(weights) == len(counts) else np.ones(counts.sum(), int)
     starts = np.cumsum(counts) - counts
     return Drawn(
         together(sources),

@@ -16,10 +16,10 @@ from jaxtyping import Float, PyTree
 
 from bilevel.apps.llm.data.encode import Row
 from bilevel.apps.llm.mixing import doge, mixture, scalebio
-from bilevel.apps.llm.mixing.settings import Method, Mix
+from bilevel.apps.llm.mixing.settings import Method, Mix, Weigh
 from bilevel.apps.llm.mixing.task import TokenLoss, mean_loss, share, training
 from bilevel.apps.llm.models.lisa import LISA
-from bilevel.apps.llm.policies.policy import Responses
+from bilevel.apps.llm.policies.policy import Responses, size
 from bilevel.apps.llm.run.kept import solve_one_level
 from bilevel.apps.llm.run.method import policy_update, step_size
 from bilevel.apps.llm.run.several import Opened, open_files, parted
@@ -52,11 +52,19 @@ class Session(NamedTuple):
     def loss(self) -> TokenLoss:
         return TokenLoss(self.opened.policy)
 
+    @property
+    def parts(self) -> tuple[slice, ...]:
+        """Where the weights of each source are: one of the whole source, or one of each row."""
+        by_row = self.settings.weigh is Weigh.ROW
+        counts = [size(source) if by_row else 1 for source in self.sources]
+        ends = np.cumsum(counts).tolist()
+        return tuple(slice(end - n, end) for end, n in zip(ends, counts, strict=True))
+
 
 class Learned(NamedTuple):
-    """A weight for each source, and the run that found them, if there was one."""
+    """A weight for each source (or row), and the run that found them, if there was one."""
 
-    weights: Float[np.ndarray, " sources"]
+    weights: Float[np.ndarray, " weights"]
     result: Result | None
 
 
@@ -85,11 +93,11 @@ def _check(rows: Mapping[str, list[Row]], target: list[Row], asked: Mix) -> None
     for name, some in (*rows.items(), (str(asked.target), target)):
         if len(some) < 2:
             raise ValueError(f"{name} has one row; at least two are needed. Give more rows.")
-    seen: dict[Any, str] = {_content(target): str(asked.target)}
+    seen: dict[Any, str] = {_content(target): f"the target, {asked.target}"}
     for name, some in rows.items():
-        other = seen.setdefault(_content(some), name)
-        if other != name:
-            raise ValueError(f"{name} holds the same rows as {other}; leave one of them out.")
+        if (content := _content(some)) in seen:
+            raise ValueError(f"{name} holds the same rows as {seen[content]}; leave it out.")
+        seen[content] = name
 
 
 def _content(rows: list[Row]) -> Any:
@@ -113,7 +121,7 @@ def learn(given: Session, folder: Path | None, *, callbacks: Callbacks = ()) -> 
     Raises:
         Refused: out of memory, with what to lower.
     """
-    asked, loss, k = given.settings, given.loss, len(given.sources)
+    asked, loss, k = given.settings, given.loss, given.parts[-1].stop
     if not asked.learns:
         return Learned(np.full(k, 1 / k), None)
     steps = asked.weight_steps or asked.steps
@@ -125,18 +133,24 @@ def learn(given: Session, folder: Path | None, *, callbacks: Callbacks = ()) -> 
     else:
         method = doge.method(_update(asked, steps, 1))
         problem, start = doge.problem(loss, asked.weight_rate), doge.start
+    target_rows = asked.target_batch or asked.batch
+    if asked.weigh is Weigh.ROW:
+        data = mixture.row_data(given.sources, given.target, asked.batch, target_rows)
+    else:
+        data = mixture.data(given.sources, given.target, -(-asked.batch // k), target_rows)
     result = solve_one_level(
         problem,
         method,
         start(k, given.opened.start),
-        mixture.data(
-            given.sources, given.target, -(-asked.batch // k), asked.target_batch or asked.batch
-        ),
+        data,
         asked=asked,
         steps=steps,
         folder=folder and folder / "weights",
         metrics={TARGET: mean_loss(loss, given.judged, _model_of)}
-        | {column(name): share(i, _weights_of) for i, name in enumerate(given.names)},
+        | {
+            column(name): share(part, _weights_of)
+            for name, part in zip(given.names, given.parts, strict=True)
+        },
         callbacks=callbacks,
         advice=ADVICE,
     )
@@ -161,7 +175,7 @@ def _model_of(v: Any) -> PyTree:
 
 def train(
     given: Session,
-    weights: Float[np.ndarray, " sources"],
+    weights: Float[np.ndarray, " weights"],
     folder: Path | None,
     *,
     callbacks: Callbacks = (),

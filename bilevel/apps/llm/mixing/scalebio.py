@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from bilevel import trees
 from bilevel.apps.llm.methods.single_level import single
-from bilevel.apps.llm.mixing.mixture import RowLoss, TargetLoss, source_losses, weights
+from bilevel.apps.llm.mixing.mixture import RowLoss, TargetLoss, batch_losses, batch_weights
 from bilevel.methods import TTSA
 from bilevel.problem import Problem
 from bilevel.updates import AbstractUpdate, Each
@@ -28,7 +28,7 @@ class Copies(NamedTuple):
 
 
 def start(sources: int, y0: PyTree) -> Copies:
-    """Uniform weights, and both copies as the model is."""
+    """Uniform weights of so many sources (or rows), and both copies as the model is."""
     return Copies(jnp.zeros(sources, trees.widest(y0)), y0, y0)
 
 
@@ -42,7 +42,8 @@ def problem(loss: RowLoss, penalty: ScalarLike = 10.0) -> Problem:
 
     Args:
         loss: of each row; an upper batch is a tree of rows, a lower one a tuple of them, with rows
-            of every source.
+            of every source. Or it is `mixture.Numbered`, and each row has a weight of its own; p is
+            then the softmax over the rows of the batch.
         penalty: α.
     """
     return single(TargetLoss(loss), _Directions(loss, penalty))
@@ -64,8 +65,9 @@ class _Directions(eqx.Module):
 
         def saddle(v):
             f = self.loss(v.y, batch.upper).mean()
-            l_y, l_z = (source_losses(self.loss, w, batch.lower) for w in (v.y, v.z))
-            return f / jnp.asarray(self.penalty, f.dtype) + weights(v.x) @ (l_y - l_z)
+            l_y, l_z = (batch_losses(self.loss, w, batch.lower) for w in (v.y, v.z))
+            p = batch_weights(v.x, batch.lower)
+            return f / jnp.asarray(self.penalty, f.dtype) + p @ (l_y - l_z)
 
         down = jax.grad(saddle)(v)
         return Copies(trees.scale(self.penalty, down.x), down.y, trees.scale(-1.0, down.z))

@@ -19,12 +19,20 @@ class Method(enum.Enum):
     TARGET = "target"
 
 
+class Weigh(enum.Enum):
+    """What has a weight, by name."""
+
+    SOURCE = "source"
+    ROW = "row"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Files(Folders):
     """Files."""
 
     sources: Annotated[tuple[str, ...], Several()]
-    """JSONL or parquet files of demonstrations, a source each; at least two."""
+    """JSONL or parquet files of demonstrations, a source each; at least two, or one with --weigh
+    row."""
     target: Path
     """JSONL or parquet file of demonstrations like those that the model is to be good at."""
 
@@ -35,6 +43,8 @@ class Mixing(options.Settings):
 
     method: Method = Method.SCALEBIO
     """How sources are weighed; uniform weighs all alike, target trains on the target alone."""
+    weigh: Weigh = Weigh.SOURCE
+    """What has a weight: each source as a whole, or each of its rows (scalebio)."""
     penalty: Annotated[float, Bounds(above=0)] = 10.0
     """Weight of the sources against the target; the error of the weights' slope is of order
     1/penalty (scalebio)."""
@@ -54,13 +64,17 @@ class Mix(Files, Mixing, Tuning):
 
     First the weights are learned, then the model given is trained for STEPS on BATCH rows a step,
     drawn with them. A step of the weights takes BATCH rows of the sources together, as many of each
-    (at least one). An interrupted run resumes when you give the same command again.
+    (at least one); with --weigh row it takes them as they come. An interrupted run resumes when you
+    give the same command again.
     """
 
     def __post_init__(self):
         super().__post_init__()
-        if len(self.sources) < 2:
-            raise ValueError("one source needs no weight; give at least two --sources.")
+        if len(self.sources) < 2 and self.weigh is Weigh.SOURCE:
+            raise ValueError(
+                "one source needs no weight; give at least two --sources, or weights to its rows "
+                "by --weigh row."
+            )
         twice = [name for i, name in enumerate(self.sources) if name in self.sources[:i]]
         if twice:
             raise ValueError(f"{twice[0]} is given twice as a source; leave one of them out.")
@@ -70,7 +84,7 @@ class Mix(Files, Mixing, Tuning):
                 "are needed."
             )
         readers = {
-            ("penalty",): (self.method is Method.SCALEBIO, "--method scalebio"),
+            ("penalty", "weigh"): (self.method is Method.SCALEBIO, "--method scalebio"),
             ("weight_rate", "weight_steps", "target_batch"): (
                 self.learns,
                 "--method scalebio and doge",

@@ -44,10 +44,10 @@ def _mean_loss(of, loss, rows, x, y):
     return loss(of(x), rows).mean()
 
 
-def share(k: int, weights: Callable[[PyTree], Array]) -> Callable[[PyTree, PyTree], Scalar]:
-    """A metric: the weight of source k."""
-    return Partial(_share, Partial(weights), jnp.asarray(k, jnp.int32))
+def share(part: slice, weights: Callable[[PyTree], Array]) -> Callable[[PyTree, PyTree], Scalar]:
+    """A metric: the sum of some of the weights."""
+    return Partial(_share, Partial(weights), jnp.arange(part.start, part.stop, dtype=jnp.int32))
 
 
-def _share(weights, k, x, y):
-    return weights(x)[k]
+def _share(weights, numbers, x, y):
+    return weights(x)[numbers].sum()

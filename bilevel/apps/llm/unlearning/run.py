@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import PyTree
 
+from bilevel.apps.llm.data.encode import Row
 from bilevel.apps.llm.methods.single_level import single
 from bilevel.apps.llm.policies.policy import referred
 from bilevel.apps.llm.run.kept import solve_one_level
@@ -51,6 +52,7 @@ def load(asked: Unlearn) -> Session:
     every = open_files(asked.model, files | more, asked)
     opened = every._replace(rows={name: every.rows[name] for name in files})
     steered = _steered(opened, asked)
+    _check_apart(opened.rows["forget"], opened.rows["retain"], asked)
     forget, (retain, held) = opened.rows["forget"], parted(opened.rows["retain"], asked)
     learned = task.Answers(
         referred(opened.policy, opened.start, opened.responses(forget), rows=asked.batch),
@@ -61,6 +63,15 @@ def load(asked: Unlearn) -> Session:
     kinds = every.rows | {verdict.RETAIN: [*held, *retain] if held else retain}
     questions = verdict.questions(every, kinds, JUDGED)
     return Session(opened, asked, learned, judged, questions, steered)
+
+
+def _check_apart(forget: list[Row], retain: list[Row], asked: Unlearn) -> None:
+    """No row is to be forgotten and retained."""
+    gone = {(tuple(row.prompt), tuple(row.response)) for row in forget}
+    both = sum((tuple(row.prompt), tuple(row.response)) in gone for row in retain)
+    if both:
+        rows = f"{both} rows of {asked.retain} are" if both > 1 else f"A row of {asked.retain} is"
+        raise ValueError(f"{rows} in {asked.forget}, too; give each row to one of the two.")
 
 
 def remembered(given: Session, y: PyTree) -> dict[str, judge.Remembered]:
