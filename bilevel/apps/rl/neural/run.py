@@ -10,8 +10,8 @@ from jax.tree_util import Partial
 from rich.console import Console
 
 from bilevel import methods, options, report
-from bilevel.apps.rl.neural import baselines, demos, irl, pictures
-from bilevel.apps.rl.neural.environments import Environment
+from bilevel.apps.rl.neural import baselines, demos, irl, pictures, shaped, strips
+from bilevel.apps.rl.neural.environments import Environment, Pendulum
 from bilevel.apps.rl.neural.experts import Demos, expert, record
 from bilevel.apps.rl.neural.named import make
 from bilevel.apps.rl.neural.rewards import Network
@@ -147,17 +147,29 @@ def _sections(env: Environment, shown: Demos, found: Found, given: IRL) -> list[
     )
     over = pictures.plane(env, shown)
     panels = {"learned reward": pictures.reward(found.policy, found.result.x, found.result.y, over)}
-    if over.true is not None:
-        panels["true reward"] = over.true
     caption = (
         "The mean of the learned reward under its policy; what else is observed stays at rest. It "
         "is known up to potential shaping and a scale, which change no policy."
     )
+    if over.true is not None:
+        panels["true reward"] = over.true
+    if isinstance(env, Pendulum):
+        share = shaped.share(found.policy, found.result.x)
+        caption += f" Up to those it explains {100 * share:.0f} % of the true one."
     rows = report.Table(("option", "value", "what it is"), options.rows(given.filled()))
     lines = {"return": {k: v for k, v in found.returns.items() if k != "inverse RL"}}
     return [
         report.Section("In short", [numbers, report.Text(about)]),
         report.Section("Reward", [report.Figure(pictures.planes(panels, over), caption)]),
+        *_played_once(env, found, given),
         *report.of({"TTSA": found.result}, lines=lines),
         report.Section("Settings", [rows]),
     ]
+
+
+def _played_once(env: Environment, found: Found, given: IRL) -> list[report.Section]:
+    """An episode of the learned policy, where it can be drawn."""
+    seen = strips.one_episode(env, found.policy.act(found.result.y), jax.random.key(given.seed))
+    strip = strips.strip(env, seen)
+    caption = f"An episode of the learned policy, {len(seen) - 1} steps."
+    return [] if strip is None else [report.Section("Episode", [report.Figure(strip, caption)])]
