@@ -70,8 +70,7 @@ def learn(task: Task, reward: Any, adversarial: bool = False) -> tuple[SoftQ, An
     """The policy, and x and y of each seed."""
     agent = policy(task, reward)
     problem = irl.problem(agent, adversarial=adversarial)
-    method = bl.methods.TTSA(x_update=FromOptax(optax.adam, 1e-3))
-    data = irl.data(task.demos, agent)
+    method, data = irl.method(task.steps), irl.data(task.demos, agent)
 
     def one(key):
         first, second, third = jax.random.split(key, 3)

@@ -7,7 +7,6 @@ hypergradient. `python -m benchmarks.inverse_rl_steps`.
 import statistics
 
 import jax
-import optax
 
 import bilevel as bl
 from benchmarks.harness import Row, compare, interleave, main
@@ -16,7 +15,6 @@ from bilevel.apps.rl.neural.environments import CartPole, Environment, Pendulum
 from bilevel.apps.rl.neural.experts import expert, record
 from bilevel.apps.rl.neural.rewards import Network
 from bilevel.apps.rl.neural.soft_q import SoftQ
-from bilevel.updates import FromOptax
 
 SEEDS, STEPS, COPIES, LENGTH = 5, 5, 256, 64
 
@@ -25,7 +23,7 @@ def of(name: str, env: Environment, repeats: int) -> list[Row]:
     reward = Network(len(env.scale))
     agent = SoftQ(env, reward)
     problem = irl.problem(agent)
-    method = bl.methods.TTSA(x_update=FromOptax(optax.adam, 1e-3))
+    method = irl.method(STEPS)
     data = irl.data(record(env, expert(env), jax.random.key(7), 10)[0], agent)
     keys = jax.random.split(jax.random.key(0), SEEDS)
 

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.tree_util import Partial
 from rich.console import Console
 
-from bilevel import methods, options, report
+from bilevel import options, report
 from bilevel.apps.rl.neural import baselines, demos, irl, pictures, shaped, strips
 from bilevel.apps.rl.neural.environments import Environment, Pendulum
 from bilevel.apps.rl.neural.experts import Demos, expert, record
@@ -21,7 +20,6 @@ from bilevel.apps.rl.settings import IRL, Experts
 from bilevel.driver import Outcome, Result
 from bilevel.files import write_arrays
 from bilevel.selection import solve
-from bilevel.updates import FromOptax
 
 PLAYED = 32  # episodes that a policy is judged by
 
@@ -93,7 +91,7 @@ def learn(env: Environment, shown: Demos, given: IRL) -> Found:
     first, second, third, judge = jax.random.split(jax.random.key(given.seed), 4)
     result = solve(
         problem,
-        methods.TTSA(x_update=FromOptax(optax.adam, numbers.step_size)),
+        irl.method(numbers.steps, numbers.step_size),
         reward.start(first),
         policy.start(second),
         data=irl.data(shown, policy),
