@@ -2,13 +2,13 @@
 
 An expert walks round a swamp to a goal; three of its walks are shown. How moves end is known only
 from records of careless walkers, and those who stepped into the swamp never came back to tell. So
-no record has a move there, and the models believe that it is like any other: the straight way
-looks best. An ensemble of models is drawn from the records, and it disagrees about moves that
-nobody has made. The policy is learned in their mean, with a penalty on this doubt and without.
+the models believe that it is ground like any other, and the straight way looks best. An ensemble
+of models is drawn from the records; it disagrees about moves that nobody has made. The policy is
+learned in their mean, with a penalty on this doubt and without.
 
 It should print that without the penalty the policy drowns if the reward says no more than "goal" or
 "ground", and that with a reward of each cell the penalty hardly matters: such a reward falls where
-the policy goes and the expert does not, so it keeps the policy out of the swamp by itself.
+the policy goes and the expert does not, which keeps the policy out of the swamp.
 
     python examples/offline_irl.py
     python examples/offline_irl.py --save offline.png
@@ -52,10 +52,11 @@ def alike(world: Grid, records: mdp.Rollouts) -> np.ndarray:
 
 
 def main(save: Path | None, seeds: int) -> None:
-    world = meadow()
+    world, solve = meadow(), jax.jit(mdp.solve)
+    walk = jax.jit(mdp.rollouts, static_argnums=(3, 4))
     n = world.mdp.shape[0]
     true = jnp.zeros(world.mdp.shape).at[GOAL].set(1.0)
-    best = mdp.solve(world.mdp, true)
+    best = solve(world.mdp, true)
     dry = np.setdiff1d(np.arange(n), SWAMP)
     anywhere = mdp.MDP(world.mdp.kernel, jnp.zeros(n).at[dry].set(1 / len(dry)), 0.95, 0.1)
     kinds = {
@@ -69,13 +70,13 @@ def main(save: Path | None, seeds: int) -> None:
         problem = offline.problem(found, reward, irl.of(world.mdp, demos), penalty, decay=1e-2)
         start = jnp.zeros(kind.shape[1]), jnp.zeros(world.mdp.shape)
         result = bl.solve(problem, method, *start, steps=400, progress=False, certify=False)
-        return mdp.solve(found.mdp, offline.pessimistic(reward, found.doubt, penalty)(result.x))
+        return solve(found.mdp, offline.pessimistic(reward, found.doubt, penalty)(result.x))
 
     def drawn(seed):
         """The models of one draw of walks, and the policies to compare."""
         first, second = jax.random.split(jax.random.key(seed))
-        demos = mdp.rollouts(world.mdp, best.policy, first, SHOWN, LENGTH)
-        walks = mdp.rollouts(anywhere, jnp.full(world.mdp.shape, 0.25), second, RECORDED, LENGTH)
+        demos = walk(world.mdp, best.policy, first, SHOWN, LENGTH)
+        walks = walk(anywhere, jnp.full(world.mdp.shape, 0.25), second, RECORDED, LENGTH)
         back = ~np.isin(walks.states, SWAMP).any(axis=1)
         records = mdp.Rollouts(*(np.asarray(part)[back] for part in walks))
         found = offline.model(world.mdp, records, prior=alike(world, records))
@@ -100,11 +101,14 @@ def main(save: Path | None, seeds: int) -> None:
     if save:
         first = next(iter(kinds))
         with_, without = (policies[f"reward {first}, {way}"] for way in WAYS)
-        maps = {"doubt of the models": jnp.sum(without * found.doubt, axis=1)}
+        doubt = "doubt of the models"
+        maps, laws = {doubt: jnp.sum(without * found.doubt, axis=1)}, {doubt: without}
         for way, policy in zip(WAYS[::-1], (without, with_), strict=True):
-            maps[f"believed steps {way}"] = mdp.occupancy(found.mdp, policy).sum(axis=1)
+            name = f"steps {way}"
+            steps = mdp.occupancy(found.mdp, policy).sum(axis=1)
+            maps[name], laws[name] = jnp.log10(jnp.maximum(steps, 1e-3)), policy
         tables = {k: np.tile(np.asarray(v)[:, None], 4) for k, v in maps.items()}
-        figure = pictures.heat_maps(tables, np.asarray(without), world)
+        figure = pictures.heat_maps(tables, {k: np.asarray(v) for k, v in laws.items()}, world)
         figure.patch.set(facecolor="white", alpha=1)
         figure.savefig(save, dpi=110, metadata={"Software": None})
 
@@ -113,6 +117,6 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     parser = argparse.ArgumentParser()
     parser.add_argument("--save", type=Path)
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=4)
     given = parser.parse_args()
     main(given.save, given.seeds)
