@@ -101,8 +101,7 @@ def method(steps: int, step_size: ScalarLike = 1e-3) -> TTSA:
     """Adam on the reward, with a step size that falls to zero along half a cosine.
 
     Without that the reward keeps moving where the policy is as good as the expert, by steps that
-    are noise, and the policy can lose what it had at any time. The steps of the policy stay as
-    they are, so that it catches up in the end.
+    are noise, and the policy can lose what it had. Take `settling(steps)` for the policy.
     """
     return TTSA(x_update=FromOptax(optax.adam, Cosine(step_size, steps)))
 

@@ -15,7 +15,7 @@ from bilevel.apps.rl.neural.experts import Demos, expert, record
 from bilevel.apps.rl.neural.named import make
 from bilevel.apps.rl.neural.rewards import Network
 from bilevel.apps.rl.neural.rollouts import episodes, returns
-from bilevel.apps.rl.neural.soft_q import SoftQ
+from bilevel.apps.rl.neural.soft_q import SoftQ, settling
 from bilevel.apps.rl.settings import IRL, Experts
 from bilevel.driver import Outcome, Result
 from bilevel.files import write_arrays
@@ -86,7 +86,8 @@ def learn(env: Environment, shown: Demos, given: IRL) -> Found:
     """Maximum likelihood over reward networks, and a policy cloned from the same episodes."""
     numbers = given.numbers()
     reward = Network(len(env.scale), 0 if given.state_only else env.actions)
-    policy = SoftQ(env, reward, numbers.discount, numbers.temperature)
+    update = settling(numbers.steps)
+    policy = SoftQ(env, reward, numbers.discount, numbers.temperature, update=update)
     problem = irl.problem(policy, decay=numbers.decay)
     first, second, third, judge = jax.random.split(jax.random.key(given.seed), 4)
     result = solve(
