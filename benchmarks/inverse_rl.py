@@ -62,9 +62,6 @@ def policy(task: Task, reward: Any) -> SoftQ:
     return SoftQ(task.env, reward, temperature=TEMPERATURE[task.name], update=settling(task.steps))
 
 
-TEMPERATURE = {"CartPole-v1": 0.5, "Pendulum-v1": 0.06}
-
-
 def learn(task: Task, reward: Any, adversarial: bool = False) -> tuple[SoftQ, Any, Any]:
     """The policy, and x and y of each seed."""
     agent = policy(task, reward)
