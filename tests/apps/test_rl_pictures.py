@@ -34,11 +34,14 @@ def test_weights_between_nodes_foretell_linear_functions():
 
 def test_a_strip_shows_the_pole_where_it_is():
     upright = strips.scene(PENDULUM, np.array([1.0, 0.0, 0.0]))
+    assert upright is not None
     np.testing.assert_allclose(upright.rod, [(0, 0), (0, 1)])
     cart = strips.scene(CartPole(), np.array([0.5, 0.0, 0.1, 0.0]))
+    assert cart is not None
     np.testing.assert_allclose(cart.rod, [(0.5, 0), (0.5 + np.sin(0.1), np.cos(0.1))])
     drawn = strips.strip(PENDULUM, np.tile([1.0, 0.0, 0.0], (30, 1)))
-    assert [axes.get_title() for axes in drawn.axes][:2] == ["step 0", "step 3"]
+    assert drawn is not None
+    assert [axes.get_title("left") for axes in drawn.axes[:2]] == ["step 0", "step 3"]
     small = mdp.random_mdp(0, 3, 2)
     assert strips.strip(Finite(small, jnp.zeros((3, 2))), np.eye(3)) is None
 
