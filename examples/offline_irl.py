@@ -47,7 +47,7 @@ def alike(world: Grid, records: mdp.Rollouts) -> np.ndarray:
     shift = cells[states[:, 1:]] - cells[states[:, :-1]]
     made = (shift[..., None, :] == ways).all(axis=-1)  # (walks, moves, ways)
     share = np.array([made[actions == a].mean(axis=0) for a in range(4)])
-    to = np.clip(cells[:, None] + ways, 0, np.array(world.walls.shape) - 1) @ [COLUMNS, 1]
+    to = np.clip(cells[:, None] + ways, 0, (ROWS - 1, COLUMNS - 1)) @ np.array([COLUMNS, 1])
     return np.einsum("aw,swt->sat", share, np.eye(len(cells))[to])
 
 
@@ -57,7 +57,7 @@ def main(save: Path | None, seeds: int) -> None:
     n = world.mdp.shape[0]
     true = jnp.zeros(world.mdp.shape).at[GOAL].set(1.0)
     best = solve(world.mdp, true)
-    dry = np.setdiff1d(np.arange(n), SWAMP)
+    dry = jnp.asarray(np.setdiff1d(np.arange(n), SWAMP))
     anywhere = mdp.MDP(world.mdp.kernel, jnp.zeros(n).at[dry].set(1 / len(dry)), 0.95, 0.1)
     kinds = {
         "of two kinds of cell": jnp.eye(2)[jnp.zeros(n, int).at[GOAL].set(1)],
@@ -78,7 +78,7 @@ def main(save: Path | None, seeds: int) -> None:
         demos = walk(world.mdp, best.policy, first, SHOWN, LENGTH)
         walks = walk(anywhere, jnp.full(world.mdp.shape, 0.25), second, RECORDED, LENGTH)
         back = ~np.isin(walks.states, SWAMP).any(axis=1)
-        records = mdp.Rollouts(*(np.asarray(part)[back] for part in walks))
+        records = mdp.Rollouts(*(part[back] for part in walks))
         found = offline.model(world.mdp, records, prior=alike(world, records))
         seen = jnp.zeros(world.mdp.shape).at[demos.states[:, :-1], demos.actions].add(1.0)
         policies = {
