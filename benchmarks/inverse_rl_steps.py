@@ -1,7 +1,7 @@
 """What inverse RL with networks costs: environment steps, learner steps, and seeds by vmap.
 
 A learner step of CartPole plays 1024 moves, fits Q to them, and plays eight whole episodes for the
-hypergradient. `python -m benchmarks.inverse_rl_steps`: not measured yet, so no part of `make bench`.
+hypergradient. `python -m benchmarks.inverse_rl_steps`: not measured, so not in `make bench`.
 """
 
 import statistics
