@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import bilevel as bl
 from bilevel.apps.rl.neural import irl, pictures
@@ -21,19 +20,24 @@ from bilevel.apps.rl.neural.environments import CartPole
 from bilevel.apps.rl.neural.experts import balance, record
 from bilevel.apps.rl.neural.rewards import Network
 from bilevel.apps.rl.neural.rollouts import episodes, returns
-from bilevel.apps.rl.neural.soft_q import SoftQ
+from bilevel.apps.rl.neural.soft_q import SoftQ, settling
 
 
 def main(save: Path | None, steps: int) -> None:
     env = CartPole()
     demos, worth = record(env, balance(env), jax.random.key(7), 10)
     reward = Network(len(env.scale))
-    policy = SoftQ(env, reward, temperature=0.1)
+    policy = SoftQ(env, reward, temperature=0.5, update=settling(steps))
     problem = irl.problem(policy)
-    method = bl.methods.TTSA(x_update=bl.updates.FromOptax(optax.adam, 1e-3))
     x0, y0 = reward.start(jax.random.key(1)), policy.start(jax.random.key(2))
     result = bl.solve(
-        problem, method, x0, y0, data=irl.data(demos, policy), steps=steps, certify=False
+        problem,
+        irl.method(steps),
+        x0,
+        y0,
+        data=irl.data(demos, policy),
+        steps=steps,
+        certify=False,
     )
 
     def played(act):

@@ -1,10 +1,14 @@
-"""Offline inverse RL: a reward from a few walks, in dynamics that are known from records alone.
+"""Offline inverse RL: why an ensemble's doubt should cost something, and when it need not.
 
-An expert walks round a pool to a goal; three of its walks are shown. How moves slip is known only
-from these walks and from some by poor walkers. An ensemble of models is drawn from these records,
-and the policy is learned in their mean with a penalty where they disagree. It should print that
-this policy is worth more than the one cloned from the same walks; what the penalty adds is here
-within the noise, as three walks show the way.
+An expert walks round a swamp to a goal; three of its walks are shown. How moves end is known only
+from records of careless walkers, and those who stepped into the swamp never came back to tell. So
+the models believe that it is ground like any other, and the straight way looks best. An ensemble
+of models is drawn from the records; it disagrees about moves that nobody has made. The policy is
+learned in their mean, with a penalty on this doubt and without.
+
+It should print that without the penalty the policy drowns if the reward says no more than "goal" or
+"ground", and that with a reward of each cell the penalty hardly matters: such a reward falls where
+the policy goes and the expert does not, which keeps the policy out of the swamp.
 
     python examples/offline_irl.py
     python examples/offline_irl.py --save offline.png
@@ -20,59 +24,91 @@ import optax
 
 import bilevel as bl
 from bilevel.apps.rl import compare, irl, mdp, offline, pictures
-from bilevel.apps.rl.grid import grid
+from bilevel.apps.rl.grid import MOVES, Grid, grid
 
-SHOWN, RECORDED, PENALTY = 3, 2, 20.0
+ROWS, COLUMNS, START, GOAL = 5, 7, 14, 20
+SWAMP = np.array([r * COLUMNS + c for r in (1, 2, 3) for c in (2, 3, 4)])
+SHOWN, RECORDED, LENGTH, PENALTY = 3, 400, 30, 100.0
+WAYS = ("with the penalty", "without it")
+
+
+def meadow() -> Grid:
+    """A field with a swamp in its middle, which nobody leaves and which looks like ground."""
+    world = grid(np.zeros((ROWS, COLUMNS), bool), start=START, slip=0.1, discount=0.95)
+    n = ROWS * COLUMNS
+    kernel = world.mdp.kernel.at[SWAMP].set(jnp.eye(n)[SWAMP][:, None])
+    return world._replace(mdp=mdp.MDP(kernel, world.mdp.start, 0.95, 0.1))
+
+
+def alike(world: Grid, records: mdp.Rollouts) -> np.ndarray:
+    """One count for each move, as if every cell were like the cells of the records."""
+    states, actions = map(np.asarray, records)
+    cells, ways = world.cells, np.array([*MOVES, (0, 0)])
+    shift = cells[states[:, 1:]] - cells[states[:, :-1]]
+    made = (shift[..., None, :] == ways).all(axis=-1)  # (walks, moves, ways)
+    share = np.array([made[actions == a].mean(axis=0) for a in range(4)])
+    to = np.clip(cells[:, None] + ways, 0, (ROWS - 1, COLUMNS - 1)) @ np.array([COLUMNS, 1])
+    return np.einsum("aw,swt->sat", share, np.eye(len(cells))[to])
 
 
 def main(save: Path | None, seeds: int) -> None:
-    world = grid(np.zeros((5, 5), bool), start=0, slip=0.1, discount=0.95, temperature=0.1)
-    true = jnp.zeros(world.mdp.shape).at[4].set(1.0).at[jnp.array([2, 7])].set(-1.0)
-    best = mdp.solve(world.mdp, true)
-    poor = mdp.soft_policy(world.mdp, best.q / 20)
-    reward = lambda x: x[:, None] + jnp.zeros((1, 4))  # noqa: E731  (of the state)
+    world, solve = meadow(), jax.jit(mdp.solve)
+    walk = jax.jit(mdp.rollouts, static_argnums=(3, 4))
+    n = world.mdp.shape[0]
+    true = jnp.zeros(world.mdp.shape).at[GOAL].set(1.0)
+    best = solve(world.mdp, true)
+    dry = jnp.asarray(np.setdiff1d(np.arange(n), SWAMP))
+    anywhere = mdp.MDP(world.mdp.kernel, jnp.zeros(n).at[dry].set(1 / len(dry)), 0.95, 0.1)
+    kinds = {
+        "of two kinds of cell": jnp.eye(2)[jnp.zeros(n, int).at[GOAL].set(1)],
+        "of each cell": jnp.eye(n),
+    }
     method = bl.methods.TTSA(x_update=bl.updates.FromOptax(optax.adam, 0.05))
 
-    def worth(policy):
-        return float(world.mdp.start @ mdp.evaluate(world.mdp, true, policy, entropy=False))
-
-    def learned(found, demos, penalty):
+    def learned(found, demos, kind, penalty):
+        reward = irl.linear(jnp.repeat(kind[:, None], 4, axis=1))
         problem = offline.problem(found, reward, irl.of(world.mdp, demos), penalty, decay=1e-2)
-        x0, y0 = jnp.zeros(25), jnp.zeros(world.mdp.shape)
-        result = bl.solve(problem, method, x0, y0, steps=400, progress=False, certify=False)
-        return mdp.solve(found.mdp, offline.pessimistic(reward, found.doubt, penalty)(result.x))
+        start = jnp.zeros(kind.shape[1]), jnp.zeros(world.mdp.shape)
+        result = bl.solve(problem, method, *start, steps=400, progress=False, certify=False)
+        return solve(found.mdp, offline.pessimistic(reward, found.doubt, penalty)(result.x))
 
     def drawn(seed):
         """The models of one draw of walks, and the policies to compare."""
         first, second = jax.random.split(jax.random.key(seed))
-        demos = mdp.rollouts(world.mdp, best.policy, first, SHOWN, 30)
-        mixed = mdp.rollouts(world.mdp, poor, second, RECORDED, 30)
-        both = zip(demos, mixed, strict=True)
-        found = offline.model(world.mdp, mdp.Rollouts(*map(jnp.concatenate, both)))
+        demos = walk(world.mdp, best.policy, first, SHOWN, LENGTH)
+        walks = walk(anywhere, jnp.full(world.mdp.shape, 0.25), second, RECORDED, LENGTH)
+        back = ~np.isin(walks.states, SWAMP).any(axis=1)
+        records = mdp.Rollouts(*(part[back] for part in walks))
+        found = offline.model(world.mdp, records, prior=alike(world, records))
         seen = jnp.zeros(world.mdp.shape).at[demos.states[:, :-1], demos.actions].add(1.0)
-        return found, {
-            "with the penalty": learned(found, demos, PENALTY).policy,
-            "without it": learned(found, demos, 0.0).policy,
-            "cloned policy": compare.clone(irl.Visits(seen, world.mdp.start), 0.1),
-            "poor walkers": poor,
-            "expert": best.policy,
+        policies = {
+            f"reward {name}, {way}": learned(found, demos, kind, penalty).policy
+            for name, kind in kinds.items()
+            for way, penalty in zip(WAYS, (PENALTY, 0.0), strict=True)
         }
+        policies["cloned policy"] = compare.clone(irl.Visits(seen, world.mdp.start), 0.1)
+        return found, policies | {"expert": best.policy}
+
+    def worth(policy):
+        return float(world.mdp.start @ mdp.evaluate(world.mdp, true, policy, entropy=False))
 
     draws = [drawn(seed) for seed in range(seeds)]
     found, policies = draws[-1]
     print(f"discounted reward, mean of {seeds} draws")
     for name in policies:
         values = [worth(each[name]) for _, each in draws]
-        print(f"  {name:17} {np.mean(values):7.3f} ± {np.std(values) / seeds**0.5:.3f}")
+        print(f"  {name:45} {np.mean(values):7.3f} ± {np.std(values) / seeds**0.5:.3f}")
     if save:
-        with_, without = policies["with the penalty"], policies["without it"]
-        doubt = jnp.sum(without * found.doubt, axis=1, keepdims=True)
-        each = {"doubt of the models": doubt}
-        for name, policy in {"without": without, "with": with_}.items():
-            steps = mdp.occupancy(world.mdp, policy).sum(axis=1, keepdims=True)
-            each[f"steps {name} the penalty"] = jnp.log10(steps)
-        tables = {k: np.asarray(v + jnp.zeros((1, 4))) for k, v in each.items()}
-        figure = pictures.heat_maps(tables, np.asarray(without), world)
+        first = next(iter(kinds))
+        with_, without = (policies[f"reward {first}, {way}"] for way in WAYS)
+        doubt = "doubt of the models"
+        maps, laws = {doubt: jnp.sum(without * found.doubt, axis=1)}, {doubt: without}
+        for way, policy in zip(WAYS[::-1], (without, with_), strict=True):
+            name = f"steps {way}"
+            steps = mdp.occupancy(found.mdp, policy).sum(axis=1)
+            maps[name], laws[name] = jnp.log10(jnp.maximum(steps, 1e-3)), policy
+        tables = {k: np.tile(np.asarray(v)[:, None], 4) for k, v in maps.items()}
+        figure = pictures.heat_maps(tables, {k: np.asarray(v) for k, v in laws.items()}, world)
         figure.patch.set(facecolor="white", alpha=1)
         figure.savefig(save, dpi=110, metadata={"Software": None})
 

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import bilevel as bl
@@ -14,7 +13,6 @@ from bilevel.apps.rl.neural.experts import Demos, expert, record
 from bilevel.apps.rl.neural.named import make
 from bilevel.apps.rl.neural.rewards import Network, Quadratic
 from bilevel.apps.rl.neural.soft_q import SoftQ
-from bilevel.updates import FromOptax
 
 SMALL = mdp.random_mdp(0, 3, 2)
 KEY = jax.random.key(0)
@@ -151,8 +149,7 @@ def fitted(env, *, adversarial=False):
     reward = Network(len(env.scale), bounded=not adversarial)
     policy = SoftQ(env, reward)
     problem = irl.problem(policy, adversarial=adversarial)
-    method = bl.methods.TTSA(x_update=FromOptax(optax.adam, 1e-3))
-    return reward, policy, problem, method, irl.data(demos, policy), demos
+    return reward, policy, problem, irl.method(6), irl.data(demos, policy), demos
 
 
 @pytest.mark.slow

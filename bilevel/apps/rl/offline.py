@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import PyTree, ScalarLike
+from jaxtyping import Float, PyTree, ScalarLike
 
 from bilevel.apps.rl import irl
 from bilevel.apps.rl.mdp import MDP, Rollouts, Table
@@ -30,17 +30,23 @@ class Model(NamedTuple):
 
 
 def model(
-    mdp: MDP, records: Rollouts, *, seed: int = 0, members: int = 7, prior: float = 0.05
+    mdp: MDP,
+    records: Rollouts,
+    *,
+    seed: int = 0,
+    members: int = 7,
+    prior: float | Float[np.ndarray, "states actions states"] = 0.05,
 ) -> Model:
     """An ensemble of kernels, each drawn from a Dirichlet posterior.
 
     Args:
         mdp: for its start, discount and temperature; its kernel is not read.
         records: transitions of any policies.
-        prior: counts added to each next state: small, as most next states never happen.
+        prior: counts added to each next state: small, as most next states never happen. A table
+            says what is believed of moves that nobody has made.
     """
     states, actions = (np.asarray(part) for part in records)
-    seen = np.full(mdp.kernel.shape, prior)
+    seen = np.array(np.broadcast_to(prior, mdp.kernel.shape), float)
     np.add.at(seen, (states[:, :-1], actions, states[:, 1:]), 1.0)
     draws = np.random.default_rng(seed).gamma(seen, size=(members, *seen.shape))
     kernels = draws / draws.sum(axis=-1, keepdims=True)

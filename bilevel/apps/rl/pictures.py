@@ -11,15 +11,24 @@ from bilevel.report import figures
 Table = Float[np.ndarray, "states actions"]
 
 
-def heat_maps(tables: dict[str, Table], policy: Table, grid: Grid | None) -> Any:
-    """A panel for each reward. On a grid a cell has the policy's mean and its likeliest move."""
+def heat_maps(tables: dict[str, Table], policy: Table | dict[str, Table], grid: Grid | None) -> Any:
+    """A panel for each reward. On a grid a cell has the policy's mean and its likeliest move.
+
+    Args:
+        policy: of all panels, or of each by its name.
+    """
+    policies = policy if isinstance(policy, dict) else dict.fromkeys(tables, policy)
     with figures.style():
-        tall = 4.2 if grid is not None else min(8.0, 1.5 + 0.22 * len(policy))
+        tall = min(8.0, 1.5 + 0.22 * len(next(iter(tables.values()))))
+        if grid is not None:
+            rows, columns = grid.walls.shape
+            tall = min(4.2, 0.9 + 7.5 / len(tables) * rows / columns)
         figure = figures.new_figure(9.6, tall)
         for axes, (name, table) in zip(
             figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True
         ):
-            image = table if grid is None else _on_grid(grid, np.sum(policy * table, axis=1))
+            law = policies[name]
+            image = table if grid is None else _on_grid(grid, np.sum(law * table, axis=1))
             drawn = axes.imshow(image, cmap="viridis", aspect="auto" if grid is None else "equal")
             axes.set_title(name)
             axes.grid(False)
@@ -27,7 +36,7 @@ def heat_maps(tables: dict[str, Table], policy: Table, grid: Grid | None) -> Any
                 axes.set(xlabel="action", ylabel="state")
             else:
                 axes.set(xticks=[], yticks=[])
-                _arrows(axes, grid, policy, image)
+                _arrows(axes, grid, law, image)
             figure.colorbar(drawn, ax=axes, shrink=0.8)
         return figure
 

@@ -21,7 +21,8 @@ class IRL(options.Settings):
     steps: Annotated[int | None, Bounds(least=1, most=1_000_000)] = None
     """Updates of the reward; 2000, of an environment 400, when absent."""
     step_size: Annotated[float | None, Bounds(above=0)] = None
-    """Step size of Adam on the reward; 0.1, of an environment 0.001, when absent."""
+    """Step size of Adam on the reward; 0.1, of an environment 0.001, from where it falls to zero,
+    when absent."""
     decay: Annotated[float | None, Bounds(least=0)] = None
     """Weight of half the squared reward parameters: more for fewer demonstrations; 0.1, of an
     environment 0, when absent."""
@@ -30,7 +31,7 @@ class IRL(options.Settings):
     discount: Annotated[float | None, Bounds(least=0, most=0.9999)] = None
     """Discount of later rewards; 0.95, of an environment 0.97, when absent."""
     temperature: Annotated[float | None, Bounds(above=0)] = None
-    """Weight of the entropy of the policy; 1, of an environment 0.1, when absent."""
+    """Weight of the entropy of the policy; 1, of an environment 0.5, when absent."""
     slip: Annotated[float, Bounds(least=0, most=1)] = 0.0
     """Of a grid: probability that another move is made."""
     state_only: bool = False
@@ -66,7 +67,7 @@ class Numbers(NamedTuple):
 
 
 FINITE = Numbers(2000, 0.1, 0.1, 0.95, 1.0)
-NETWORKS = Numbers(400, 1e-3, 0.0, 0.97, 0.1)
+NETWORKS = Numbers(400, 1e-3, 0.0, 0.97, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, ScalarLike
 
@@ -14,8 +15,11 @@ from bilevel.apps.rl.neural.networks import over
 from bilevel.apps.rl.neural.rollouts import episodes, rollout, start
 from bilevel.apps.rl.neural.soft_q import SoftQ
 from bilevel.data import Data
+from bilevel.methods import TTSA
 from bilevel.problem import Problem
+from bilevel.schedules import Cosine
 from bilevel.typing import RandomKey
+from bilevel.updates import FromOptax
 
 
 class Rows(NamedTuple):
@@ -91,6 +95,15 @@ def problem(
         lower_step=lower,
         hypergradient=Partial(_hypergradient, contrast, policy, shape, decay),
     )
+
+
+def method(steps: int, step_size: ScalarLike = 1e-3) -> TTSA:
+    """Adam on the reward, with a step size that falls to zero along half a cosine.
+
+    Without that the reward keeps moving where the policy is as good as the expert, by steps that
+    are noise, and the policy can lose what it had. Take `settling(steps)` for the policy.
+    """
+    return TTSA(x_update=FromOptax(optax.adam, Cosine(step_size, steps)))
 
 
 def data(demos: Demos, policy: SoftQ, batch: int = 1024) -> Data:

@@ -5,23 +5,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.tree_util import Partial
 from rich.console import Console
 
-from bilevel import methods, options, report
-from bilevel.apps.rl.neural import baselines, demos, irl, pictures
-from bilevel.apps.rl.neural.environments import Environment
+from bilevel import options, report
+from bilevel.apps.rl.neural import baselines, demos, irl, pictures, shaped, strips
+from bilevel.apps.rl.neural.environments import Environment, Pendulum
 from bilevel.apps.rl.neural.experts import Demos, expert, record
 from bilevel.apps.rl.neural.named import make
 from bilevel.apps.rl.neural.rewards import Network
 from bilevel.apps.rl.neural.rollouts import episodes, returns
-from bilevel.apps.rl.neural.soft_q import SoftQ
+from bilevel.apps.rl.neural.soft_q import SoftQ, settling
 from bilevel.apps.rl.settings import IRL, Experts
 from bilevel.driver import Outcome, Result
 from bilevel.files import write_arrays
 from bilevel.selection import solve
-from bilevel.updates import FromOptax
 
 PLAYED = 32  # episodes that a policy is judged by
 
@@ -88,12 +86,13 @@ def learn(env: Environment, shown: Demos, given: IRL) -> Found:
     """Maximum likelihood over reward networks, and a policy cloned from the same episodes."""
     numbers = given.numbers()
     reward = Network(len(env.scale), 0 if given.state_only else env.actions)
-    policy = SoftQ(env, reward, numbers.discount, numbers.temperature)
+    update = settling(numbers.steps)
+    policy = SoftQ(env, reward, numbers.discount, numbers.temperature, update=update)
     problem = irl.problem(policy, decay=numbers.decay)
     first, second, third, judge = jax.random.split(jax.random.key(given.seed), 4)
     result = solve(
         problem,
-        methods.TTSA(x_update=FromOptax(optax.adam, numbers.step_size)),
+        irl.method(numbers.steps, numbers.step_size),
         reward.start(first),
         policy.start(second),
         data=irl.data(shown, policy),
@@ -147,17 +146,29 @@ def _sections(env: Environment, shown: Demos, found: Found, given: IRL) -> list[
     )
     over = pictures.plane(env, shown)
     panels = {"learned reward": pictures.reward(found.policy, found.result.x, found.result.y, over)}
-    if over.true is not None:
-        panels["true reward"] = over.true
     caption = (
         "The mean of the learned reward under its policy; what else is observed stays at rest. It "
         "is known up to potential shaping and a scale, which change no policy."
     )
+    if over.true is not None:
+        panels["true reward"] = over.true
+    if isinstance(env, Pendulum):
+        share = shaped.share(found.policy, found.result.x)
+        caption += f" Up to those it explains {100 * share:.0f} % of the true one."
     rows = report.Table(("option", "value", "what it is"), options.rows(given.filled()))
     lines = {"return": {k: v for k, v in found.returns.items() if k != "inverse RL"}}
     return [
         report.Section("In short", [numbers, report.Text(about)]),
         report.Section("Reward", [report.Figure(pictures.planes(panels, over), caption)]),
+        *_played_once(env, found, given),
         *report.of({"TTSA": found.result}, lines=lines),
         report.Section("Settings", [rows]),
     ]
+
+
+def _played_once(env: Environment, found: Found, given: IRL) -> list[report.Section]:
+    """An episode of the learned policy, where it can be drawn."""
+    seen = strips.one_episode(env, found.policy.act(found.result.y), jax.random.key(given.seed))
+    strip = strips.strip(env, seen)
+    caption = f"An episode of the learned policy, {len(seen) - 1} steps."
+    return [] if strip is None else [report.Section("Episode", [report.Figure(strip, caption)])]

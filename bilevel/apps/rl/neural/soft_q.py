@@ -16,12 +16,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Scalar
+from jaxtyping import Array, Float, Int, Scalar, ScalarLike
 
 from bilevel.apps.rl.mdp import as_float
 from bilevel.apps.rl.neural import networks
 from bilevel.apps.rl.neural.environments import Environment
 from bilevel.apps.rl.neural.rollouts import Places, Steps, rollout, start
+from bilevel.schedules import Cosine
 from bilevel.typing import RandomKey
 from bilevel.updates import AbstractUpdate, FromOptax
 
@@ -30,6 +31,14 @@ class Memory(NamedTuple):
     places: Places
     update: Any
     k: Array
+
+
+def settling(steps: int, step_size: ScalarLike = 2e-3) -> AbstractUpdate:
+    """Adam on Q whose step size falls to zero along half a cosine over `steps` lower steps.
+
+    With a constant one the policy of the last step is as good as luck would have it.
+    """
+    return FromOptax(optax.adam, Cosine(step_size, steps))
 
 
 class SoftQ(eqx.Module):
@@ -41,6 +50,7 @@ class SoftQ(eqx.Module):
         discount: below 1.
         temperature: weight of the entropy, in units of the reward.
         trace: λ of the returns: 0 looks one step ahead, 1 to the end of what was played.
+        update: moves Q; its schedule counts lower steps. `settling(steps)` for a run of its own.
         copies, length: moves played in one step are `copies` times `length`.
         passes, parts: how often Q is fitted to them, and in how many parts.
         key: decides where the copies start.
