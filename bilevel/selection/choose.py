@@ -34,6 +34,9 @@ class Choice(NamedTuple):
     method: AbstractMethod | None
     why: str  # the reason in a sentence
     result: Result | None = None  # of HiGHS, with a proven bound
+    lags: bool = (
+        False  # its y only follows the lower solution, which is to be solved for at the end
+    )
 
 
 def choose(
@@ -49,7 +52,7 @@ def choose(
 
     In this order:
 
-    1. Mini-batches: SOBA with steps from `tune`, where y is free.
+    1. Mini-batches: SOBA with steps from `tune`, where y is free and that finds steps.
     2. Constraints that tie the levels, any set for y, or a lower loss that is not strongly convex
        at the start: the global search, where x and y have at most 40 entries together.
     3. A free y, x free or in a set with a projection, a lower loss strongly convex at the start:
@@ -165,12 +168,16 @@ def _stochastic(problem, x0, y0, told, plain: bool, data, key) -> Choice:
         return _raced(problem, x0, y0, f"{told}, with data that come in batches", data, key)
     try:
         tuned = tune(methods.SOBA, problem, x0, y0, data=data, key=key)
-    except (TypeError, ValueError) as error:
+    except TypeError as error:
         raise Unsupported(
             f"no method was given, and SOBA, which would be taken for data in batches, cannot be "
             f"tuned: {error} Give a method with its steps, such as bl.methods.SOBA()."
         ) from error
-    return Choice(tuned.method, f"Chose SOBA with steps from bl.tune: {told}, and data in batches")
+    except ValueError:  # a lower loss that is not strongly convex, or steps that all diverge
+        told = f"{told}, with data that come in batches, and SOBA cannot be tuned"
+        return _raced(problem, x0, y0, told, data, key)
+    why = f"Chose SOBA with steps from bl.tune: {told}, and data in batches"
+    return Choice(tuned.method, why, lags=True)
 
 
 def _raced(problem: Problem, x0, y0, told: str, data: Data | None, key) -> Choice:
@@ -182,7 +189,8 @@ def _raced(problem: Problem, x0, y0, told: str, data: Data | None, key) -> Choic
     found = race(problem, x0, y0, data=data, key=key)
     names = ", ".join(type(one.method).__name__ for one in found.entrants)
     name = type(found.method).__name__
-    return Choice(found.method, f"Chose {name} in a race of bl.race among {names}: {told}")
+    why = f"Chose {name} in a race of bl.race among {names}: {told}"
+    return Choice(found.method, why, lags=True)
 
 
 def _refusal(problem: Problem, told: str) -> Unsupported:
