@@ -58,7 +58,7 @@ METHODS: dict[str, Callable[[int], list[AbstractMethod]]] = {
     ],
     "flat": lambda n: [BOME(n / 8, n / 8, 0.3), GPBGD(n / 40, 0.03), VPBGD(n / 40, 0.03, 0.3)],
     "wells": lambda n: [MAID(), BVFSM(), SMBG(n / 16, 0.1)],
-    "own_hypergradient": lambda n: [_amigo(n, STIFF), StocBiO(n / 4, STIFF), SOBA(n / 8, STIFF)],
+    "own_hypergradient": lambda n: [_amigo(n, STIFF), StocBiO(n / 4, STIFF)],
     "own_step": lambda n: [_amigo(n, STIFF), StocBiO(n / 4, STIFF)],
     "finite_sum": lambda n: [SOBA(3.0, 0.1, 0.1), SABA(3.0, 0.1, 0.1), F2SA(1.0, 0.1, 0.1)],
     "blocks": lambda n: [RSVRB(), BSVRBv1()],

@@ -17,7 +17,12 @@ from bilevel import jobs, trees
 from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
-from bilevel.driver.validate import check_arguments, check_steps, check_variable
+from bilevel.driver.validate import (
+    check_arguments,
+    check_each_loss,
+    check_steps,
+    check_variable,
+)
 from bilevel.errors import Refused
 from bilevel.lower import NewtonCG
 from bilevel.methods.base import AbstractMethod, LowerAssumption, Unsupported, all_methods
@@ -31,6 +36,7 @@ from bilevel.updates import AbstractUpdate
 X_FACTORS = tuple(float(f) for f in np.geomspace(0.01, 10, 4))
 LOWER_FACTORS = (0.1, 1.0)
 MOST_METHODS = 6  # that enter a race, when none are named
+MOST_OWN = 2  # of them, that have no steps to choose
 
 
 class Entrant(NamedTuple):
@@ -105,9 +111,10 @@ def race(
     start, key = time.monotonic(), jax.random.key(0) if key is None else key
     problem = on_parts(problem, data.feed(key, Draws(1, 1)))
     judge = judge_of(data, key)
+    check_each_loss(problem, x0, y0, judge.one)
     look = _constants(problem, x0, y0, judge)
     ready, left_out = [], []
-    for method in able(problem, data) if methods is None else methods:
+    for method in able(problem, data, look) if methods is None else methods:
         try:
             ready.append(_Lanes.of(method, problem, x0, y0, data, key, look))
         except (ValueError, NotImplementedError) as error:
@@ -142,13 +149,17 @@ def race(
     return Race(best[0].method, best, tuple(left_out))
 
 
-def able(problem: Problem, data: Data) -> list[type[AbstractMethod]]:
+def able(problem: Problem, data: Data, look: Probe | None) -> list[type[AbstractMethod]]:
     """Methods that handle a problem and can race, those likeliest to do well first.
+
+    The two cheapest that have no steps to choose come first, then those whose theory tells steps;
+    those that assume most where the lower loss is strongly convex (`look` says so), elsewhere those
+    that assume least.
 
     Raises:
         Unsupported: there are none.
     """
-    noisy = any(n != 1 for n in data.batches)
+    noisy = (data.batches.upper, data.batches.lower) != (1, 1)
     needs = {Structure.BLOCKS} if data.blocks is not None else set()
     found = [
         method
@@ -164,11 +175,14 @@ def able(problem: Problem, data: Data) -> list[type[AbstractMethod]]:
     weakest = list(LowerAssumption)
 
     def rank(method: type[AbstractMethod]):
-        strong = isinstance(problem.lower_set, Free)
-        told = method.theory.__func__ is AbstractMethod.theory.__func__
-        return told, weakest.index(method.below) * (1 if strong else -1), _cost(method, problem)
+        untold = method.theory.__func__ is AbstractMethod.theory.__func__
+        least = weakest.index(method.below) * (1 if look is not None else -1)
+        return untold, least, _cost(method, problem)
 
-    return sorted(found, key=rank)[:MOST_METHODS]
+    own = [method for method in found if not _moves(method())]
+    own = sorted(own, key=lambda method: _cost(method, problem))[:MOST_OWN]
+    others = sorted((method for method in found if _moves(method())), key=rank)
+    return [*own, *others][:MOST_METHODS]
 
 
 def _default(method: type[AbstractMethod]) -> AbstractMethod | None:
@@ -179,6 +193,12 @@ def _default(method: type[AbstractMethod]) -> AbstractMethod | None:
         return None
 
 
+def _moves(method: AbstractMethod) -> bool:
+    """Whether it has steps to choose."""
+    fields = (getattr(method, field.name) for field in dataclasses.fields(method))
+    return any(isinstance(field, AbstractUpdate) for field in fields)
+
+
 def _cost(method: type[AbstractMethod], problem: Problem) -> float:
     return method().price(problem).gradients()
 
@@ -187,9 +207,8 @@ def _constants(problem: Problem, x: Upper, y: Lower, judge: Judge) -> Probe | No
     """What theories ask for, where y is free and the lower loss strongly convex."""
     if not isinstance(problem.lower_set, Free):
         return None
-    batch = trees.map(lambda leaf: leaf[0], judge.batches)
-    y = NewtonCG(1e-4, max_steps=500).solve(problem, x, y, batch.lower).y
-    look = probe(problem, x, y, batch)
+    y = NewtonCG(1e-4, max_steps=500).solve(problem, x, y, judge.one.lower).y
+    look = probe(problem, x, y, judge.one)
     return look if math.isfinite(look.condition) else None
 
 
@@ -209,10 +228,8 @@ class _Lanes(NamedTuple):
             data.batches
         )
         base.check(problem)
-        moves = any(
-            isinstance(getattr(base, f.name), AbstractUpdate) for f in dataclasses.fields(base)
-        )
-        factors = [(p, q) for p in X_FACTORS for q in LOWER_FACTORS] if moves else [(1.0, 1.0)]
+        every = [(p, q) for p in X_FACTORS for q in LOWER_FACTORS]
+        factors = every if _moves(base) else [(1.0, 1.0)]
         state = base.init(problem, x0, y0, key=key)
         states = trees.map(
             lambda leaf: jnp.broadcast_to(leaf, (len(factors), *jnp.shape(leaf))), state
