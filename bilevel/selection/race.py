@@ -25,6 +25,7 @@ from bilevel.driver.validate import (
 )
 from bilevel.errors import Refused
 from bilevel.lower import NewtonCG
+from bilevel.methods import MAID
 from bilevel.methods.base import AbstractMethod, LowerAssumption, Unsupported, all_methods
 from bilevel.problem import Draws, Problem, Structure
 from bilevel.selection.judge import Judge, judge_of
@@ -36,7 +37,6 @@ from bilevel.updates import AbstractUpdate
 X_FACTORS = tuple(float(f) for f in np.geomspace(0.01, 10, 4))
 LOWER_FACTORS = (0.1, 1.0)
 MOST_METHODS = 6  # that enter a race, when none are named
-MOST_OWN = 2  # of them, that have no steps to choose
 
 
 class Entrant(NamedTuple):
@@ -84,7 +84,7 @@ def race(
         x0, y0: any pytrees of floating arrays.
         data: arrays or samplers, as for `bl.run`.
         methods: classes, or methods with settings of their own; when absent, at most six that
-            handle the problem, those that assume least and cost least first.
+            handle the problem: MAID where it does, then by what they assume and cost.
         key: draws the samples and starts the methods.
         steps: of the first round.
         seconds: no further method starts, and no further round, after this much time. A method
@@ -152,9 +152,9 @@ def race(
 def able(problem: Problem, data: Data, look: Probe | None) -> list[type[AbstractMethod]]:
     """Methods that handle a problem and can race, those likeliest to do well first.
 
-    The two cheapest that have no steps to choose come first, then those whose theory tells steps;
-    those that assume most where the lower loss is strongly convex (`look` says so), elsewhere those
-    that assume least.
+    MAID comes first, which finds its own steps, then those whose theory tells steps; those that
+    assume most where the lower loss is strongly convex (`look` says so), elsewhere those that
+    assume least.
 
     Raises:
         Unsupported: there are none.
@@ -177,12 +177,9 @@ def able(problem: Problem, data: Data, look: Probe | None) -> list[type[Abstract
     def rank(method: type[AbstractMethod]):
         untold = method.theory.__func__ is AbstractMethod.theory.__func__
         least = weakest.index(method.below) * (1 if look is not None else -1)
-        return untold, least, _cost(method, problem)
+        return method is not MAID, untold, least, _cost(method, problem)
 
-    own = [method for method in found if not _moves(method())]
-    own = sorted(own, key=lambda method: _cost(method, problem))[:MOST_OWN]
-    others = sorted((method for method in found if _moves(method())), key=rank)
-    return [*own, *others][:MOST_METHODS]
+    return sorted(found, key=rank)[:MOST_METHODS]
 
 
 def _default(method: type[AbstractMethod]) -> AbstractMethod | None:
