@@ -189,10 +189,24 @@ def test_a_constraint_on_the_answer():
     result = bl.solve(problem, **START, progress=False)
     assert "Chose AugmentedLagrangian around MAID" in result.status.advice
     np.testing.assert_allclose(result.x, 0.5, atol=1e-5)
+    assert result.status.outcome is bl.Outcome.CONVERGED
 
 
-def test_a_constraint_on_a_constrained_answer_is_refused_with_names():
-    lower_set = bl.sets.Coupled(lambda x, y: y**3 - 1)
-    problem = bl.Problem(shifted_upper, follows, upper_set=CAPPED, lower_set=lower_set)
+BELOW = bl.sets.Coupled(lambda x, y: y**3 - 1)
+
+
+@pytest.mark.slow
+def test_a_constraint_on_a_constrained_answer():
+    problem = bl.Problem(shifted_upper, follows, upper_set=CAPPED, lower_set=BELOW)
+    result = bl.solve(problem, **START, steps=300, progress=False)
+    assert "Chose AugmentedLagrangian around Barrier" in result.status.advice
+    np.testing.assert_allclose(result.x, 0.5, atol=1e-3)
+
+
+def test_a_constraint_on_an_answer_among_several_is_refused_with_names():
+    def wavy(x, y, batch):
+        return jnp.sum(jnp.cos(3 * (y - x)))
+
+    problem = bl.Problem(shifted_upper, wavy, upper_set=CAPPED, lower_set=BELOW)
     with pytest.raises(bl.methods.Unsupported, match=r"100 variables.*Pass one that handles it"):
         bl.solve(problem, **START)
