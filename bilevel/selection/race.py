@@ -232,6 +232,7 @@ class _Lanes(NamedTuple):
             lambda leaf: jnp.broadcast_to(leaf, (len(factors), *jnp.shape(leaf))), state
         )
         feed = data.feed(key, base.draws(problem))
+        base.check_parts(feed.parts)
         return cls(base, np.array(factors), states, feed, 0, np.full(len(factors), np.inf))
 
     def further(self, problem: Problem, judge: Judge, steps: int) -> "_Lanes":

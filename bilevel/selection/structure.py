@@ -186,10 +186,10 @@ def as_program(problem: Problem, x: Upper, y: Lower, batch: Batch) -> mip.Progra
         return None
     follower = np.arange(m) >= n
     share, curved = _shared(curved, answers, follower)
-    bounds, rows = _rows(sides, zero, follower)
     values = np.linalg.eigvalsh(curved)
     if values[0] < -1e-9 or np.count_nonzero(values > 1e-12 * values[-1]) > SQUARES:
         return None
+    bounds, rows = _rows(sides, zero, follower)
     answers[:n, :n] = 0
     matrix, low, high, own = rows
     try:
