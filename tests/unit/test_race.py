@@ -3,6 +3,7 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 import bilevel as bl
 from bilevel import errors, jobs
 from bilevel.problem import Structure
+from bilevel.selection.race import able
 
 N = 50
 
@@ -109,6 +111,22 @@ def test_every_method_that_takes_a_declared_hypergradient_runs():
         state = method().init(KNOWN, jnp.zeros(N), jnp.zeros(N), key=jax.random.key(0))
         shapes = jax.eval_shape(lambda state, m=method(): bl.run(KNOWN, m, state, steps=1), state)
         assert shapes[0].x.shape == (N,), method
+
+
+def test_a_loss_that_is_no_number_is_told():
+    vector = bl.Problem(lambda x, y, batch: y, follows)
+    for call in (bl.race, partial(bl.tune, bl.methods.SOBA)):
+        with pytest.raises(TypeError, match="a scalar is needed"):
+            call(vector, **START)
+
+
+def test_deterministic_problems_are_open_to_methods_without_samples():
+    data, below = bl.Data(), bl.Problem(shifted_upper, follows, lower_set=BELOW)
+    free = bl.Problem(shifted_upper, follows)
+    assert able(free, data, None)[0] is bl.methods.MAID
+    assert all(method.samples is False for method in able(below, data, None))
+    noisy = bl.Data(upper=np.zeros((8, 1)), batch_size=2)
+    assert all(method.samples for method in able(free, noisy, None))
 
 
 def test_streams_are_refused():
