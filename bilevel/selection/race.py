@@ -87,8 +87,9 @@ def race(
             handle the problem: MAID where it does, then by what they assume and cost.
         key: draws the samples and starts the methods.
         steps: of the first round.
-        seconds: no further method starts, and no further round, after this much time. A method
-            takes 3 to 10 seconds to compile.
+        seconds: no further method starts after half of this time, and no further round after it. A
+            method takes 3 to 10 seconds to compile. On a machine that is busy with other work, and
+            without an executor, seconds of the processor count.
         executor: runs the methods of a round at once, each as a job; any of `concurrent.futures`,
             or with its `submit`. The jobs and what they return are pickled where processes run
             them.
@@ -108,7 +109,7 @@ def race(
     data = Data() if data is None else data
     if data.streams:
         raise TypeError("race draws the same samples many times: give Data arrays or a sampler.")
-    start, key = time.monotonic(), jax.random.key(0) if key is None else key
+    begin, key = (time.monotonic(), time.process_time()), jax.random.key(0) if key is None else key
     problem = on_parts(problem, data.feed(key, Draws(1, 1)))
     judge = judge_of(data, key)
     check_each_loss(problem, x0, y0, judge.one)
@@ -121,20 +122,25 @@ def race(
             name = getattr(method, "__name__", type(method).__name__)
             left_out.append(f"{name} did not start: {error}")
 
+    def spent() -> float:
+        """Seconds of work: on a busy machine those of the processor, which are fewer."""
+        wall, work = time.monotonic() - begin[0], time.process_time() - begin[1]
+        return wall if executor is not None else min(wall, work)
+
     def further(lanes: Sequence[_Lanes], latest: float) -> list[_Lanes]:
         """A round; without an executor no further method starts after the latest time."""
         job, ran = partial(_Lanes.further, problem=problem, judge=judge, steps=steps), []
         for one in jobs.each(job, lanes, executor):
             ran.append(one)
-            if executor is None and time.monotonic() > latest:
+            if executor is None and spent() > latest:
                 break
         return ran
 
-    running = further(ready, start + seconds / 2)
+    running = further(ready, seconds / 2)
     late = f"did not start: half of the {seconds:g} seconds were over; give more."
     left_out += [f"{type(lanes.base).__name__} {late}" for lanes in ready[len(running) :]]
     ended: list[_Lanes] = []
-    while len(running) > 1 and time.monotonic() - start < seconds:
+    while len(running) > 1 and spent() < seconds:
         running.sort(key=lambda lanes: lanes.best.score)
         half = -(-len(running) // 2)
         ended, running = running[half:] + ended, running[:half]
