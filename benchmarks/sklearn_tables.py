@@ -142,7 +142,8 @@ def shown(rows: Sequence[Row]) -> str:
     worse = sum(one.verdict == "**worse**" for one in rows)
     better = sum(one.verdict == "better" for one in rows)
     same = len(rows) - better - worse
-    return "\n".join([*parts, f"Better in {better} rows, worse in {worse}, equal in {same}."])
+    count = f"Rows where ours is better: {better}, worse: {worse}, no difference: {same}."
+    return "\n".join([*parts, count])
 
 
 def kept() -> list[Row]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import typing
 from pathlib import Path
@@ -33,6 +34,9 @@ html_title = f"bilevel {release}"
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
+pygments_dark_style = "github-dark"  # the theme's own underlines every imported name
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 templates_path: list[str] = []
 
 myst_heading_anchors = 3
@@ -66,6 +70,12 @@ sphinx_gallery_conf = {
 def setup(app: typing.Any) -> None:
     app.connect("builder-inited", lambda app: reference.write(Path(app.srcdir)))
     app.connect("autodoc-skip-member", _is_plain_field)
+    app.connect("source-read", _to_pages_of_tutorials)
+
+
+def _to_pages_of_tutorials(app, docname, source) -> None:
+    """Links that lead to a script on GitHub lead to its page on the site."""
+    source[0] = re.sub(r"\]\(\.\./((?:\.\./)*tutorials/\w+)\.py\)", r"](\1.rst)", source[0])
 
 
 def _is_plain_field(app, what, name, found, skip, options) -> bool | None:

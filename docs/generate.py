@@ -335,6 +335,11 @@ def no_method_parts() -> dict[str, str]:
     }
 
 
+def quickstart(readme: str) -> str:
+    """The first example of the README, which usage.md goes on from."""
+    return re.findall(r"```python\n.*?```", readme, flags=re.DOTALL)[0]
+
+
 # Pages by hand, and what stands in each between the marks `<!-- name -->` and `<!-- /name -->`.
 PARTS: dict[str, Callable[[], dict[str, str]]] = {
     "CONTRIBUTING.md": lambda: {"layers": layers_table()},
@@ -346,6 +351,7 @@ PARTS: dict[str, Callable[[], dict[str, str]]] = {
     "docs/gold-reward.md": gold_reward.parts,
     "docs/language-models.md": language_models_parts,
     "docs/no-method.md": no_method_parts,
+    "docs/usage.md": lambda: {"quickstart": quickstart(README.read_text())},
     "docs/sklearn.md": lambda: {"sklearn": estimators.shown(estimators.kept())},
 }
 

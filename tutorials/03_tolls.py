@@ -35,9 +35,12 @@ print("toll", result.x, "share on the road", result.y)
 
 # %%
 # At a toll of exactly 2 both ways cost the same. The answer above is the optimistic one: among
-# equals, the follower does what the leader likes. A pessimist asks for a little less.
+# equals, the follower does what the leader likes. The pessimistic upper loss is what the leader
+# gets if the follower decides otherwise: nothing, here. A pessimist asks for a little less.
 
 print(result.status)
+careful = bl.solve(problem, x0=jnp.ones(1), y0=jnp.ones(1), follower="pessimistic", progress=False)
+print("toll of a pessimist", careful.x, "share on the road", careful.y)
 for toll in (1.99, 2.01):
     share = 1.0 if 1 + toll < 3 else 0.0
     print(f"toll {toll}: the driver's share on the road is {share:.0f}, earned {toll * share:.2f}")

@@ -7,7 +7,8 @@ stopped, and ends in the same state, bit for bit, as a run that was never stoppe
 """
 
 # %%
-# Batches are drawn by NumPy. The generator is made anew by the loader, as data loaders are.
+# Batches are drawn by NumPy. A resumed run draws the batches up to its step again and passes over
+# them, so a loader has to give the same ones when it is started anew: here by its seed.
 
 import tempfile
 
@@ -61,13 +62,16 @@ def run(steps, **options):
 
 
 # %%
-# A run of 400 steps that a callback stops after 200, as a kill might.
+# A run of 400 steps that a callback stops after 200. A kill (``kill -9``, a power cut) runs no more
+# code, so what is left is the last save: one every 30 seconds, or as often as
+# ``bl.Checkpoint(folder, seconds=5)`` says. The rest is the same; start the script again.
 
 with tempfile.TemporaryDirectory() as folder:
     stopped = run(400, checkpoint=folder, callbacks=[lambda step, state, row: step >= 200])
     print(stopped.status)
     resumed = run(400, checkpoint=folder)
     print(resumed.status)
+    print(resumed.stats.notes)
 
 # %%
 # The same as without a stop, to the last bit.

@@ -56,28 +56,29 @@ print("ok:", early.status.ok)
 print(early.status)
 for name, result in (("MAID", arrived), ("SOBA, 50 steps", early)):
     told = result.certificate
-    print(
-        f"{name}: stationarity {told.stationarity:.1e}, y is {told.tracking_error:.1e} from y*(x)"
-    )
+    print(f"{name}: stationarity {told.stationarity:.1e}")
+    print(f"  y is {told.tracking_error:.1e} from y*(x)")
 
 # %%
 # Is it the method, or a wrong derivative of yours? ``check_hypergradient`` compares with
 # differences of ``f(x, y*(x))``.
 
-print(bl.certificates.check_hypergradient(problem, x0, y0, bl.Batch(val, train), directions=2))
+batch = bl.Batch(val, train)
+print(bl.certificates.check_hypergradient(problem, x0, y0, batch, directions=2))
 
 # %%
 # And ``probe`` measures the curvature that step sizes follow from: y steps of 0.05 were far too
 # short, and the x steps as well.
 
-print(bl.certificates.probe(problem, x0, early.y, bl.Batch(val, train)))
+print(bl.certificates.probe(problem, x0, early.y, batch))
 
 # %%
 # A follower who does not care: the lower loss is flat along y[1], and the upper loss is not. So
 # ``f(x, y*(x))`` is not a function of x, and the certificate says so in place of a number.
 
 flat = bl.Problem(
-    lambda x, y, batch: jnp.sum((y - 1.0) ** 2), lambda x, y, batch: jnp.sum((y[0] - x) ** 2)
+    upper=lambda x, y, batch: jnp.sum((y - 1.0) ** 2),
+    lower=lambda x, y, batch: jnp.sum((y[0] - x) ** 2),
 )
 method = bl.methods.F2SA(x_update=0.1, y_update=0.1, z_update=0.1)
 lost = bl.solve(flat, method, jnp.zeros(1), jnp.zeros(2), steps=200, progress=False)

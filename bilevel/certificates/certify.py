@@ -118,7 +118,8 @@ class Certificate(NamedTuple):
             said.append(f"The adjoint system holds to {self.adjoint_residual:.2e}.")
         if measured and math.isfinite(self.sc_margin):
             said.append(
-                f"Every lower inequality has a force or a slack of {self.sc_margin:.2e} at least."
+                "Every lower inequality is clearly active or clearly inactive: its multiplier or "
+                f"its slack is {self.sc_margin:.2e} at least."
             )
         if self.violation > 0 or not self.feasible:
             said.append(f"The largest violation of a constraint is {self.violation:.2e}.")

@@ -11,10 +11,11 @@ from bilevel.driver.result import Outcome, Result, Stats, Status
 from bilevel.global_search.candidates import CHECKS, Candidate, measured
 from bilevel.global_search.descent import can_improve
 from bilevel.global_search.follower import Follower
-from bilevel.global_search.functions import LOWER, Functions
+from bilevel.global_search.functions import LOWER, UPPER, Functions
 from bilevel.global_search.rays import lower_fall, upper_ray
 from bilevel.global_search.region import Region
 from bilevel.global_search.search import Search
+from bilevel.global_search.ties import worst_answer
 from bilevel.oracles import Price
 from bilevel.problem import Batch, Problem
 from bilevel.typing import Lower, Upper
@@ -43,6 +44,8 @@ def solve_small(
     search = Search(functions)
     found = search.run()
     best = found.best
+    if _differs(functions, best):
+        best = best._replace(worst=worst_answer(problem, functions, best, x0, y0, batch))
     proof = certificate_of(functions, best, x0, y0)._replace(
         traps=found.traps,
         stationary=found.stationary,
@@ -97,7 +100,6 @@ def check_small(
 def certificate_of(functions: Functions, at: Candidate, x: Upper, y: Lower) -> FollowerCertificate:
     upper, lower = (max(float(excess), 0.0) for excess in at.violation)
     unit, small = map(float, functions.units)
-    differs = at.worst - at.upper > DIFFERS * (1 / unit + abs(at.upper))
     return FollowerCertificate(
         upper=at.upper * unit,
         lower=at.lower * small,
@@ -110,8 +112,14 @@ def certificate_of(functions: Functions, at: Candidate, x: Upper, y: Lower) -> F
         scale=at.scale * small,
         falls=None if at.falls is None else _as(functions.as_y, at.falls, y),
         proved=_is_convex_program(functions, at.z),
-        pessimistic=at.worst * unit if differs and at.passes() else None,
+        pessimistic=at.worst * unit if _differs(functions, at) else None,
     )
+
+
+def _differs(functions: Functions, at: Candidate) -> bool:
+    """Whether the follower has another answer, with another upper loss."""
+    apart = at.worst - at.upper > DIFFERS * (1 / functions.units[UPPER] + abs(at.upper))
+    return bool(apart) and at.passes()
 
 
 def _is_convex_program(functions: Functions, z: np.ndarray) -> bool:

@@ -1,5 +1,7 @@
 """Implicit derivatives for any solver: of roots, and of fixed points."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +18,7 @@ LinearSolve = Callable[[Callable[[Any], Any], Any], Any]
 
 
 def custom_root(
-    optimality: Callable[..., Any], *, solve: LinearSolve | None = None
+    optimality: Callable[..., Any], *, has_aux: bool = False, solve: LinearSolve | None = None
 ) -> Callable[[Solver], Solver]:
     """A decorator that gives a solver the derivatives of the root it finds::
 
@@ -30,30 +32,42 @@ def custom_root(
     solver did. It does not depend on y0. Derivatives reach what `optimality` closes over, too.
 
     Args:
-        optimality: `F(y, *args)`, a tree like y that is zero at the solution.
+        optimality: `F(y, *args)`, a tree like y that is zero at the solution. It gets what the
+            solver is called with, arguments by name included, and y in place of y0.
+        has_aux: the solver returns `(y, aux)`, and so does the decorated one. `aux`, the number of
+            steps say, has no derivative.
         solve: `solve(A, b)` returns u with `A(u) = b`, for a linear function A on trees like y.
             When absent: with up to 200 entries of y as a dense matrix, else by GMRES.
 
     Returns:
-        A decorator for solvers `solver(y0, *args) -> y`.
+        A decorator for solvers `solver(y0, *args) -> y`; the start comes first.
 
     Raises:
-        ValueError: F has another shape than y, when the solver is called.
+        ValueError: when the solver is called: F has another shape than y, or F does not take the
+            tree that the solver returned, which is not one like y0.
 
     Reference: Blondel et al. "Efficient and modular implicit differentiation". NeurIPS 2022,
     arXiv:2105.15183.
     """
 
     def decorate(solver: Solver) -> Solver:
-        def solved(y0: Any, *args: Any) -> Any:
-            found = jax.lax.stop_gradient(solver(*jax.lax.stop_gradient((y0, *args))))
+        signature = inspect.signature(solver)
+
+        @functools.wraps(solver)
+        def solved(*given: Any, **by_name: Any) -> Any:
+            bound = signature.bind(*given, **by_name)
+            (y0, *args), named = bound.args, bound.kwargs
+            start, held, held_by_name = jax.lax.stop_gradient((y0, args, named))
+            answer = jax.lax.stop_gradient(solver(start, *held, **held_by_name))
+            found, *aux = answer if has_aux else (answer,)
 
             def residual(y: Any) -> Any:
-                return optimality(y, *args)
+                return optimality(y, *args, **named)
 
-            _check_shapes(jax.eval_shape(residual, found), found)
+            _check_shapes(_evaluated(residual, found, y0), found)
             tangent = _transposable(solve or _solved)
-            return jax.lax.custom_root(residual, found, lambda _, y: y, tangent)
+            root = jax.lax.custom_root(residual, found, lambda _, y: y, tangent)
+            return (root, *aux) if has_aux else root
 
         return solved
 
@@ -61,24 +75,43 @@ def custom_root(
 
 
 def custom_fixed_point(
-    fixed_point: Callable[..., Any], *, solve: LinearSolve | None = None
+    fixed_point: Callable[..., Any], *, has_aux: bool = False, solve: LinearSolve | None = None
 ) -> Callable[[Solver], Solver]:
-    """A decorator that gives a solver the derivatives of the fixed point it finds.
+    """A decorator that gives a solver the derivatives of the fixed point it finds::
+
+        @bl.lower.custom_fixed_point(T)
+        def equilibrium(y0, x):
+            return jax.lax.fori_loop(0, 200, lambda i, y: T(y, x), y0)
 
     As `custom_root` with `F(y, *args) = fixed_point(y, *args) − y`, for example a projected
     gradient step, a proximal step, or value iteration.
 
     Args:
         fixed_point: `T(y, *args)`, a tree like y that equals y at the solution.
-        solve: as for `custom_root`.
+        has_aux, solve: as for `custom_root`.
     """
 
-    def residual(y: Any, *args: Any) -> Any:
-        moved = fixed_point(y, *args)
+    def residual(y: Any, *args: Any, **named: Any) -> Any:
+        moved = fixed_point(y, *args, **named)
         _check_shapes(moved, y)
         return trees.sub(moved, y)
 
-    return custom_root(residual, solve=solve)
+    return custom_root(residual, has_aux=has_aux, solve=solve)
+
+
+def _evaluated(residual: Callable[[Any], Any], found: Any, y0: Any) -> Any:
+    """The shapes of the condition at what the solver returned, or an error that names the cause."""
+    try:
+        return jax.eval_shape(residual, found)
+    except Exception as error:
+        returned, begun = (jax.tree.structure(tree) for tree in (found, y0))
+        if returned == begun:
+            raise
+        raise ValueError(
+            f"the optimality condition fails on what the solver returned, {returned}, where its "
+            f"first argument is {begun}. A solver takes the start y0 first and returns y alone, or "
+            "(y, aux) with has_aux=True."
+        ) from error
 
 
 def _check_shapes(residual: Any, y: Any) -> None:

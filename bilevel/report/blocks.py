@@ -86,19 +86,35 @@ class Table(Block):
         return f"<tr{quiet}>{''.join(cells)}</tr>"
 
 
+PAGE = 60  # width of a page, in rem
+
+
 @dataclasses.dataclass(frozen=True)
 class Figure(Block):
-    """A `matplotlib.figure.Figure`, embedded as SVG, with a caption."""
+    """A `matplotlib.figure.Figure`, embedded as SVG, with a caption.
+
+    On a narrow page its legend and its panels stand below each other.
+    """
 
     figure: Any
     caption: str = ""
 
     def html(self) -> str:
-        from bilevel.report.figures import svg
+        from bilevel.report import figures
 
         caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
         label = html.escape(self.caption or "figure", quote=True)
-        return f'<figure role="img" aria-label="{label}">{svg(self.figure)}{caption}</figure>'
+        whole, parts = figures.svg(self.figure), figures.parts(self.figure)
+        width = PAGE / 9.6 * self.figure.get_figwidth()
+        whole = whole.replace("<svg", f'<svg class="whole" style="--width:{width:.3g}rem"', 1)
+        own = whole.split('id="')[1].split('"')[0]  # of the outermost group
+        cut = "".join(
+            f'<svg viewBox="{" ".join(f"{number:.1f}" for number in box)}" '
+            f'style="--width:{PAGE / 9.6 / 72 * box[2]:.3g}rem"><use href="#{own}"/></svg>'
+            for box in parts
+        )
+        stack = f'<div class="stack">{cut}</div>' if len(parts) > 1 else ""
+        return f'<figure role="img" aria-label="{label}">{whole}{stack}{caption}</figure>'
 
 
 @dataclasses.dataclass(frozen=True)

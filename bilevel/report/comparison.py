@@ -137,7 +137,7 @@ def _curves(
     broken = any(run.broke_off for run in runs.values())
     figure = curves(runs, columns, ("seconds of running", right.label), lines)
     told = (
-        "Left: against wall time without compilation, which the table shows apart. Right: against "
+        "First against wall time without compilation, which the table shows apart, then against "
         f"{right.told}. The start, before the first step, may lie outside."
     )
     return Figure(figure, told + " A cross marks a run that broke off." * broken)

@@ -13,6 +13,7 @@ SERIES = (
     "#0072b2", "#d55e00", "#009e73", "#b4558c", "#a67c00", "#56748f", "#7a5cc0", "#4d4d4d",
 )  # fmt: skip
 MARKERS = "osD^vPXh"
+MARGIN = 3  # around a part of a figure, in points
 INK, QUIET, LINE = "#1b1f24", "#5d6670", "#dde1e6"
 
 # In a page, colours follow its theme (page.css).
@@ -87,6 +88,36 @@ def svg(figure: Any) -> str:
     return re.sub(r'(xlink:href|href)="#', rf'\1="#{own}-', text)
 
 
+def parts(figure: Any) -> list[tuple[float, float, float, float]]:
+    """Left, top, width and height of each legend and panel in the SVG of a figure.
+
+    Panels are in the order in which they were made, with their labels and colour bars.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
+    bars = {
+        axes: [one.colorbar.ax for one in (*axes.images, *axes.collections) if one.colorbar]
+        for axes in figure.axes
+    }
+    of_others = {bar for found in bars.values() for bar in found}
+    groups = [[legend] for legend in figure.legends]
+    groups += [
+        [one, *bars[one]] for one in figure.axes if one.get_visible() and one not in of_others
+    ]
+    scale, height = 72 / figure.dpi, 72 * figure.get_figheight()
+    found = []
+    with style():
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw_without_rendering()
+        for group in groups:
+            box = Bbox.union([one.get_tightbbox(renderer) for one in group])
+            left, top = scale * box.x0 - MARGIN, height - scale * box.y1 - MARGIN
+            sizes = scale * box.width + 2 * MARGIN, scale * box.height + 2 * MARGIN
+            found.append((left, top, *sizes))
+    return found
+
+
 class Run(NamedTuple):
     """The data of a run that is plotted."""
 
@@ -114,6 +145,9 @@ def curves(
         figure.get_layout_engine().set(hspace=0.08, wspace=0.05)
         grid = figure.subplots(len(columns), len(x_axes), squeeze=False, sharey="row")
         for axes_row, column in zip(grid, columns, strict=True):
+            for axes in axes_row:  # on a narrow page each panel stands alone
+                axes.tick_params(labelleft=True)
+                axes.set_title(column)
             for j, (axes, abscissa) in enumerate(zip(axes_row, x_axes, strict=True)):
                 for i, (name, run) in enumerate(runs.items()):
                     if column in run.columns:
@@ -124,7 +158,6 @@ def curves(
             known = {n: v for n, v in lines.get(column, {}).items() if np.isfinite(v)}
             drawn = [run.columns[column] for run in runs.values() if column in run.columns]
             _scale(axes_row[0], drawn, known.values())
-            axes_row[0].set_title(column)
             for axes in axes_row:
                 horizontals(axes, known, labelled=axes is axes_row[-1])
         handles, names = grid[0, 0].get_legend_handles_labels()

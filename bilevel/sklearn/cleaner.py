@@ -156,10 +156,16 @@ def _parts(clean, n: int) -> tuple[np.ndarray, np.ndarray]:
     if clean is None:
         return np.ones(n, bool), np.ones(n, bool)
     mask = np.asarray(clean)
-    if mask.shape != (n,) or mask.dtype != bool or not mask.any():
+    if mask.shape != (n,) or mask.dtype != bool:
         raise ValueError(
             f"clean is {mask.dtype}{list(mask.shape)}; a boolean for each of the {n} rows is "
-            "needed, and at least one that is true."
+            "needed, true where the label is known to be right."
+        )
+    if not mask.any():
+        raise ValueError(
+            f"clean is false for all {n} rows; one at least must be known to be right. In a "
+            "cross-validation each fold needs some: shuffle the rows, as with cv=KFold(5, "
+            "shuffle=True), or leave clean out."
         )
     return mask, ~mask
 

@@ -1,6 +1,8 @@
 """Penalties by cross-validation: exact hypergradients, honest scores, refusals in a sentence."""
 
 import json
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,8 @@ from commands import run
 import bilevel as bl
 from bilevel import report
 from bilevel.apps import tuning
-from bilevel.apps.tuning import judge, two_levels
+from bilevel.apps.tuning import judge, pictures, two_levels
+from bilevel.apps.tuning import run as command
 
 
 def a_table(rows=24, d=3, seed=0):
@@ -186,3 +189,42 @@ def test_labels_become_a_group_with_one_penalty(tmp_path):
     page = (tmp_path / "out.html").read_text()
     assert "kind=x" in page
     assert "Better than" in page or "No difference from" in page
+
+
+def test_an_axis_of_penalties_does_not_blow_up_a_few_percent():
+    for penalties in ([0.022, 0.0219], [0.022]):
+        low, high = pictures._around(penalties)
+        assert high / low == pytest.approx(10, rel=0.01)
+        assert np.sqrt(low * high) == pytest.approx(0.022, rel=0.01)
+    low, high = pictures._around([1e-3, 1.0, 0.1])
+    assert 5e-4 < low < 1e-3
+    assert 1 < high < 2
+
+
+def ended(outcome):
+    """What `tune` returns, with a run of two steps."""
+    result = SimpleNamespace(
+        history={"hypergrad_norm": np.array([0.5, 0.25])},
+        stats=SimpleNamespace(steps=2),
+        status=SimpleNamespace(outcome=outcome),
+    )
+    folds = tuning.make_folds(np.arange(24.0), 4)
+    l2 = np.array([[0.5], [2.0]])
+    return tuning.Tuned({"l2": l2}, 1.0, np.zeros(27), 0.25, folds, cast(Any, result))
+
+
+def test_printed_penalties_leave_the_folds_out():
+    shown = repr(ended(bl.Outcome.FINISHED))
+    assert shown.startswith("Tuned(l2=[0.5 2. ], common=1, validation=0.25; curve, folds and ")
+    assert "array" not in shown.split("folds and")[0]
+
+
+@pytest.mark.parametrize(("outcome", "told"), [
+    (bl.Outcome.STALLED, "Rounding leaves no further step that is certain to lower the loss."),
+    (bl.Outcome.FINISHED, "Finished."),
+])  # fmt: skip
+def test_the_report_says_why_the_descent_ended(outcome, told):
+    assert command._ended(ended(outcome)) == (
+        "2 steps from the best common penalty. "
+        f"The norm of the hypergradient fell from 0.5 to 0.25. {told}"
+    )

@@ -9,6 +9,7 @@ import pytest
 
 import bilevel as bl
 from bilevel import report
+from bilevel.report import figures
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -60,7 +61,7 @@ def test_a_comparison_is_one_valid_page_that_loads_nothing():
     method = bl.methods.SOBA(x_update=0.05)
     sections = report.of(runs, settings={"slow": method}, lines={"upper": {"best": 0.0}})
     page = report.render("Two & two", sections, "A lead.")
-    assert checked(page).seen.count("svg") == 1
+    assert checked(page).seen.count("svg") == 6  # whole; the legend and four panels for a phone
     assert "Two &amp; two" in page
     assert "fast &lt;&amp;&gt;" in page
     assert repr(method) in page
@@ -76,6 +77,27 @@ def test_runs_whose_oracle_calls_are_not_counted_are_drawn_over_steps():
     assert "oracle calls" not in uncounted
     assert "updates of the upper variable" in uncounted
     checked(uncounted)
+
+
+def test_legend_and_panels_of_a_figure_stand_alone_on_a_narrow_page():
+    with figures.style():
+        figure = figures.new_figure(9.6, 3)
+        left, right = figure.subplots(1, 2)
+        image = left.imshow(np.eye(3))
+        figure.colorbar(image, ax=left)
+        right.plot([1, 2], label="a line")
+        figure.legend(*right.get_legend_handles_labels(), loc="outside upper left")
+    page = report.Figure(figure).html()
+    checker = checked(page)
+    boxes = [list(map(float, box.split())) for box in re.findall(r'<svg viewBox="([^"]*)"', page)]
+    assert len(boxes) == 3  # the colour bar is a part of its panel
+    for x, y, width, height in boxes:
+        assert -4 < x < x + width < 9.6 * 72 + 4
+        assert -4 < y < y + height < 3 * 72 + 4
+    (_, below, _, _), (start, top, wide, _), (other, same, _, _) = boxes
+    assert below < min(top, same)
+    assert start + wide < other + 6
+    assert set(re.findall(r'<use href="#([^"]*figure_1)"', page)) <= set(checker.ids)
 
 
 def test_colors_follow_the_theme_of_the_page():

@@ -245,6 +245,22 @@ def test_an_unbounded_leader_is_named():
 
 
 @pytest.mark.slow
+def test_the_worst_answer_of_a_linear_follower_is_a_corner():
+    """Shops sell A and B dearer than C by 2 and 3 at most; at these prices a buyer has no
+    preference, and may buy C alone. Interior points of the optimal face do not show that."""
+    cost, cap = jnp.array([2.0, 1.0, 4.0]), jnp.array([[1.0, 0.0, 0.0]])
+    rows = jnp.concatenate([-jnp.eye(3), cap]), jnp.array([0.0, 0.0, 0.0, 0.6])
+    problem = bl.Problem(
+        lambda x, y, b: -x @ y[:2],
+        lambda x, y, b: cost @ y + x @ y[:2],
+        upper_set=bl.sets.Box(0.0, 5.0),
+        lower_set=bl.sets.Polyhedron(*rows, E=jnp.ones((1, 3)), d=jnp.ones(1)),
+    )
+    result = bl.solve(problem, x0=jnp.ones(2), y0=jnp.ones(3) / 3, progress=False)
+    assert result.certificate.upper == pytest.approx(-3.0, abs=1e-4)  # x = (2, 3), all of B
+    assert result.certificate.pessimistic == pytest.approx(0.0, abs=1e-4)
+
+
 def test_the_optimistic_answer_of_a_continuum_and_the_pessimistic_value():
     A = jnp.array(np.random.default_rng(0).normal(size=(2, 5)))
     result = solve(

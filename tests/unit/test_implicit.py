@@ -79,6 +79,27 @@ def test_a_condition_of_another_shape_is_refused():
         fit(jnp.zeros(3), X)
 
 
+def test_arguments_by_name_and_what_a_solver_tells_beside_y():
+    """As with jaxopt: `b` by name is differentiated, and the number of steps comes out."""
+
+    @custom_root(lambda y, x, b: A @ y - x * b, has_aux=True)
+    def told(y, x, b=1.0):
+        return jnp.linalg.solve(A, x * b) + 0 * y, {"steps": 7}
+
+    value, aux = told(jnp.zeros(3), X, b=2.0)
+    assert aux == {"steps": 7}
+    np.testing.assert_allclose(A @ value, 2.0 * X, rtol=1e-12)
+    slope = jax.grad(lambda b: told(jnp.zeros(3), x=X, b=b)[0].sum())(2.0)
+    np.testing.assert_allclose(slope, jnp.linalg.solve(A, X).sum(), rtol=1e-12)
+    assert told.__name__ == "told"
+
+
+def test_a_solver_that_returns_more_than_y_is_refused_in_words():
+    fit = custom_fixed_point(lambda y, x: {"w": x * y["w"]})(lambda y, x: (y, 7))
+    with pytest.raises(ValueError, match=r"returns y alone, or \(y, aux\) with has_aux=True"):
+        fit({"w": jnp.zeros(3)}, X)
+
+
 def test_argmin_takes_a_plain_function():
     def g(x, y):
         return jnp.sum((y - x**2) ** 2)

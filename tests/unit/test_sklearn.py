@@ -133,6 +133,8 @@ def test_wrong_uses_of_the_cleaner():
         LabelCleaner(KNeighborsClassifier()).fit(X, y > 0)
     with pytest.raises(ValueError, match="a boolean for each of the 60 rows"):
         LabelCleaner().fit(X, y > 0, clean=np.arange(3))
+    with pytest.raises(ValueError, match="clean is false for all 60 rows"):
+        LabelCleaner().fit(X, y > 0, clean=np.zeros(60, bool))
     with pytest.raises(TypeError, match=r"[Ss]parse"):
         LabelCleaner().fit(sparse.csr_array(X), y > 0)
 

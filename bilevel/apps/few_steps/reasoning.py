@@ -180,15 +180,19 @@ def learn_in_context(
 
 def accuracy(x: PyTree, seen: Worlds, *, adapt: int = 3) -> float:
     """Share of right answers of the adapted network."""
-    count, net = len(seen.causes), x["net"]
-    y0 = trees.map(lambda w: jnp.zeros((count, *w.shape), w.dtype), net)
-    y = Gradient(1.0, adapt).solve(problem(), x, y0, seen).y
 
-    def right(change, world):
-        answers = recalled(adapted(x, change), world.causes[:RELEVANT])
-        return (answers.argmax(1) == world.effects[:RELEVANT]).mean()
+    @jax.jit
+    def share(x, seen: Worlds):
+        y0 = trees.map(lambda w: jnp.zeros((len(seen.causes), *w.shape), w.dtype), x["net"])
+        y = Gradient(1.0, adapt).solve(problem(), x, y0, seen).y
 
-    return float(jax.vmap(right)(y, seen).mean())
+        def right(change, world):
+            answers = recalled(adapted(x, change), world.causes[:RELEVANT])
+            return (answers.argmax(1) == world.effects[:RELEVANT]).mean()
+
+        return jax.vmap(right)(y, seen).mean()
+
+    return float(share(x, seen))
 
 
 def accuracy_in_context(net: PyTree, seen: Worlds) -> float:

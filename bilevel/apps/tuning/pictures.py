@@ -10,6 +10,7 @@ from bilevel.apps.tuning.search import GRID, Tuned
 from bilevel.report import figures, series_color
 
 MOST_BARS = 40
+LEAST_FACTOR = 10.0  # between the ends of an axis of penalties: a few percent are no difference
 
 
 def validation_curve(tuned: Tuned, unit: float, measure: str) -> Any:
@@ -42,7 +43,15 @@ def bars(names: Sequence[str], penalties: Float[np.ndarray, " n"], common: float
         axes.plot(penalties[order], places, "o", color=series_color(1))
         axes.axvline(common, color=series_color(0), linestyle="--")
         axes.set_xscale("log")
+        axes.set_xlim(*_around([common, *penalties[order]]))
         axes.set_yticks(places, [names[i][:30] for i in order])
         axes.set_xlabel("penalty; dashed, the best one shared by all")
         axes.grid(visible=False, axis="y")
         return figure
+
+
+def _around(penalties: Sequence[float]) -> tuple[float, float]:
+    """The ends of a log axis that holds them, in the middle where they are close together."""
+    low, high = np.log(np.min(penalties)), np.log(np.max(penalties))
+    margin = 0.05 * (high - low) + max(np.log(LEAST_FACTOR) - (high - low), 0) / 2
+    return float(np.exp(low - margin)), float(np.exp(high + margin))

@@ -15,6 +15,7 @@ from bilevel.apps.tuning.task import Task, read
 from bilevel.driver import Outcome
 from bilevel.global_search import double_precision
 
+ENDED_BY_ROUNDING = (Outcome.CONVERGED, Outcome.STALLED)  # for MAID without a tolerance
 CAUSES = {"l2": "penalty on w²", "l1": "penalty on |w|"}
 
 
@@ -101,6 +102,8 @@ def _ended(tuned: Tuned) -> str:
     told = f"{steps} steps from the best common penalty."
     if len(norms):
         told += f" The norm of the hypergradient fell from {norms[0]:.2g} to {norms[-1]:.2g}."
+    if tuned.result.status.outcome in ENDED_BY_ROUNDING:
+        return f"{told} Rounding leaves no further step that is certain to lower the loss."
     return f"{told} {tuned.result.status.outcome.value.capitalize()}."
 
 

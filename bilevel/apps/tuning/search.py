@@ -37,6 +37,13 @@ class Tuned(NamedTuple):
     folds: Folds
     result: Result
 
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{kind}={np.ravel(p)}" for kind, p in self.penalties.items())
+        return (
+            f"Tuned({shown}, common={self.common:.4g}, validation={self.validation:.6g}; curve, "
+            f"folds and {self.result!r})"
+        )
+
 
 def tune(
     rows: Rows,
