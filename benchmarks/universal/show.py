@@ -150,7 +150,8 @@ def draw(rows: Sequence[Run]) -> None:
 
 def _draw_shares(axes, rows: Sequence[Run], sizes: Sequence[int]) -> None:
     """A group of bars a way, a bar a size; a single method counts where any solves the instance."""
-    ways = [OURS, "best single\nin hindsight", *PERSON]
+    run = [who for who in PERSON if any(row.who == who for row in rows)]
+    ways = [OURS, "best single\nin hindsight", *run]
     for i, n in enumerate(sizes):
         for j, who in enumerate(ways):
             if j == 1:
@@ -167,6 +168,7 @@ def _draw_shares(axes, rows: Sequence[Run], sizes: Sequence[int]) -> None:
     axes.set_yticks(np.arange(len(ways)), ways)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15)
+    axes.legend(loc="lower right")
     axes.set_xlabel("share of instances solved")
 
 
@@ -181,13 +183,11 @@ def _draw_ratios(axes, rows: Sequence[Run], sizes: Sequence[int], names: Sequenc
                 s=20 + 14 * i,
                 color=figures.series_color(i) if solved else "none",
                 edgecolors=figures.series_color(i),
-                label=f"n = {n}" if solved else None,
             )
     axes.axvline(WITHIN, linestyle="--", linewidth=1, color="grey")
     axes.set_xscale("log")
     axes.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["¼", "½", "1", "2", "4", "8"])
     axes.minorticks_off()
     axes.set_yticks(np.arange(len(names)), names)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("seconds of bl.solve / seconds of the best single method")
-    axes.legend(loc="best")
