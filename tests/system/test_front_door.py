@@ -137,6 +137,7 @@ def test_the_answer_after_a_race_is_solved_for():
     result = bl.solve(problem, x0=jnp.zeros(n), y0=jnp.zeros(n), steps=100)
     assert "in a race" in result.status.advice
     assert jnp.allclose(result.y, result.x, atol=1e-6)
+    assert isinstance(result.certificate, bl.certificates.Certificate)
     assert result.certificate.tracking_error < 1e-6
 
 
