@@ -1,4 +1,11 @@
-"""What a person would use instead: SLSQP on the relaxed KKT system, and a genetic algorithm."""
+"""What a person would use instead: SLSQP on the relaxed KKT system, or a search over x.
+
+All end after `CAP` seconds of the processor with the best point so far. The searches over x, by a
+genetic algorithm and by Optuna, get the follower's exact answer.
+"""
+
+import contextlib
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +17,10 @@ import bilevel as bl
 from benchmarks.universal.case import Case
 from bilevel.lower.barrier import finite
 
+CAP = 60.0  # seconds of the processor
 RELAXED = 1e-6  # the largest product of a multiplier and its slack
 STEPS = 200  # of SLSQP
-EVALUATIONS = 3000  # of the genetic algorithm, each with the follower's exact answer, for free
+EVALUATIONS = 3000  # of the searches over x
 REACH = 5.0  # it looks in x0 ± this where x has no bounds of its own
 
 
@@ -48,9 +56,25 @@ def slsqp(case: Case):
         return p.upper(*unravel(w[:n]), batch.upper)
 
     equations, rest = (jax.jit(lambda w, i=i: conditions(w)[i]) for i in (0, 1))
+    slope, clock, last = jax.jit(jax.value_and_grad(loss)), Clock(), [np.zeros(0)]
+
+    def timed(w):
+        last[0] = w.copy()
+        clock.check()
+        return slope(w)
+
+    start = np.concatenate([flat, np.zeros(h + e)])
+    try:
+        found, claimed = _minimized(timed, start, equations, rest)
+    except TimeIsUp:
+        found, claimed = last[0], False
+    return *unravel(jnp.asarray(found[:n])), claimed
+
+
+def _minimized(slope, start, equations, rest) -> tuple[np.ndarray, bool]:
     found = minimize(
-        jax.jit(jax.value_and_grad(loss)),
-        np.concatenate([flat, np.zeros(h + e)]),
+        slope,
+        start,
         jac=True,
         method="SLSQP",
         constraints=[
@@ -59,32 +83,96 @@ def slsqp(case: Case):
         ],
         options={"maxiter": STEPS},
     )
-    return *unravel(jnp.asarray(found.x[:n])), bool(found.success)
+    return found.x, bool(found.success)
 
 
 def genetic(case: Case):
-    """Differential evolution on x; a violated constraint of the leader costs 1000 times itself."""
-    above = case.problem.upper_set
-    x0 = np.asarray(case.x0)
-    low, high = x0 - REACH, x0 + REACH
-    if isinstance(above, bl.sets.Box):
-        low, high = (np.broadcast_to(side, x0.shape) for side in (above.lo, above.hi))
-
-    def loss(x):
-        if isinstance(above, bl.sets.Simplex):
-            x = np.asarray(above.project(jnp.asarray(x)))
-        outside = above.violation(jnp.asarray(case.answer(x)), x) if above.moves else 0.0
-        return case.value(x) + 1000 * float(outside)
-
+    """Differential evolution on x."""
+    search = Search(case)
+    x0, (low, high) = search.x0, search.bounds
     size = max(1, min(15, EVALUATIONS // (10 * x0.size)))
     rounds = max(1, EVALUATIONS // (size * x0.size) - 1)
-    found = differential_evolution(
-        loss, list(zip(low, high, strict=True)), popsize=size, maxiter=rounds, rng=0, polish=False
-    )
-    x = found.x
-    if isinstance(above, bl.sets.Simplex):
-        x = np.asarray(above.project(jnp.asarray(x)))
-    return jnp.asarray(x), jnp.asarray(case.answer(x)), bool(found.success)
+    try:
+        found = differential_evolution(
+            search,
+            list(zip(low, high, strict=True)),
+            popsize=size,
+            maxiter=rounds,
+            rng=0,
+            polish=False,
+        )
+        claimed = bool(found.success)
+    except TimeIsUp:
+        claimed = False
+    return *search.end(), claimed
+
+
+def optuna(case: Case):
+    """Optuna's default sampler, TPE, on x. It claims nothing."""
+    import optuna  # pyright: ignore[reportMissingImports]
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search = Search(case)
+    sides = list(zip(*search.bounds, strict=True))
+
+    def objective(trial):
+        return search(
+            np.array([trial.suggest_float(f"x{i}", *side) for i, side in enumerate(sides)])
+        )
+
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+    study.enqueue_trial({f"x{i}": value for i, value in enumerate(search.x0)})
+    with contextlib.suppress(TimeIsUp):
+        study.optimize(objective, EVALUATIONS)
+    return *search.end(), False
+
+
+class TimeIsUp(Exception):
+    """The cap is reached."""
+
+
+class Clock:
+    """Seconds of the processor since it was made."""
+
+    def __init__(self):
+        self.begin = time.process_time()
+
+    def check(self) -> None:
+        if time.process_time() - self.begin > CAP:
+            raise TimeIsUp
+
+
+class Search:
+    """The leader's loss at x with the follower's exact answer, and the best x so far.
+
+    A violated constraint of the leader costs 1000 times itself.
+    """
+
+    def __init__(self, case: Case):
+        self.case, self.clock, self.x0 = case, Clock(), np.asarray(case.x0)
+        self.best, self.least = self.x0, np.inf
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        above = self.case.problem.upper_set
+        if isinstance(above, bl.sets.Box):
+            low, high = (np.broadcast_to(side, self.x0.shape) for side in (above.lo, above.hi))
+            return low, high
+        return self.x0 - REACH, self.x0 + REACH
+
+    def __call__(self, x: np.ndarray) -> float:
+        self.clock.check()
+        above = self.case.problem.upper_set
+        if isinstance(above, bl.sets.Simplex):
+            x = np.asarray(above.project(jnp.asarray(x)))
+        outside = above.violation(jnp.asarray(self.case.answer(x)), x) if above.moves else 0.0
+        loss = self.case.value(x) + 1000 * float(outside)
+        if loss < self.least:
+            self.best, self.least = x, loss
+        return loss
+
+    def end(self):
+        return jnp.asarray(self.best), jnp.asarray(self.case.answer(self.best))
 
 
 def _stacked(tree):

@@ -111,7 +111,7 @@ def mixture(n: int, rng) -> Case:
     validation, training = signed[rows:], signed[:rows]
 
     def lower(x, y, batch):
-        return jnp.mean(jnp.logaddexp(0, -batch @ y)) + n * jnp.exp(x) * jnp.sum(y**2) / 2
+        return jnp.mean(jnp.logaddexp(0, -batch @ y)) + n * jnp.exp(x[0]) * jnp.sum(y**2) / 2
 
     problem = bl.Problem(
         lambda x, y, batch: jnp.mean(jnp.logaddexp(0, -batch @ y)),

@@ -2,14 +2,16 @@
 
 import json
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import bilevel as bl
 from benchmarks.harness import RESULTS, machine
-from benchmarks.universal import families, rivals, rows, tolls
+from benchmarks.universal import families, hindsight, rivals, rows, tolls
 from benchmarks.universal.case import Case, Kind
 from bilevel.methods.base import Unsupported
 
@@ -31,7 +33,8 @@ STRUCTURE = {  # of a family, in the words of the class `Structure` and of the p
     "mixture": "mini-batches and a lower set",
 }  # fmt: skip
 REFUSED, FAILED = "refused", "error"
-NO_RIVALS = 100  # the size from which SLSQP and the genetic algorithm take too long
+NO_RIVALS = 100  # the largest size at which a person's tools are run: beyond, none ends in time
+SINGLE = "single"  # every method of `hindsight.METHODS`, each a row of its own
 
 
 class Run(NamedTuple):
@@ -72,37 +75,60 @@ def _rival(solver):
     return run
 
 
-WHO = {"bl.solve": door, "SLSQP": _rival(rivals.slsqp), "genetic": _rival(rivals.genetic)}
+Way = Callable[[Case], tuple[Any, Any, bool, str]]  # x, y, whether it claims a solution, and words
+RIVALS: dict[str, Way] = {
+    "SLSQP": _rival(rivals.slsqp),
+    "genetic": _rival(rivals.genetic),
+    "Optuna": _rival(rivals.optuna),
+}
+WHO = ("bl.solve", SINGLE, *RIVALS)
+
+
+def ways(name: str, n: int, who: str) -> dict[str, Way]:
+    """What is run of a family, by the name it has in the rows."""
+    if who == "bl.solve":
+        return {who: door}
+    if who != SINGLE:
+        return {who: RIVALS[who]} if n <= NO_RIVALS else {}
+    found = hindsight.METHODS[name](n)
+    return {
+        f"{SINGLE} {i}: {type(method).__name__}": partial(hindsight.run, method=method)
+        for i, method in enumerate(found)
+    }
 
 
 def run(n: int, who: str, only: Sequence[str], *, again: bool = False) -> None:
     """Every family of a size, by one way; those that are kept are left out."""
-    if who != "bl.solve" and n > NO_RIVALS:
-        return
     for make in FAMILIES:
         name = make.__name__
         known = {(row.n, row.who, row.name) for row in kept()}
-        if (only and name not in only) or ((n, who, name) in known and not again):
+        if (only and name not in only) or not _fits(make, n):
             continue
-        if not _fits(make, n):
-            continue
-        found = one(make(n, np.random.default_rng(n)), name, who)
-        print(f"{found.family}, n = {n}, {who}: {found.kind}, {found.seconds:.0f} s", flush=True)
-        keep(found)
+        for told, way in ways(name, n, who).items():
+            if (n, told, name) in known and not again:
+                continue
+            found = one(make(n, np.random.default_rng(n)), name, told, way)
+            print(
+                f"{found.family}, n = {n}, {told}: {found.kind}, {found.seconds:.0f} s", flush=True
+            )
+            keep(found)
 
 
-def one(case: Case, name: str, who: str) -> Run:
-    """Solve and judge an instance."""
+def one(case: Case, name: str, who: str, way: Way) -> Run:
+    """Solve and judge an instance. Nothing that was compiled before helps."""
+    jax.clear_caches()
     begin = time.process_time()
     try:
-        x, y, claimed, said = WHO[who](case)
+        x, y, claimed, said = way(case)
+        spent = time.process_time() - begin
         kind, above = case.judge(x, y)
         kind = kind.value
     except Unsupported as error:
         kind, above, claimed, said = REFUSED, None, False, str(error)
+        spent = time.process_time() - begin
     except Exception as error:  # it is a line of the table
         kind, above, claimed, said = FAILED, None, False, f"{type(error).__name__}: {error}"
-    spent = time.process_time() - begin
+        spent = time.process_time() - begin
     structure = STRUCTURE[name]
     return Run(name, case.family, structure, case.n, who, kind, above, claimed, spent, said[:300])
 

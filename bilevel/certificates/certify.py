@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 from bilevel import lower, oracles, trees
 from bilevel.certificates import measures
 from bilevel.certificates.kkt import curvatures, lower_kkt_residual
+from bilevel.certificates.upper_kkt import can_fit, upper_kkt
 from bilevel.linear import AbstractLinear
 from bilevel.lower import AbstractLowerSolver, ToTolerance
 from bilevel.problem import Batch, Problem
@@ -33,7 +34,9 @@ class Gap(enum.IntFlag):
 
 
 WORDS = {
-    Gap.UPPER_COUPLED: "the upper set has no fixed projection, so stationarity is not measured",
+    Gap.UPPER_COUPLED: "the upper set has no fixed projection, and too many constraints for its "
+    "multipliers (or the problem's hypergradient or lower_step is declared), so stationarity is "
+    "not measured",
     Gap.LOWER_SET: "y is constrained and too large for the implicit formula along an active set, "
     "and no closed form is declared, so stationarity is not measured",
     Gap.LOWER_UNSOLVABLE: "the lower set has no projection, so y*(x) is not solved for (a solver "
@@ -63,7 +66,9 @@ class Certificate(NamedTuple):
     A number the problem's structure leaves without meaning is NaN, and `gaps` says why.
     """
 
-    stationarity: Scalar  # ‖x − P_X(x − a ∇l)‖/a at the solved y*; the norm of ∇l when x is free
+    # ‖x − P_X(x − a ∇l)‖/a at the solved y*, the norm of ∇l when x is free; where the upper set has
+    # no fixed projection, the residual of the KKT conditions in x with the best multipliers
+    stationarity: Scalar
     value: Scalar  # f(x, y*), at the y where stationarity was measured
     tracking_error: Scalar  # ‖y − y*‖ of the given y
     lower_residual: Scalar  # ‖∇_y g‖ at the given y, in projected form with a lower set
@@ -172,14 +177,14 @@ def certify(
         linear: for the adjoint system of a free y; `CG(100)` when absent.
 
     Returns:
-        `Certificate`. NaN stands where there is no sound number: stationarity with an upper set
-        that has no fixed projection, with a constrained y of more than 200 entries and no
+        `Certificate`. NaN stands where there is no sound number: stationarity with more than 200
+        constraints on y*(x), with a constrained y of more than 200 entries and no
         closed-form hypergradient, where the solve ended at no local minimum of the lower loss, or
         where that is flat and the upper loss is not; all lower measures with a `lower_step` or a
         lower set that nothing here solves for. With a `lower_step` and a closed form, stationarity
         is measured at the given y. Its `summary()` says all this in words.
     """
-    gaps, nan = _gaps(problem, y, solver), measures.unknown(x, y)
+    gaps, nan = _gaps(problem, x, y, solver), measures.unknown(x, y)
     value = stationarity = tracking = solved_lower = solved_adjoint = curvature = nan
     margin = jnp.full_like(nan, jnp.inf)
 
@@ -199,8 +204,12 @@ def certify(
         value = h.value
         solved_adjoint = nan if h.residual is None else h.residual
         margin = margin if h.sc_margin is None else h.sc_margin
-        if not gaps & Gap.UPPER_COUPLED:
+        if problem.upper_set.simple:
             stationarity = measures.projected_gradient_residual(problem, x, h.grad, step_size)
+        elif not gaps & Gap.UPPER_COUPLED:
+            found = upper_kkt(problem, x, solved, batch, h.grad, linear=linear, duals=duals)
+            stationarity = found.residual
+            solved_adjoint = jnp.maximum(solved_adjoint, found.adjoint_residual)
     # A NaN upper loss has the adjoint v = 0, which would look stationary.
     stationarity = jnp.where(jnp.isfinite(value), stationarity, nan)
     adjoint = solved_adjoint
@@ -251,11 +260,11 @@ def _curved(problem: Problem, x: Upper, y: Lower, solved: Lower, duals, batch: B
     return values[0], flat, blind, values[0] < -doubt, branch
 
 
-def _gaps(problem: Problem, y: Lower, solver: AbstractLowerSolver | None) -> Gap:
+def _gaps(problem: Problem, x: Upper, y: Lower, solver: AbstractLowerSolver | None) -> Gap:
     """What is known before anything is computed."""
     closed_form = problem.hypergradient is not None
     gaps = Gap(0)
-    if problem.upper_set.moves or not problem.upper_set.projectable:
+    if not (problem.upper_set.simple or can_fit(problem, x, y)):
         gaps |= Gap.UPPER_COUPLED
     if problem.lower_step is not None:
         gaps |= Gap.LOWER_STEP | (Gap.AT_GIVEN_Y if closed_form else Gap(0))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from bilevel import certificates, sharding, trees
-from bilevel.certificates import Certificate
+from bilevel.certificates import Certificate, measures
 from bilevel.data import Data, on_parts
 from bilevel.driver import validate
 from bilevel.driver.checkpoint import Checkpoint, Saver
@@ -40,6 +40,9 @@ class Options(NamedTuple):
     progress: bool | None = None
     keep: str | Best = "last"
     certify: bool = True
+    answer: bool = (
+        False  # y is solved for anew at the last x, on all data; not an option of `solve`
+    )
 
 
 class Prepared(NamedTuple):
@@ -56,6 +59,11 @@ class Prepared(NamedTuple):
     saver: Saver | None
     target: int  # step at which the run ends
     resumed: bool  # from a checkpoint
+
+    @property
+    def whole(self) -> bool:
+        """Whether the certifier sees all data."""
+        return self.options.data is None or self.options.data.full is not None
 
     @property
     def first(self) -> Batch:
@@ -122,6 +130,10 @@ def prepare(
     )
 
 
+def _answer(problem: Problem, x: Upper, y: Lower, batch) -> Lower:
+    return measures.solve(problem, x, y, batch).y
+
+
 def _certify(problem: Problem, x: Upper, y: Lower, v: Lower | None, batch: Batch) -> Certificate:
     return certificates.certify(problem, x, y, batch, v=v)
 
@@ -144,6 +156,13 @@ class Certifier:
             told = str(error).strip().split("\n")[0][:200]
             self.notes = [f"no certificate could be computed: {type(error).__name__}: {told}"]
             return None
+
+    def answer(self, x: Upper, y: Lower) -> Lower:
+        """The lower solution at x, from y; y itself where nothing here solves for it."""
+        if not measures.can_solve(self._problem, y):
+            return y
+        solved = program(self._problem, _answer)(self._problem, x, y, self._batch.lower)
+        return solved if trees.all_finite(solved) else y
 
     def of(self, state: State) -> Certificate | None:
         """Of a state, the adjoint it tracks included."""

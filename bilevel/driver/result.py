@@ -18,7 +18,7 @@ from bilevel.typing import Lower, Upper
 class Outcome(enum.Enum):
     """How a run ended."""
 
-    FINISHED = "finished"  # all steps were made
+    FINISHED = "finished"  # all steps were made, or none lowers what the method minimises
     CONVERGED = "converged"  # the certificate fell below tol, or to what float64 can tell
     STALLED = "stalled"  # ended short of a stationary x: rounding hides what helps, or the search
     STOPPED = "stopped"  # a callback asked for it
@@ -163,7 +163,11 @@ def advice(
     words = {"upper": "upper loss", "lower_grad_norm": "lower gradient"}
     where = ", ".join(f"{told} {row[name]:.3g}" for name, told in words.items() if name in row)
     return {
-        Outcome.FINISHED: f"all steps made ({where}).",
+        Outcome.FINISHED: (
+            f"after step {step} no step lowers what {type(method).__name__} minimises ({where})."
+            if exhausted
+            else f"all steps made ({where})."
+        ),
         Outcome.CONVERGED: (
             f"after step {step} rounding leaves no step that is certain to lower the upper loss."
             if exhausted

@@ -28,7 +28,7 @@ class Ended(NamedTuple):
     certificate: Certificate | None  # of the state, where the run looked at it
     seconds: float
     compiling: float  # seconds until the loop was compiled
-    exhausted: bool  # the method says that rounding allows no further step
+    exhausted: bool  # the method says that no further step helps
     failed: Exception | None  # what a loader raised
 
 
@@ -97,6 +97,8 @@ def _run_chunks(run: Prepared, interrupt: Interrupt) -> Ended:
                 exhausted = bool(info.get("exhausted", False))
                 if exhausted and outcome is None:
                     outcome = Outcome.STALLED
+                if bool(info.get("settled", False)) and outcome is None:
+                    exhausted, outcome = True, Outcome.FINISHED
                 # The loop takes the state over; what a callback keeps must stay readable.
                 with interrupt.waiting():
                     asked = [call(step, trees.copy(state), row) for call in options.callbacks]
@@ -151,15 +153,20 @@ def _result(run: Prepared, ended: Ended, interrupt: Interrupt) -> Result:
         notes.append(f"kept the iterate with {log.best.metric} = {log.kept.value:.6g}")
     if log.kept is not None:
         x, y = log.kept.x, log.kept.y
-        certificate = run.certifier(x, y, None) if certify else None
     else:
         x, y = state.x, state.y
-        certificate = run.certifier.of(state) if certify and certificate is None else certificate
+    if run.options.answer and run.whole:
+        y = run.certifier.answer(x, y)
+    if certify and (log.kept is not None or y is not state.y):
+        certificate = run.certifier(x, y, None)
+    elif certify and certificate is None:
+        certificate = run.certifier.of(state)
     notes += run.certifier.notes
-    if certificate is not None and run.options.data is not None and run.options.data.full is None:
+    if certificate is not None and not run.whole:
         notes.append("the certificate was computed on one batch, as the data have no full one")
     price, running = run.method.price(run.problem), ended.seconds - ended.compiling
-    if ended.outcome is Outcome.STALLED and _is_stationary(certificate):
+    idle = ended.outcome in (Outcome.STALLED, Outcome.FINISHED) and ended.exhausted
+    if idle and _is_stationary(certificate):
         ended = ended._replace(outcome=Outcome.CONVERGED)
     status = Status(ended.outcome, _advice(run, ended))
     if status.ok and certificate is not None and not certificate.feasible:

@@ -158,13 +158,12 @@ def _follow(
     aim: _Aim, y: Vector, equations: Equations, first: Scalar, last: Scalar, max_steps: int
 ) -> _Path:
     """Damped Newton steps from a point inside; t falls tenfold each time y is near the path."""
-    eps, eye = jnp.finfo(y.dtype).eps, jnp.eye(y.size, dtype=y.dtype)
-    P = eye - equations.inverse @ equations.E  # on the null space of the equations
+    eps = jnp.finfo(y.dtype).eps
+    step = _newton_step(equations)
 
     def body(at: _Path) -> _Path:
-        slope, H = P @ aim.slope(at.y, at.t), aim.hessian(at.y, at.t)
-        across = jnp.max(jnp.abs(H)) * (eye - P)  # of the size of H, for a good condition
-        d = -P @ jnp.linalg.solve(P @ H @ P + across, slope)
+        slope = equations.tangent(aim.slope(at.y, at.t))
+        d = step(aim.hessian(at.y, at.t), slope)
         here, decrement = aim.value(at.y, at.t), -slope @ d
         scale = 1 + jnp.abs(here)
 
@@ -192,6 +191,20 @@ def _follow(
     none = jnp.zeros((), jnp.int32)
     start = _Path(y, first, jnp.full((), jnp.inf, y.dtype), none, aim.enough(y))
     return jax.lax.while_loop(lambda at: ~at.done & (at.steps < max_steps), body, start)
+
+
+def _newton_step(equations: Equations) -> Callable[[Array, Vector], Vector]:
+    """`(H, slope) ↦ −H⁻¹ slope` on the null space of the equations."""
+    E, inverse = equations
+    if not E.shape[0]:
+        return lambda H, slope: -jnp.linalg.solve(H, slope)
+    P = jnp.eye(E.shape[1], dtype=E.dtype) - inverse @ E
+
+    def step(H: Array, slope: Vector) -> Vector:
+        across = jnp.max(jnp.abs(H)) * (inverse @ E)  # of the size of H, for a good condition
+        return -P @ jnp.linalg.solve(P @ H @ P + across, slope)
+
+    return step
 
 
 class _Inside(NamedTuple):

@@ -1,9 +1,10 @@
-"""Multipliers of the lower set at a point whose solver told none."""
+"""Multipliers of constraints at a point whose solver told none."""
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from bilevel import oracles, sets, trees
-from bilevel.lower.kkt import NEVER, Duals, face
+from bilevel.lower.kkt import NEVER, Duals, Face, face
 from bilevel.lower.solvers import AbstractLowerSolver, ToTolerance
 from bilevel.problem import Problem
 from bilevel.typing import Lower, Upper
@@ -25,7 +26,14 @@ def duals_at(
         none = jnp.zeros(0, trees.widest(y))
         return Duals(none, none)
     force, _ = trees.ravel(oracles.lower_grad(problem, x, y, batch))
-    h, A, e, E = face(problem, x, y)
+    return balancing(force, face(problem, x, y), solver)
+
+
+def balancing(
+    force: Float[Array, " m"], at: Face, solver: AbstractLowerSolver | None = None
+) -> Duals:
+    """`λ ≥ 0` and ν with least `‖force + Aᵀ λ + Eᵀ ν‖² + Σ (λ_i h_i)²`."""
+    h, A, e, E = at
     on = h > -NEVER / 2  # a side without a bound has no multiplier
 
     def distance(_, duals, __):
@@ -37,4 +45,4 @@ def duals_at(
     bounds = sets.Box(Duals(jnp.zeros(()), -jnp.full((), jnp.inf)), jnp.inf)
     least = Problem(lambda _, duals, __: jnp.zeros(()), distance, lower_set=bounds)
     with oracles.uncounted():
-        return (solver or ToTolerance(1e-10)).solve(least, x, start).y
+        return (solver or ToTolerance(1e-10)).solve(least, force, start).y

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from bilevel import methods, trees
-from bilevel.certificates import Convexity, probe
+from bilevel.certificates import Convexity, Probe, probe
 from bilevel.data import Data
 from bilevel.data.sources import Whole
 from bilevel.driver import validate
@@ -34,6 +34,9 @@ class Choice(NamedTuple):
     method: AbstractMethod | None
     why: str  # the reason in a sentence
     result: Result | None = None  # of HiGHS, with a proven bound
+    lags: bool = (
+        False  # its y only follows the lower solution, which is to be solved for at the end
+    )
 
 
 def choose(
@@ -49,17 +52,18 @@ def choose(
 
     In this order:
 
-    1. Mini-batches: SOBA with steps from `tune`, where y is free.
+    1. Mini-batches: SOBA with steps from `tune`, where y is free and that finds steps.
     2. Constraints that tie the levels, any set for y, or a lower loss that is not strongly convex
        at the start: the global search, where x and y have at most 40 entries together.
     3. A free y, x free or in a set with a projection, a lower loss strongly convex at the start:
        MAID, which finds its own steps.
     4. More variables, linear or convex-quadratic losses (`structure.as_program`) and linear
        constraints: HiGHS, which proves how good its answer is, if it finds one in a minute.
-    5. A constrained y of at most 1000 entries, a lower loss that is convex at the start: Barrier,
-       which solves the lower problem along its central path and finds its own steps.
-    6. A constraint on y*(x), y free, and a lower loss strongly convex at the start: MAID in an
+    5. A constraint on y*(x), y free, and a lower loss strongly convex at the start: MAID in an
        augmented Lagrangian.
+    6. A constrained y of at most 1000 entries, a lower loss that is convex at the start: Barrier,
+       which solves the lower problem along its central path and finds its own steps; in an
+       augmented Lagrangian where there is a constraint on y*(x).
     7. All else that some method handles: the winner of `race`.
 
     Args:
@@ -67,9 +71,9 @@ def choose(
         programs: whether HiGHS may be asked; it has no use for metrics, callbacks or checkpoints.
 
     Raises:
-        Unsupported: no method handles the problem, or a constraint on y*(x) meets noise, a
-            constrained y, or a lower loss that is not strongly convex; the methods that handle
-            what the problem declares are named.
+        Unsupported: no method handles the problem, or a constraint on y*(x) meets noise, a free y
+            whose loss is not strongly convex, or a constrained y that is large or whose loss is not
+            convex; the methods that handle what the problem declares are named.
         ValueError: no method got anywhere in the race.
     """
     declared = problem.structure()
@@ -120,16 +124,24 @@ def choose(
                 f"Chose AugmentedLagrangian around MAID: {told}, losses without noise, and a "
                 "lower loss that is strongly convex at the start",
             )
-    if kinds & LOWER_CONSTRAINTS and not kinds - LOWER_CONSTRAINTS - PLAIN:
+    if kinds & LOWER_CONSTRAINTS and trees.size(y0) <= DENSE:
         look = probe(problem, x0, y0, batch)
-        if trees.size(y0) <= DENSE and look.convexity in CONVEX:
-            t = WALL * (min(look.L, 1.0) if math.isfinite(look.L) and look.L > 0 else 1.0)
-            return Choice(
-                methods.Barrier(t=t, max_step=LONGEST),
-                f"Chose Barrier, which finds its own steps: {told}, losses without noise, and a "
-                f"lower loss that is {look.convexity.value} at the start",
-            )
+        if look.convexity in CONVEX:
+            return _barrier(look, told, tied=Structure.UPPER_COUPLED in kinds)
     return _raced(problem, x0, y0, told, data, key)
+
+
+def _barrier(look: Probe, told: str, tied: bool) -> Choice:
+    t = WALL * (min(look.L, 1.0) if math.isfinite(look.L) and look.L > 0 else 1.0)
+    method, name = methods.Barrier(t=t, max_step=LONGEST), "Barrier, which finds its own steps"
+    if tied:
+        method = methods.AugmentedLagrangian(method, period=10, growth=2.0)
+        name = "AugmentedLagrangian around Barrier"
+    return Choice(
+        method,
+        f"Chose {name}: {told}, losses without noise, and a lower loss that is "
+        f"{look.convexity.value} at the start",
+    )
 
 
 def is_deterministic(data: Data | None) -> bool:
@@ -165,12 +177,16 @@ def _stochastic(problem, x0, y0, told, plain: bool, data, key) -> Choice:
         return _raced(problem, x0, y0, f"{told}, with data that come in batches", data, key)
     try:
         tuned = tune(methods.SOBA, problem, x0, y0, data=data, key=key)
-    except (TypeError, ValueError) as error:
+    except TypeError as error:
         raise Unsupported(
             f"no method was given, and SOBA, which would be taken for data in batches, cannot be "
             f"tuned: {error} Give a method with its steps, such as bl.methods.SOBA()."
         ) from error
-    return Choice(tuned.method, f"Chose SOBA with steps from bl.tune: {told}, and data in batches")
+    except ValueError:  # a lower loss that is not strongly convex, or steps that all diverge
+        told = f"{told}, with data that come in batches, and SOBA cannot be tuned"
+        return _raced(problem, x0, y0, told, data, key)
+    why = f"Chose SOBA with steps from bl.tune: {told}, and data in batches"
+    return Choice(tuned.method, why, lags=True)
 
 
 def _raced(problem: Problem, x0, y0, told: str, data: Data | None, key) -> Choice:
@@ -182,7 +198,8 @@ def _raced(problem: Problem, x0, y0, told: str, data: Data | None, key) -> Choic
     found = race(problem, x0, y0, data=data, key=key)
     names = ", ".join(type(one.method).__name__ for one in found.entrants)
     name = type(found.method).__name__
-    return Choice(found.method, f"Chose {name} in a race of bl.race among {names}: {told}")
+    why = f"Chose {name} in a race of bl.race among {names}: {told}"
+    return Choice(found.method, why, lags=True)
 
 
 def _refusal(problem: Problem, told: str) -> Unsupported:

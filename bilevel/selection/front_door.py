@@ -184,6 +184,7 @@ def _checked(
     from bilevel.global_search import check_small, verdict
 
     assert choice.method is not None
+    options = options._replace(answer=choice.lags)
     result = drive(problem, choice.method, x0, y0, None, options)
     outcome, advice = result.status.outcome, _told(choice, result.status.advice)
     result = result._replace(status=Status(outcome, advice))

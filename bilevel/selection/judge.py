@@ -26,6 +26,11 @@ class Judge(eqx.Module):
 
     batches: Batch  # on a leading axis
 
+    @property
+    def one(self) -> Batch:
+        """The first of the batches."""
+        return trees.map(lambda leaf: leaf[0], self.batches)
+
     def solved(self, problem: Problem, x: Upper, y: Lower) -> Lower:
         """The minimiser of the mean lower loss, from y."""
         if problem.lower_step is not None:

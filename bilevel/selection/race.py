@@ -17,9 +17,15 @@ from bilevel import jobs, trees
 from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
-from bilevel.driver.validate import check_arguments, check_steps, check_variable
+from bilevel.driver.validate import (
+    check_arguments,
+    check_each_loss,
+    check_steps,
+    check_variable,
+)
 from bilevel.errors import Refused
 from bilevel.lower import NewtonCG
+from bilevel.methods import MAID
 from bilevel.methods.base import AbstractMethod, LowerAssumption, Unsupported, all_methods
 from bilevel.problem import Draws, Problem, Structure
 from bilevel.selection.judge import Judge, judge_of
@@ -78,11 +84,12 @@ def race(
         x0, y0: any pytrees of floating arrays.
         data: arrays or samplers, as for `bl.run`.
         methods: classes, or methods with settings of their own; when absent, at most six that
-            handle the problem, those that assume least and cost least first.
+            handle the problem: MAID where it does, then by what they assume and cost.
         key: draws the samples and starts the methods.
         steps: of the first round.
-        seconds: no further method starts, and no further round, after this much time. A method
-            takes 3 to 10 seconds to compile.
+        seconds: no further method starts after half of this time, and no further round after it. A
+            method takes 3 to 10 seconds to compile. On a machine that is busy with other work, and
+            without an executor, seconds of the processor count.
         executor: runs the methods of a round at once, each as a job; any of `concurrent.futures`,
             or with its `submit`. The jobs and what they return are pickled where processes run
             them.
@@ -102,32 +109,38 @@ def race(
     data = Data() if data is None else data
     if data.streams:
         raise TypeError("race draws the same samples many times: give Data arrays or a sampler.")
-    start, key = time.monotonic(), jax.random.key(0) if key is None else key
+    begin, key = (time.monotonic(), time.process_time()), jax.random.key(0) if key is None else key
     problem = on_parts(problem, data.feed(key, Draws(1, 1)))
     judge = judge_of(data, key)
+    check_each_loss(problem, x0, y0, judge.one)
     look = _constants(problem, x0, y0, judge)
     ready, left_out = [], []
-    for method in able(problem, data) if methods is None else methods:
+    for method in able(problem, data, look) if methods is None else methods:
         try:
             ready.append(_Lanes.of(method, problem, x0, y0, data, key, look))
         except (ValueError, NotImplementedError) as error:
             name = getattr(method, "__name__", type(method).__name__)
             left_out.append(f"{name} did not start: {error}")
 
+    def spent() -> float:
+        """Seconds of work: on a busy machine those of the processor, which are fewer."""
+        wall, work = time.monotonic() - begin[0], time.process_time() - begin[1]
+        return wall if executor is not None else min(wall, work)
+
     def further(lanes: Sequence[_Lanes], latest: float) -> list[_Lanes]:
         """A round; without an executor no further method starts after the latest time."""
         job, ran = partial(_Lanes.further, problem=problem, judge=judge, steps=steps), []
         for one in jobs.each(job, lanes, executor):
             ran.append(one)
-            if executor is None and time.monotonic() > latest:
+            if executor is None and spent() > latest:
                 break
         return ran
 
-    running = further(ready, start + seconds / 2)
+    running = further(ready, seconds / 2)
     late = f"did not start: half of the {seconds:g} seconds were over; give more."
     left_out += [f"{type(lanes.base).__name__} {late}" for lanes in ready[len(running) :]]
     ended: list[_Lanes] = []
-    while len(running) > 1 and time.monotonic() - start < seconds:
+    while len(running) > 1 and spent() < seconds:
         running.sort(key=lambda lanes: lanes.best.score)
         half = -(-len(running) // 2)
         ended, running = running[half:] + ended, running[:half]
@@ -142,13 +155,17 @@ def race(
     return Race(best[0].method, best, tuple(left_out))
 
 
-def able(problem: Problem, data: Data) -> list[type[AbstractMethod]]:
+def able(problem: Problem, data: Data, look: Probe | None) -> list[type[AbstractMethod]]:
     """Methods that handle a problem and can race, those likeliest to do well first.
+
+    MAID comes first, which finds its own steps, then those whose theory tells steps; those that
+    assume most where the lower loss is strongly convex (`look` says so), elsewhere those that
+    assume least.
 
     Raises:
         Unsupported: there are none.
     """
-    noisy = any(n != 1 for n in data.batches)
+    noisy = (data.batches.upper, data.batches.lower) != (1, 1)
     needs = {Structure.BLOCKS} if data.blocks is not None else set()
     found = [
         method
@@ -164,9 +181,9 @@ def able(problem: Problem, data: Data) -> list[type[AbstractMethod]]:
     weakest = list(LowerAssumption)
 
     def rank(method: type[AbstractMethod]):
-        strong = isinstance(problem.lower_set, Free)
-        told = method.theory.__func__ is AbstractMethod.theory.__func__
-        return told, weakest.index(method.below) * (1 if strong else -1), _cost(method, problem)
+        untold = method.theory.__func__ is AbstractMethod.theory.__func__
+        least = weakest.index(method.below) * (1 if look is not None else -1)
+        return method is not MAID, untold, least, _cost(method, problem)
 
     return sorted(found, key=rank)[:MOST_METHODS]
 
@@ -179,6 +196,12 @@ def _default(method: type[AbstractMethod]) -> AbstractMethod | None:
         return None
 
 
+def _moves(method: AbstractMethod) -> bool:
+    """Whether it has steps to choose."""
+    fields = (getattr(method, field.name) for field in dataclasses.fields(method))
+    return any(isinstance(field, AbstractUpdate) for field in fields)
+
+
 def _cost(method: type[AbstractMethod], problem: Problem) -> float:
     return method().price(problem).gradients()
 
@@ -187,9 +210,8 @@ def _constants(problem: Problem, x: Upper, y: Lower, judge: Judge) -> Probe | No
     """What theories ask for, where y is free and the lower loss strongly convex."""
     if not isinstance(problem.lower_set, Free):
         return None
-    batch = trees.map(lambda leaf: leaf[0], judge.batches)
-    y = NewtonCG(1e-4, max_steps=500).solve(problem, x, y, batch.lower).y
-    look = probe(problem, x, y, batch)
+    y = NewtonCG(1e-4, max_steps=500).solve(problem, x, y, judge.one.lower).y
+    look = probe(problem, x, y, judge.one)
     return look if math.isfinite(look.condition) else None
 
 
@@ -209,15 +231,14 @@ class _Lanes(NamedTuple):
             data.batches
         )
         base.check(problem)
-        moves = any(
-            isinstance(getattr(base, f.name), AbstractUpdate) for f in dataclasses.fields(base)
-        )
-        factors = [(p, q) for p in X_FACTORS for q in LOWER_FACTORS] if moves else [(1.0, 1.0)]
+        every = [(p, q) for p in X_FACTORS for q in LOWER_FACTORS]
+        factors = every if _moves(base) else [(1.0, 1.0)]
         state = base.init(problem, x0, y0, key=key)
         states = trees.map(
             lambda leaf: jnp.broadcast_to(leaf, (len(factors), *jnp.shape(leaf))), state
         )
         feed = data.feed(key, base.draws(problem))
+        base.check_parts(feed.parts)
         return cls(base, np.array(factors), states, feed, 0, np.full(len(factors), np.inf))
 
     def further(self, problem: Problem, judge: Judge, steps: int) -> "_Lanes":

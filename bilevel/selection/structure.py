@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, Literal
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from bilevel import mip, trees
 from bilevel.driver.answer import FollowerCertificate
@@ -179,19 +180,16 @@ def as_program(problem: Problem, x: Upper, y: Lower, batch: Batch) -> mip.Progra
         return None
     if m * (2 * m + sum(jax.eval_shape(part, zero).size for s in sides for part in s)) > MOST:
         return None
-    cost, follower_cost = (np.asarray(jax.grad(loss)(zero)) for loss in (upper, lower))
-    curved, answers = (np.array(jax.hessian(loss)(zero)) for loss in (upper, lower))
     trial = jnp.asarray(np.random.default_rng(0).normal(size=m))
-    for loss, slope, hessian in ((upper, cost, curved), (lower, follower_cost, answers)):
-        expected = float(loss(zero)) + slope @ trial + trial @ hessian @ trial / 2
-        if not np.isclose(float(loss(trial)), expected, rtol=1e-9, atol=1e-9):
-            return None  # a derivative of the user's own that is another function's
+    (cost, curved), (follower_cost, answers) = [_expanded(loss, trial) for loss in (upper, lower)]
+    if cost is None or follower_cost is None:
+        return None
     follower = np.arange(m) >= n
     share, curved = _shared(curved, answers, follower)
-    bounds, rows = _rows(sides, zero, follower)
     values = np.linalg.eigvalsh(curved)
     if values[0] < -1e-9 or np.count_nonzero(values > 1e-12 * values[-1]) > SQUARES:
         return None
+    bounds, rows = _rows(sides, zero, follower)
     answers[:n, :n] = 0
     matrix, low, high, own = rows
     try:
@@ -211,6 +209,21 @@ def as_program(problem: Problem, x: Upper, y: Lower, batch: Batch) -> mip.Progra
         )
     except ValueError:  # a follower that is not convex, products with rows that move
         return None
+
+
+def _expanded(loss: Callable, trial: Array):
+    """Gradient and Hessian at zero of a quadratic loss; `None` where they do not tell the loss.
+
+    They do not where a derivative of the user's own is another function's.
+    """
+
+    @jax.jit  # one program: a walk through the operations one by one takes longer
+    def derivatives(z, trial):
+        return loss(z), jax.grad(loss)(z), jax.hessian(loss)(z), loss(trial)
+
+    value, slope, hessian, there = map(np.array, derivatives(jnp.zeros_like(trial), trial))
+    expected = value + slope @ trial + trial @ hessian @ trial / 2
+    return (slope, hessian) if np.isclose(there, expected, rtol=1e-9, atol=1e-9) else (None, None)
 
 
 def _constraints(problem: Problem, unravel) -> tuple[tuple[Callable, Callable], ...]:
@@ -247,8 +260,10 @@ def _rows(sides, zero, follower):
     kept = []  # (row, low, high, the follower's)
     for own, (inequalities, equations) in zip((False, True), sides, strict=True):
         for part, equal in ((inequalities, False), (equations, True)):
-            matrix = np.asarray(jax.jacfwd(part)(zero) if m < 64 else jax.jacrev(part)(zero))
-            right = -np.asarray(part(zero))
+            slopes = jax.jacfwd(part) if m < 64 else jax.jacrev(part)
+            matrix, right = map(
+                np.asarray, jax.jit(lambda z, f=part, d=slopes: (d(z), -f(z)))(zero)
+            )
             for row, side in zip(matrix, right, strict=True):
                 _place(row, side, equal, own, bounds, kept, follower)
     matrix = np.array([row for row, *_ in kept]).reshape(-1, m)

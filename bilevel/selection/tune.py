@@ -16,7 +16,13 @@ from bilevel import jobs, oracles, trees
 from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
-from bilevel.driver.validate import check_arguments, check_method, check_steps, check_variable
+from bilevel.driver.validate import (
+    check_arguments,
+    check_each_loss,
+    check_method,
+    check_steps,
+    check_variable,
+)
 from bilevel.errors import Refused
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Draws, Problem
@@ -109,8 +115,9 @@ def tune(
     problem = on_parts(problem, data.feed(key, Draws(1, 1)))
 
     judge = judge_of(data, key)
+    check_each_loss(problem, x0, y0, judge.one)
     y_start = judge.solved(problem, x0, y0)
-    look = probe(problem, x0, y_start, trees.map(lambda leaf: leaf[0], judge.batches))
+    look = probe(problem, x0, y_start, judge.one)
     suited = gentle(look, problem, x0, y_start, draws(data, key).lower, key)
     base = method.theory(
         measured_ahead(suited, judge.mean(problem), x0, y_start, judge.batches, key)

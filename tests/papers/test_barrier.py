@@ -256,6 +256,37 @@ def test_strictly_feasible_and_never_rising():
     assert lasts[-1] < lasts[0] - 1
 
 
+def test_it_says_that_no_step_helps_any_more():
+    case = problems.couple1()
+    method = methods.Barrier(t=1e-3)
+    start = method.init(case.problem, case.x0, case.y0)
+    state, info = bl.run(case.problem, method, start, steps=40)
+    first = int(np.argmax(info["settled"]))
+    assert 0 < first < 30
+    assert np.mean(info["settled"][first:]) > 0.8  # rounding may bring another step
+    assert np.all(info["upper"][first] - info["upper"][first:] < 1e-12)
+    assert not np.any(info["settled"][:first])
+    assert info["hypergrad_norm"][first] < 1e-5
+    np.testing.assert_allclose(state.x - 2, 1.87e-4, rtol=5e-3)
+
+
+@pytest.mark.slow
+def test_a_run_ends_there():
+    case = problems.couple1()
+    told = {}
+    for name, method in {
+        "plain": methods.Barrier(t=1e-3),
+        "falling": methods.Barrier(t=schedules.Function(jax.tree_util.Partial(tenth))),
+    }.items():
+        told[name] = bl.solve(
+            case.problem, method, case.x0, case.y0, steps=60, log_every=20, progress=False
+        )
+    assert told["plain"].stats.steps < 60
+    assert told["plain"].status.outcome is bl.Outcome.FINISHED
+    assert "no step lowers what Barrier minimises" in told["plain"].status.advice
+    assert told["falling"].stats.steps == 60  # a smaller t is to come
+
+
 def test_continuation_brings_t_down():
     """One tenth every ten steps, from 0.1 on: as exact as the last t, from its neighbours."""
     case = problems.couple1()

@@ -113,6 +113,34 @@ def test_batches_get_a_tuned_soba():
     assert "bl.tune" in choice.why
 
 
+@pytest.mark.slow
+def test_batches_and_a_flat_lower_loss_get_a_race():
+    flat = bl.Problem(
+        lambda x, y, b: jnp.mean((y[0] - b) ** 2) + jnp.sum(x**2) + jnp.sum(y[1:] ** 2),
+        lambda x, y, b: (y[0] + y[1] - x[0] - jnp.mean(b)) ** 2,
+    )
+    choice = chosen(flat, data=bl.Data(upper=ROWS, lower=ROWS, batch_size=4))
+    assert choice.method is not None
+    assert "SOBA cannot be tuned" in choice.why
+    assert choice.lags
+
+
+@pytest.mark.slow
+def test_the_answer_after_a_race_is_solved_for():
+    n = 30
+    rates = jnp.linspace(0.1, 1.0, n)
+    problem = bl.Problem(
+        lambda x, y, b: jnp.mean((x - 1) ** 2 + (y - 1) ** 2),
+        lambda x, y, b: jnp.sum(rates * (y - x) ** 2) / 2,
+        hypergradient=lambda x, y, b: 2 * (x + y - 2) / n,
+    )
+    result = bl.solve(problem, x0=jnp.zeros(n), y0=jnp.zeros(n), steps=100)
+    assert "in a race" in result.status.advice
+    assert jnp.allclose(result.y, result.x, atol=1e-6)
+    assert isinstance(result.certificate, bl.certificates.Certificate)
+    assert result.certificate.tracking_error < 1e-6
+
+
 def test_batches_without_a_choice_get_a_reason():
     stream = bl.Data(upper=iter([ROWS]), lower=iter([ROWS]))
     with pytest.raises(Unsupported, match=r"cannot be tuned.*Give a method"):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.universal import runs, show
+from benchmarks.universal import hindsight, runs, show
 from benchmarks.universal.case import Kind
 
 
@@ -50,6 +50,35 @@ def test_the_table_tells_what_was_claimed_falsely():
         "| linear | lower set moved by x, linear | solved, 3 s | **worse**, *claimed*, 3 s" in text
     )
     assert "`bl.solve`: 1 of 2 solved, 0 refused; claimed falsely: linear (n = 100)." in text
+    assert "| SLSQP n = 10 |" in text
+
+
+def test_the_best_single_method_is_the_fastest_that_solves():
+    rows = [
+        row(seconds=6.0),
+        row(who="single 0: Barrier", seconds=4.0),
+        row(who="single 1: BLOCC", seconds=1.0, kind=Kind.WORSE.value),
+        row(who="single 2: MEHA", seconds=2.0),
+        row(n=100, kind=Kind.WORSE.value, claimed=False),
+        row(n=100, who="single 0: Barrier", seconds=3.0),
+        row(n=1000),
+        row(n=1000, who="single 0: Barrier", kind=Kind.WORSE.value),
+    ]
+    assert [(pair.ratio, pair.best.who) for pair in show.against(rows)] == [
+        (3.0, "single 2: MEHA"),
+        (pytest.approx(3.2 / 3), "single 0: Barrier"),
+    ]
+    text = show.table(rows)
+    assert "| linear | MEHA, 2 s (3.0 times) | Barrier, 3 s | none solves it |" in text
+    assert "0 of the 2 instances that one solves" in text
+    assert "not by `bl.solve`: linear (n = 100)." in text
+
+
+def test_every_family_has_single_methods_that_handle_it():
+    for make in runs.FAMILIES:
+        case = make(10, np.random.default_rng(10))
+        for method in hindsight.METHODS[make.__name__](10):
+            method.check(case.problem)
 
 
 def test_runs_are_kept_once(tmp_path, monkeypatch):

@@ -127,11 +127,28 @@ class TestCertify:
         assert jnp.isnan(found.tracking_error)
         assert "at the given y" in str(found)
 
-    def test_a_coupled_upper_set_is_not_certified(self):
-        found = certified(upper_set=sets.Coupled(lambda x, y: x[0] + y[0]))
+    def test_more_constraints_on_the_solution_than_fit_are_not_certified(self):
+        found = certified(upper_set=sets.Coupled(lambda x, y: x[0] + y[0] * jnp.ones(201)))
         assert jnp.isnan(found.stationarity)
         assert jnp.isfinite(found.tracking_error)
-        assert "Not certified" in str(found)
+        assert "Not certified: the upper set has no fixed projection" in str(found)
+
+    def test_a_constraint_on_the_solution_is_measured_by_its_multipliers(self):
+        """`min ‖x − (1, 0)‖²/2` under `y_1 + y_2 >= 4`, with y = 2x."""
+        problem = Problem(
+            lambda x, y, _: jnp.sum((x - jnp.array([1.0, 0.0])) ** 2) / 2,
+            lambda x, y, _: jnp.sum((y - 2 * x) ** 2) / 2,
+            upper_set=sets.Coupled(lambda x, y: 4 - jnp.sum(y)),
+        )
+        expected = {
+            (1.5, 0.5): 0.0,  # the solution, with a multiplier of 1/2
+            (2.0, 0.0): 0.5 * 2**0.5,  # on the boundary: what is left along it
+            (3.0, 0.0): (4 - 4**2 / 12) ** 0.5,  # inside: a multiplier costs itself times −h = 2
+            (1.0, 0.0): 2.0,  # the free minimiser, outside by h = 2
+        }
+        found = jax.vmap(lambda x: ct.certify(problem, x, jnp.zeros(2)).stationarity)
+        told = found(jnp.array(list(expected)))
+        np.testing.assert_allclose(told, list(expected.values()), atol=1e-9)
 
     def test_a_coupled_lower_set_needs_a_solver_for_programs(self, monkeypatch):
         monkeypatch.setattr(ct.measures, "_has_programs", lambda: False)

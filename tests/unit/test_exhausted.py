@@ -24,3 +24,19 @@ def test_a_run_that_rounding_ends(start, stationary, certify):
     )
     assert result.status.ok is (stationary and certify)
     assert (result.status.outcome is bl.Outcome.STALLED) is not result.status.ok
+
+
+@pytest.mark.slow
+def test_a_constraint_on_the_answer_that_was_met_is_called_converged():
+    """AugmentedLagrangian(MAID) ended "stalled" there: no certificate measured its x."""
+    n = 30
+    problem = bl.Problem(
+        lambda x, y, _: jnp.mean(x**2),
+        lambda x, y, _: jnp.sum((y - 2 * x) ** 2) / 2,
+        upper_set=bl.sets.Coupled(lambda x, y: 1 - jnp.mean(y)),
+    )
+    method = bl.methods.AugmentedLagrangian(bl.methods.MAID(), period=10, growth=2.0)
+    result = bl.solve(problem, method, jnp.ones(n), jnp.zeros(n), progress=False)
+    assert result.status.outcome is bl.Outcome.CONVERGED
+    assert result.certificate.stationarity < 1e-6
+    assert jnp.allclose(result.x, 0.5, atol=1e-6)

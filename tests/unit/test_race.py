@@ -3,6 +3,7 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 import bilevel as bl
 from bilevel import errors, jobs
 from bilevel.problem import Structure
+from bilevel.selection.race import able
 
 N = 50
 
@@ -111,6 +113,22 @@ def test_every_method_that_takes_a_declared_hypergradient_runs():
         assert shapes[0].x.shape == (N,), method
 
 
+def test_a_loss_that_is_no_number_is_told():
+    vector = bl.Problem(lambda x, y, batch: y, follows)
+    for call in (bl.race, partial(bl.tune, bl.methods.SOBA)):
+        with pytest.raises(TypeError, match="a scalar is needed"):
+            call(vector, **START)
+
+
+def test_deterministic_problems_are_open_to_methods_without_samples():
+    data, below = bl.Data(), bl.Problem(shifted_upper, follows, lower_set=BELOW)
+    free = bl.Problem(shifted_upper, follows)
+    assert able(free, data, None)[0] is bl.methods.MAID
+    assert all(method.samples is False for method in able(below, data, None))
+    noisy = bl.Data(upper=np.zeros((8, 1)), batch_size=2)
+    assert all(method.samples for method in able(free, noisy, None))
+
+
 def test_streams_are_refused():
     data = bl.Data(upper=iter([np.ones(3)]), lower=None)
     with pytest.raises(TypeError, match="race draws the same samples many times"):
@@ -189,10 +207,24 @@ def test_a_constraint_on_the_answer():
     result = bl.solve(problem, **START, progress=False)
     assert "Chose AugmentedLagrangian around MAID" in result.status.advice
     np.testing.assert_allclose(result.x, 0.5, atol=1e-5)
+    assert result.status.outcome is bl.Outcome.CONVERGED
 
 
-def test_a_constraint_on_a_constrained_answer_is_refused_with_names():
-    lower_set = bl.sets.Coupled(lambda x, y: y**3 - 1)
-    problem = bl.Problem(shifted_upper, follows, upper_set=CAPPED, lower_set=lower_set)
+BELOW = bl.sets.Coupled(lambda x, y: y**3 - 1)
+
+
+@pytest.mark.slow
+def test_a_constraint_on_a_constrained_answer():
+    problem = bl.Problem(shifted_upper, follows, upper_set=CAPPED, lower_set=BELOW)
+    result = bl.solve(problem, **START, steps=300, progress=False)
+    assert "Chose AugmentedLagrangian around Barrier" in result.status.advice
+    np.testing.assert_allclose(result.x, 0.5, atol=1e-3)
+
+
+def test_a_constraint_on_an_answer_among_several_is_refused_with_names():
+    def wavy(x, y, batch):
+        return jnp.sum(jnp.cos(3 * (y - x)))
+
+    problem = bl.Problem(shifted_upper, wavy, upper_set=CAPPED, lower_set=BELOW)
     with pytest.raises(bl.methods.Unsupported, match=r"100 variables.*Pass one that handles it"):
         bl.solve(problem, **START)

@@ -66,7 +66,9 @@ class Barrier(AbstractMethod):
     Deterministic: a step uses one batch. Without an `x_update` the step size adapts to the local
     smoothness. It is doubled, up to `max_step`, then halved until
     `l_t(x⁺) ≤ l_t(x) − ‖x⁺ − x‖²/(4 step)`, so l_t never increases while t is constant. x does not
-    move if no step size satisfies this, or if the lower set has no interior.
+    move if no step size satisfies this, or if the lower set has no interior. Where that decrease is
+    below rounding for the longest step that can be taken, `info` says `settled` = 1, and `bl.solve`
+    ends.
 
     Attributes:
         x_update: a step size, schedule or update; `None` is the adaptive rule (a reconstruction).
@@ -123,6 +125,7 @@ class Barrier(AbstractMethod):
 
         end = jax.lax.while_loop(lambda at: ~at.accepted & (at.tried < 60), body, start)
         moved = end.accepted
+        adapts = jnp.asarray(self.x_update is None)
         new = BarrierState(
             state.k + 1,
             trees.where(moved, end.x, end.here.x),
@@ -137,8 +140,17 @@ class Barrier(AbstractMethod):
             "t": t,
             "step_size": new.step_size,
             "newton_steps": end.newton_steps,
+            "settled": (adapts & self._is_settled(state, end, t)).astype(size.dtype),
         }
         return new, info
+
+    def _is_settled(self, state: BarrierState, end: _Search, t) -> Bool[Array, ""]:
+        """Whether no step lowers l_t by more than rounding, and t stays as it is."""
+        size = end.step_size
+        longest = (end.tried > 2) | (size >= jnp.asarray(self.max_step, size.dtype))
+        fall = _fall(end.x, end.here.x, size)
+        none = ~end.accepted | (longest & (fall <= _rounding(end.here.value)))
+        return none & jnp.isfinite(end.here.value) & (self.t(state.k + 1) >= t)
 
     def _tried(
         self, problem: Problem, state: BarrierState, batch: Batch, t, at: _Search
@@ -162,10 +174,8 @@ class Barrier(AbstractMethod):
         here = trees.where(first, point, at.here)
 
         if self.x_update is None:
-            move = trees.sub(at.x, here.x)
-            fall = trees.dot(move, move).astype(dtype) / (4 * at.step_size)
-            rounding = 500 * jnp.finfo(dtype).eps * (1 + jnp.abs(here.value))
-            accepted = ~first & trees.all_finite(found.y) & (value <= here.value - fall + rounding)
+            enough = here.value - _fall(at.x, here.x, at.step_size) + _rounding(here.value)
+            accepted = ~first & trees.all_finite(found.y) & (value <= enough)
             longest = jnp.minimum(2 * at.step_size, jnp.asarray(self.max_step, dtype))
             shorter = jnp.where(first, longest, at.step_size / 2)
             step_size, memory = jnp.where(accepted, at.step_size, shorter), at.memory
@@ -185,3 +195,13 @@ class Barrier(AbstractMethod):
             at.newton_steps + found.steps,
             accepted,
         )
+
+
+def _fall(x: Upper, before: Upper, step_size: Scalar) -> Scalar:
+    """The decrease of l_t that a step must bring."""
+    move = trees.sub(x, before)
+    return trees.dot(move, move).astype(step_size.dtype) / (4 * step_size)
+
+
+def _rounding(value: Scalar) -> Scalar:
+    return 500 * jnp.finfo(value.dtype).eps * (1 + jnp.abs(value))

@@ -115,9 +115,8 @@ class Charged(AbstractMethod):
         charged = self.charged(problem, state.duals, state.weight)
         inner, info = self.method.step(charged, state.inner, batch)
         values = constraint_values(problem.upper_set, inner.x, inner.y)
-        if "exhausted" in info:  # the inner method is done with these multipliers alone
-            done = info["exhausted"]
-            info["exhausted"] = jnp.where(self.settled(state, values), done, jnp.zeros_like(done))
+        for done in info.keys() & {"exhausted", "settled"}:  # with these multipliers alone
+            info[done] = jnp.where(self.settled(state, values), info[done], 0)
         state = self.renewed(state._replace(inner=inner), values)
         extra_info = {"violation": _excess(values), "dual": trees.norm(state.duals)}
         return state, info | extra_info | {"weight": state.weight}
