@@ -5,9 +5,13 @@ answer ŷ of the follower that is better: from then on, y is as good as ŷ, or x
 Because x is whole in the rows that it shares with the follower, "impossible" is a set of rows with
 whole sides, and the M of these rows follow from the bounds of the columns.
 
+Where the leader only takes columns away from the follower, who may always do with less, an answer
+without what was taken is an answer still; that is one row, without new columns.
+
 Mitsos. "Global solution of nonlinear mixed-integer bilevel programs". J. Global Optimization 2010.
 Lozano, Smith. "A value-function-based exact approach for the bilevel mixed-integer programming
-problem". Operations Research 2017.
+problem". Operations Research 2017. Fischetti, Ljubic, Monaci, Sinnl. "Interdiction games and
+monotonicity, with application to knapsack problems". INFORMS J. Computing 2019.
 """
 
 import numpy as np
@@ -31,7 +35,7 @@ def search(program: Program, *, nodes: int) -> Answer:
     p, n = program, len(program.cost)
     parts = Parts(p.cost, p.rows, p.row_lower, p.row_upper, p.lower, p.upper, p.integer, p.hessian)
     best: Point | None = None
-    bound = -np.inf
+    bound, takes = -np.inf, _takes(p)
     for k in range(nodes):
         relaxed = Model(parts).solve()
         if relaxed.found is Found.UNBOUNDED:
@@ -47,7 +51,9 @@ def search(program: Program, *, nodes: int) -> Answer:
         answer = follower_best(p, np.where(p.integer, np.round(z), z))
         if answer.found is Found.UNBOUNDED:
             return _answer(Ending.UNBOUNDED, best, -np.inf, k + 1)
-        parts = _without(p, parts, answer.z)
+        parts = (
+            _without(p, parts, answer.z) if takes is None else _with_less(p, parts, answer.z, takes)
+        )
     return _answer(Ending.LIMIT, best, bound, nodes)
 
 
@@ -67,6 +73,38 @@ def _check(p: Program) -> None:
                 f"column {p.names[i]} of the leader has a fraction in a row of a follower with "
                 "whole numbers; multiply the row until it is whole."
             )
+
+
+def _takes(p: Program) -> list[tuple[int, int, float]] | None:
+    """Columns x and y of the rows `a x + b y <= side` by which x = 1 takes y away, and the y that
+    stays; `None` where the rows of the follower hold anything else that less y could violate."""
+    found = []
+    if np.any(p.lower[p.follower] != 0) or np.isfinite(p.row_lower[p.follower_rows]).any():
+        return None
+    for row, side in zip(p.rows[p.follower_rows], p.row_upper[p.follower_rows], strict=True):
+        x, y = np.flatnonzero(row * ~p.follower), np.flatnonzero(row * p.follower)
+        if np.any(row < 0) or len(x) > 1 or (len(x) and len(y) != 1):
+            return None
+        for i in x:
+            if p.lower[i] != 0 or p.upper[i] != 1 or row[i] > side:
+                return None
+            found.append((i, y[0], (side - row[i]) / row[y[0]]))
+    return found
+
+
+def _with_less(p: Program, parts: Parts, answer, takes) -> Parts:
+    """From now on y is as good as this answer without what x takes away."""
+    gain = np.where(p.follower, np.minimum(p.follower_cost, 0) * answer, 0)
+    row = np.zeros(len(parts.cost))
+    row[: len(p.cost)] = np.where(p.follower, p.follower_cost, 0)
+    for x, y, stays in takes:  # cost·y <= Σ gain (1 − x)
+        if answer[y] > stays + 1e-6:
+            row[x] += gain[y]
+    return parts._replace(
+        rows=np.vstack([parts.rows, row]),
+        row_lower=np.append(parts.row_lower, -np.inf),
+        row_upper=np.append(parts.row_upper, gain.sum()),
+    )
 
 
 def _without(p: Program, parts: Parts, answer) -> Parts:

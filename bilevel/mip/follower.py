@@ -10,6 +10,7 @@ from bilevel.mip.highs import Found, Model, Parts, Solved
 from bilevel.mip.program import Program
 
 ROOM = 1e-9  # of the follower's value, in which answers count as equal
+NEAR = 1e-4  # a side that tangents, which are exact to 1e-9 of the loss, may end this far from
 
 
 class Point(NamedTuple):
@@ -43,12 +44,7 @@ def best_answer(program: Program, z: Float[np.ndarray, " n"]) -> Point | None:
     best = follower_best(p, z)
     if best.found is not Found.OPTIMAL:
         return None
-    if p.yy.any():  # strictly convex or not, y is an answer if its value is the smallest
-        room = FEASIBLE * (1 + abs(best.value))
-        found = [np.where(p.follower, best.z, z), z]
-        found = [one for one in found if p.follower_value(one) <= best.value + room]
-    else:
-        found = _favourite(p, z, best.value)
+    found = _favourite(p, z, _settled(p, np.where(p.follower, best.z, z)))
     allowed = [point for point in found if p.violation(point) <= FEASIBLE]
     if not allowed:
         return None
@@ -56,16 +52,53 @@ def best_answer(program: Program, z: Float[np.ndarray, " n"]) -> Point | None:
     return Point(first, p.value(first), p.follower_value(first), best.value)
 
 
-def _favourite(p: Program, z, best: float) -> list[Float[np.ndarray, " n"]]:
-    """Minimise the leader's loss over y among the answers."""
-    row = np.where(p.follower, p.follower_cost + p.yx @ z, 0.0)
-    fixed = ~p.follower
-    lower, upper = (np.where(fixed, z, side) for side in (p.lower, p.upper))
+def _settled(p: Program, z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """z with the y whose conditions hold exactly, for the sides that y rests on.
+
+    The follower's best value is known to 1e-9, which leaves y uncertain by the root of that. Where
+    the conditions are not met, as the sides are others, z stays as it is.
+    """
+    if not p.yy.any() or np.any(p.integer & p.follower):
+        return z
+    y, x, mine = p.follower, ~p.follower, p.follower_rows
+    rows = np.vstack([p.rows[mine], np.eye(len(z))[y]])
+    low, high = np.r_[p.row_lower[mine], p.lower[y]], np.r_[p.row_upper[mine], p.upper[y]]
+    at, n = rows @ z, int(y.sum())
+    sign = np.where(at - low <= NEAR, 1.0, 0.0) - np.where(high - at <= NEAR, 1.0, 0.0)
+    held = (at - low <= NEAR) | (high - at <= NEAR)
+    gradient = (p.follower_cost + p.yx @ z)[y]
+    while True:
+        A, side = rows[held], np.where(at - low <= NEAR, low, high)[held]
+        system = np.block([[p.yy[np.ix_(y, y)], -A[:, y].T], [A[:, y], np.zeros((len(A),) * 2)]])
+        found = np.linalg.lstsq(system, np.r_[-gradient, side - A[:, x] @ z[x]], rcond=None)[0]
+        pull = sign[held] * found[n:]  # of a side towards which y is not pressed
+        if not len(pull) or pull.min() >= -ROOM:
+            break
+        held[np.flatnonzero(held)[pull.argmin()]] = False
+    new = z.copy()
+    new[y] = found[:n]
+    room = ROOM * (1 + np.abs(at))
+    fits = np.all(rows @ new >= low - room) and np.all(rows @ new <= high + room)
+    return new if fits and np.abs(new - z).max() <= NEAR else z
+
+
+def _favourite(p: Program, z, answer) -> list[Float[np.ndarray, " n"]]:
+    """Minimise the leader's loss over y among the answers, of which one is known.
+
+    The answers of a convex quadratic loss share its linear part and the gradient of the other.
+    """
+    slope = np.where(p.follower, p.follower_cost + p.yx @ z, 0.0)
+    curved = p.yy[p.yy.any(axis=1)]
+    if len(curved) == np.sum(p.follower) == np.linalg.matrix_rank(curved):
+        return [answer]
+    lower, upper = (np.where(p.follower, side, z) for side in (p.lower, p.upper))
+    most, gradient = slope @ answer, curved @ answer
+    room = ROOM * (1 + abs(most)), ROOM * (1 + np.abs(gradient))
     parts = Parts(
         p.cost + p.share * (p.yx @ z),
-        np.vstack([p.rows, row]),
-        np.append(p.row_lower, -np.inf),
-        np.append(p.row_upper, best + ROOM * (1 + abs(best))),
+        np.vstack([p.rows, slope, curved]),
+        np.r_[p.row_lower, -np.inf, gradient - room[1]],
+        np.r_[p.row_upper, most + room[0], gradient + room[1]],
         lower,
         upper,
         p.integer & p.follower,

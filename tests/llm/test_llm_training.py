@@ -23,7 +23,7 @@ from bilevel.apps.llm.run import method, session
 from bilevel.apps.llm.run.monitor import Monitor
 from bilevel.apps.llm.run.session import Method, Settings
 from bilevel.apps.llm.run.settings import SFT, Align, Dtype, PolicyStep, Schedule
-from bilevel.cli import resumable
+from bilevel.cli import alignment, resumable
 from bilevel.updates import Clipped, FromOptax
 
 pytest.importorskip("safetensors")
