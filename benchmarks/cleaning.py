@@ -122,7 +122,7 @@ def pictures(folder: Path, seeds: int = 3) -> list[Row]:
         tasks = [mnist(folder, 0.5, seed, clean) for seed in range(seeds)]
         finders = {
             "bilevel, MLP": network(cleaning.make_mlp),
-            "bilevel, convnet": network(cleaning.make_convnet),
+            "bilevel, convnet": network(cleaning.make_convnet, steps=500),
             "confident learning, linear": confident,
         }
         found += [row("MNIST", clean, name, find, tasks) for name, find in finders.items()]

@@ -55,15 +55,21 @@ def ten(second_order):
     return jax.jit(jax.vmap(lambda s: planted(s, s % len(NAMES), how)))(seeds)
 
 
-def against_random(seed, trials=None):
-    """Losses on unseen rows: of DARTS, of random search at equal cost, and of the true cell."""
+def task(seed):
+    """A cell of three edges, its start, and rows to train on, to choose by and for the test."""
     cell = architecture.Cell(nodes=3)
     keys = jax.random.split(jax.random.key(seed), 6)
     draw = np.random.default_rng(seed)
     truth = {edge: str(draw.choice([n for n in NAMES if n != "zero"])) for edge in cell.edges}
     true = cell.weights(keys[0], WIDTH)
-    train, valid, test = (rows(k, lambda h: cell.fixed(truth, true, h)) for k in keys[1:4])
-    y0, how = cell.weights(keys[4], WIDTH), {"decay": 1e-3, "y_step": 0.01}
+    parts = [rows(k, lambda h: cell.fixed(truth, true, h)) for k in keys[1:4]]
+    return cell, truth, cell.weights(keys[4], WIDTH), parts
+
+
+def against_random(seed, trials=None):
+    """Losses on unseen rows: of DARTS, of random search at equal cost, and of the true cell."""
+    cell, truth, y0, (train, valid, test) = task(seed)
+    how = {"decay": 1e-3, "y_step": 0.01}
     darts = architecture.search(
         cell, y0, train, valid, decay=1e-3, how=architecture.method(y_step=0.01), seed=seed
     )

@@ -23,14 +23,19 @@ jax.config.update("jax_enable_x64", True)
 EPISODES = ("rayleigh", "rice", "near")
 
 
-def main(n: int = 400, steps: int = 1000, save: Path | None = None) -> dict[str, list[float]]:
-    train, test = (
+def episodes(n: int) -> tuple[list[wireless.Samples], list[wireless.Samples]]:
+    """n channels of each kind to learn from, and 400 for the test."""
+    return tuple(
         [
             wireless.samples(jnp.asarray(wireless.channels(kind, count, seed=seed + i)))
             for i, kind in enumerate(EPISODES)
         ]
         for count, seed in ((n, 0), (400, 100))
     )
+
+
+def main(n: int = 400, steps: int = 1000, save: Path | None = None) -> dict[str, list[float]]:
+    train, test = episodes(n)
     paths, last = {}, {}
     for memory in Memory:
         nets = wireless.learn(train, memory, size=n // 3, steps=steps)
