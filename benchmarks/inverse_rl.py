@@ -59,7 +59,7 @@ class Task(NamedTuple):
 
 
 def policy(task: Task, reward: Any) -> SoftQ:
-    return SoftQ(task.env, reward, temperature=0.5, update=settling(task.steps))
+    return SoftQ(task.env, reward, update=settling(task.steps))
 
 
 def learn(task: Task, reward: Any, adversarial: bool = False) -> tuple[SoftQ, Any, Any]:

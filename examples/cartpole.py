@@ -27,7 +27,7 @@ def main(save: Path | None, steps: int) -> None:
     env = CartPole()
     demos, worth = record(env, balance(env), jax.random.key(7), 10)
     reward = Network(len(env.scale))
-    policy = SoftQ(env, reward, temperature=0.5, update=settling(steps))
+    policy = SoftQ(env, reward, update=settling(steps))
     problem = irl.problem(policy)
     x0, y0 = reward.start(jax.random.key(1)), policy.start(jax.random.key(2))
     result = bl.solve(

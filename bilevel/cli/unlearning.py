@@ -13,6 +13,7 @@ from bilevel.apps.llm.unlearning.verdict import Memory
 from bilevel.cli import resumable
 from bilevel.driver import Result
 
+HARDLY = 0.01  # a smaller probability of a token, and there is little to forget
 SHOWN = 4  # answers of each kind in the report
 ABOUT = (
     f"Of at most {run.JUDGED} questions of each kind. Probability: of a token of the right answer; "
@@ -39,11 +40,17 @@ def unlearn(asked: Unlearn) -> bool:
     )
     console.print(f"{', '.join(counts)}; {asked.combine.value}, {asked.steps} steps.")
     memories = {"before": run.remembered(given, given.opened.start)}
+    known = verdict.numbers(memories["before"])["forget: probability"]
+    if known < HARDLY:
+        console.print(f"A token to forget has probability {known:.2g}: the model hardly knows it.")
     retrained = run.of_retrained(given)
     command.begin()
 
     def tell(step, _, row):
-        console.print(f"step {step}: forget {row['forget']:.3f}, retain {row['retain']:.3f}")
+        console.print(
+            f"step {step}: probability of tokens to forget {row['forget']:.3f}, "
+            f"to retain {row['retain']:.3f}"
+        )
 
     logs = [report.TensorBoard(asked.tensorboard)] if asked.tensorboard else []
     found = run.train(given, state, callbacks=[tell, *logs])

@@ -181,9 +181,10 @@ def as_program(problem: Problem, x: Upper, y: Lower, batch: Batch) -> mip.Progra
     if m * (2 * m + sum(jax.eval_shape(part, zero).size for s in sides for part in s)) > MOST:
         return None
     trial = jnp.asarray(np.random.default_rng(0).normal(size=m))
-    (cost, curved), (follower_cost, answers) = [_expanded(loss, trial) for loss in (upper, lower)]
-    if cost is None or follower_cost is None:
+    above, below = _expanded(upper, trial), _expanded(lower, trial)
+    if above is None or below is None:
         return None
+    (cost, curved), (follower_cost, answers) = above, below
     follower = np.arange(m) >= n
     share, curved = _shared(curved, answers, follower)
     values = np.linalg.eigvalsh(curved)
@@ -223,7 +224,7 @@ def _expanded(loss: Callable, trial: Array):
 
     value, slope, hessian, there = map(np.array, derivatives(jnp.zeros_like(trial), trial))
     expected = value + slope @ trial + trial @ hessian @ trial / 2
-    return (slope, hessian) if np.isclose(there, expected, rtol=1e-9, atol=1e-9) else (None, None)
+    return (slope, hessian) if np.isclose(there, expected, rtol=1e-9, atol=1e-9) else None
 
 
 def _constraints(problem: Problem, unravel) -> tuple[tuple[Callable, Callable], ...]:

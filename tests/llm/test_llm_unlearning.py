@@ -197,9 +197,13 @@ def test_a_model_forgets_what_it_had_learned_and_little_else(folder, tmp_path):
     assert known["after"]["forget: ROUGE-L"] == 0
     assert known["after"]["retain: ROUGE-L"] == 1
     assert known["never told"]["forget quality (p-value)"] == 1
+    assert "hardly knows" not in found.output
     assert "privacy leakage (0 is ideal)" in known["after"]
     assert known["after"]["model utility"] > known["never told"]["model utility"]
     checkpoint.load(out)
+    again = ["--out", str(tmp_path / "again"), "--steps", "2", "--held-out", "0", *QUICK]
+    found = run("unlearn", "--model", folder, "--forget", forget, "--retain", retain, *again)
+    assert "the model hardly knows it" in " ".join(found.output.split())
 
 
 def test_a_layer_that_is_not_there_or_does_not_learn_is_not_steered(folder, tmp_path):

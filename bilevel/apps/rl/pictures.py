@@ -23,7 +23,7 @@ def heat_maps(tables: dict[str, Table], policy: Table | dict[str, Table], grid: 
         if grid is not None:
             rows, columns = grid.walls.shape
             tall = min(4.2, 0.9 + 7.5 / len(tables) * rows / columns)
-        figure = figures.new_figure(9.6, tall)
+        figure = figures.new_figure(min(9.6, 4.8 * len(tables)), tall)
         for axes, (name, table) in zip(
             figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True
         ):

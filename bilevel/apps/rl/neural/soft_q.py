@@ -59,7 +59,7 @@ class SoftQ(eqx.Module):
     env: Environment
     reward: Callable
     discount: Scalar = eqx.field(converter=as_float, default=0.97)
-    temperature: Scalar = eqx.field(converter=as_float, default=0.02)
+    temperature: Scalar = eqx.field(converter=as_float, default=0.5)
     trace: Scalar = eqx.field(converter=as_float, default=0.9)
     update: AbstractUpdate = eqx.field(default_factory=lambda: FromOptax(optax.adam, 2e-3))
     copies: int = eqx.field(static=True, default=64)
