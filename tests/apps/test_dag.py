@@ -94,7 +94,7 @@ def test_the_command_tells_the_edges(tmp_path, monkeypatch):
     assert f"{len(told)} edges" in found.output
     assert "NOTEARS: " in found.output
     page = (tmp_path / "bilevel-dag.html").read_text("utf-8")
-    assert page.count("<svg") == 1
+    assert page.count("<figure") == 1
     again = run("dag", "data.csv", "--columns", "a", "--columns", "b")
     assert again.exit_code == 0
     assert "c →" not in again.output

@@ -143,7 +143,7 @@ def test_the_command(tmp_path):
     assert found.exit_code == 0
     for told in ("552.000", "498.000", "hypergradient", "genetic hybrid", f"written to {out}"):
         assert told in found.output
-    assert out.read_text("utf-8").count("<svg") == 2
+    assert out.read_text("utf-8").count("<figure") == 2
     assert flows.read_text().startswith("from,to,flow,cost\ns,a,")
     found = run("network", *files, "--design", "tolls", "--only", "a-q", "--out", str(out))
     assert found == (2, "bilevel network: 'a-q': there is no node 'q'.\n")

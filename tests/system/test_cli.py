@@ -116,7 +116,7 @@ def test_a_demo_ends_with_a_table_and_a_report(names, tmp_path, monkeypatch):
     assert f"Report written to {out}" in found.output
     for clean in (30, 100, 300):
         assert f"{clean} clean samples: Cleaning changes the test accuracy by " in found.output
-    assert out.read_text("utf-8").count("<svg") == 3
+    assert out.read_text("utf-8").count("<figure") == 3
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, monkeypatch):
