@@ -204,7 +204,7 @@ def certify(
         value = h.value
         solved_adjoint = nan if h.residual is None else h.residual
         margin = margin if h.sc_margin is None else h.sc_margin
-        if problem.upper_set.simple:
+        if _has_projection(problem):
             stationarity = measures.projected_gradient_residual(problem, x, h.grad, step_size)
         elif not gaps & Gap.UPPER_COUPLED:
             found = upper_kkt(problem, x, solved, batch, h.grad, linear=linear, duals=duals)
@@ -260,11 +260,16 @@ def _curved(problem: Problem, x: Upper, y: Lower, solved: Lower, duals, batch: B
     return values[0], flat, blind, values[0] < -doubt, branch
 
 
+def _has_projection(problem: Problem) -> bool:
+    """Whether x is projected on a set that stays where it is."""
+    return problem.upper_set.projectable and not problem.upper_set.moves
+
+
 def _gaps(problem: Problem, x: Upper, y: Lower, solver: AbstractLowerSolver | None) -> Gap:
     """What is known before anything is computed."""
     closed_form = problem.hypergradient is not None
     gaps = Gap(0)
-    if not (problem.upper_set.simple or can_fit(problem, x, y)):
+    if not (_has_projection(problem) or can_fit(problem, x, y)):
         gaps |= Gap.UPPER_COUPLED
     if problem.lower_step is not None:
         gaps |= Gap.LOWER_STEP | (Gap.AT_GIVEN_Y if closed_form else Gap(0))

@@ -65,7 +65,9 @@ def upper_kkt(
         residual = jnp.zeros(()) if found.residual is None else found.residual
         return trees.ravel(found.grad)[0].astype(flat.dtype), residual.astype(flat.dtype)
 
-    J, residuals = jax.lax.map(slope, jnp.arange(h.size + e.size))
+    count = h.size + e.size
+    none = jnp.zeros((0, flat.size), flat.dtype), jnp.zeros(0, flat.dtype)
+    J, residuals = jax.lax.map(slope, jnp.arange(count)) if count else none
     K = jax.jacrev(lambda flat: jnp.concatenate(_values(fixed[0], unravel(flat), y)))(flat)
     at = Face(
         jnp.concatenate([h, more_h]),

@@ -133,6 +133,21 @@ class TestCertify:
         assert jnp.isfinite(found.tracking_error)
         assert "Not certified: the upper set has no fixed projection" in str(found)
 
+    @pytest.mark.parametrize("round", [False, True], ids=["polyhedron", "with_a_ball"])
+    def test_a_fixed_set_is_measured_with_its_projection_or_without(self, round):
+        """`min ‖x − (1, 0)‖²/2` under `x_1 + x_2 >= 2` alone, and in a ball that is wide enough."""
+        half = sets.Polyhedron(-jnp.ones((1, 2)), jnp.array([-2.0]))
+        where = sets.Intersection((half, sets.Ball(9.0))) if round else half
+        problem = Problem(
+            lambda x, y, _: jnp.sum((x - jnp.array([1.0, 0.0])) ** 2) / 2,
+            lambda x, y, _: jnp.sum((y - 2 * x) ** 2) / 2,
+            upper_set=where,
+        )
+        assert where.projectable is not round
+        for x, expected in (((1.5, 0.5), 0.0), ((2.0, 0.0), 0.5 * 2**0.5)):
+            found = ct.certify(problem, jnp.array(x), jnp.zeros(2)).stationarity
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
     def test_a_constraint_on_the_solution_is_measured_by_its_multipliers(self):
         """`min ‖x − (1, 0)‖²/2` under `y_1 + y_2 >= 4`, with y = 2x."""
         problem = Problem(
