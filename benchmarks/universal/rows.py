@@ -83,7 +83,7 @@ def blocks(n: int, rng) -> Case:
 
     problem = bl.Problem(
         lambda x, y, batch: jnp.mean(mean_square(y, batch)),
-        lambda x, y, batch: jnp.sum(mean_square(y, batch)) + jnp.sum(jnp.exp(x) * y**2) / 2,
+        lambda x, y, batch: jnp.sum(mean_square(y, batch)) + jnp.sum(jnp.exp(x)[None] * y**2) / 2,
         upper_set=bl.sets.Box(LOW, HIGH),
         blocks=count,
     )

@@ -107,7 +107,7 @@ class AbstractSet(eqx.Module):
         """Euclidean norm of the constraint excess: zero inside, positive outside."""
         inequalities, equalities = self.constraints(z, x)
         excess = trees.map(lambda c: jnp.maximum(c, 0), inequalities), equalities
-        return trees.norm(excess)
+        return trees.norm(excess).astype(trees.widest(z))
 
     def contains(
         self, z: PyTree, x: PyTree | None = None, tol: ScalarLike = 1e-6

@@ -443,3 +443,9 @@ def test_split_takes_the_first_simple_member_at_any_depth():
     assert sets.split(box).rest == sets.Free()
     assert not nested.simple
     assert sets.Intersection((sets.Intersection((box,)), sets.Free())).simple
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("where", [sets.Free(), sets.Box(0.0, 1.0)], ids=["free", "box"])
+def test_a_violation_has_the_precision_of_its_point(where, dtype):
+    assert where.violation(jnp.ones(2, dtype)).dtype == dtype
