@@ -212,18 +212,26 @@ def table(found: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def draw_path(axes, run: dict, good: dict[str, bool], steps: int, *, every: int) -> None:
+    """The weights of one run on the way; sources that are not good are dashed."""
+    path = np.array([run["weights"]["uniform"], *run["path"]])
+    for i, (name, fine) in enumerate(good.items()):
+        style = {"color": figures.series_color(i), "marker": figures.MARKERS[i]}
+        line = "-" if fine else "--"
+        at = np.linspace(0, steps, len(path))
+        axes.plot(at, path[:, i], label=name, linestyle=line, markevery=every, **style)
+    axes.set(xlabel="step", ylabel="weight", ylim=(0, None))
+
+
 def draw(found: list[dict], file: Path) -> None:
     """The weights of the first seed on the way, and the test losses of all."""
     with figures.style():
         figure = figures.new_figure(9.6, 3.8)
         figure.patch.set_alpha(1)
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        path = np.array([found[0]["weights"]["uniform"], *found[0]["path"]])
-        steps = np.linspace(0, WEIGHT_STEPS, len(path))
-        for i, name in enumerate(NAMES):
-            style = {"color": figures.series_color(i), "marker": figures.MARKERS[i], "markevery": 8}
-            left.plot(steps, path[:, i], label=name, ls="-" if name in FAMILIES else "--", **style)
-        left.set(xlabel="step", ylabel="weight", ylim=(0, None), title="Weights, one seed")
+        good = {name: name in FAMILIES for name in NAMES}
+        draw_path(left, found[0], good, WEIGHT_STEPS, every=8)
+        left.set_title("Weights, one seed")
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         for i, way in enumerate(WAYS):
             losses = [one["losses"][way] for one in found]

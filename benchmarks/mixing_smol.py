@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, PyTree
 import bilevel as bl
 from benchmarks.align_demo import imported
 from benchmarks.harness import RESULTS, machine
-from benchmarks.mixing import adam, solve
+from benchmarks.mixing import adam, draw_path, solve
 from bilevel import report
 from bilevel.apps.llm.data.encode import Row
 from bilevel.apps.llm.hub import checkpoint, tokenizer
@@ -237,12 +237,9 @@ def draw(found: list[dict[str, Any]], file: Path) -> None:
         figure = figures.new_figure(9.6, 3.8)
         figure.patch.set_alpha(1)
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        path = np.array([found[0]["weights"]["uniform"], *found[0]["path"]])
-        steps = np.linspace(0, WEIGHT_STEPS, len(path))
-        for i, name in enumerate(NAMES):
-            style = {"color": figures.series_color(i), "marker": figures.MARKERS[i], "markevery": 3}
-            left.plot(steps, path[:, i], label=name, ls="-" if name in FAMILIES else "--", **style)
-        left.set(xlabel="step", ylabel="weight", ylim=(0, None), title="Weights by ScaleBiO")
+        good = {name: name in FAMILIES for name in NAMES}
+        draw_path(left, found[0], good, WEIGHT_STEPS, every=3)
+        left.set_title("Weights by ScaleBiO")
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         ways = [way for way in found[0]["losses"] if way != "as it came"]
         for i, way in enumerate(ways):

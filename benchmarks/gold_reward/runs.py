@@ -74,7 +74,7 @@ def rounded(points: list[Point]) -> list[list[float | None]]:
 
 
 class Runs:
-    """The runs with one gold reward."""
+    """All runs that are scored by the same gold reward."""
 
     def __init__(self, trained: Base, gold: str, book: Book, told: Callable[[str], object]):
         self.base, self.gold, self.book, self.told = trained, gold, book, told

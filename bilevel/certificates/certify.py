@@ -266,7 +266,7 @@ def _has_projection(problem: Problem) -> bool:
 
 
 def _gaps(problem: Problem, x: Upper, y: Lower, solver: AbstractLowerSolver | None) -> Gap:
-    """What is known before anything is computed."""
+    """The measures that the structure of the problem rules out; nothing is computed for it."""
     closed_form = problem.hypergradient is not None
     gaps = Gap(0)
     if not (_has_projection(problem) or can_fit(problem, x, y)):

@@ -53,10 +53,10 @@ def best_answer(program: Program, z: Float[np.ndarray, " n"]) -> Point | None:
 
 
 def _settled(p: Program, z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """z with the y whose conditions hold exactly, for the sides that y rests on.
+    """Replace y by the exact solution of the KKT conditions for its active bounds and rows.
 
-    The follower's best value is known to 1e-9, which leaves y uncertain by the root of that. Where
-    the conditions are not met, as the sides are others, z stays as it is.
+    HiGHS finds the follower's best value to 1e-9, so its y can be wrong by the square root of that.
+    If the active set was guessed wrongly, no such solution is feasible, and z is returned as it is.
     """
     if not p.yy.any() or np.any(p.integer & p.follower):
         return z
@@ -71,7 +71,7 @@ def _settled(p: Program, z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         A, side = rows[held], np.where(at - low <= NEAR, low, high)[held]
         system = np.block([[p.yy[np.ix_(y, y)], -A[:, y].T], [A[:, y], np.zeros((len(A),) * 2)]])
         found = np.linalg.lstsq(system, np.r_[-gradient, side - A[:, x] @ z[x]], rcond=None)[0]
-        pull = sign[held] * found[n:]  # of a side towards which y is not pressed
+        pull = sign[held] * found[n:]  # negative: the multiplier has the wrong sign
         if not len(pull) or pull.min() >= -ROOM:
             break
         held[np.flatnonzero(held)[pull.argmin()]] = False

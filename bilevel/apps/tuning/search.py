@@ -147,7 +147,7 @@ def _solve(p: Problem, x: PyTree, y0: PyTree, batch: Array) -> PyTree:
 
 @jax.jit
 def validation_losses(p: Problem, xs: PyTree, y0: PyTree, data: Batch) -> Float[Array, " many"]:
-    """The upper loss at each x, one after the other."""
+    """The upper loss at each of many x, with the models fitted to each; one x at a time."""
     return jax.lax.map(lambda x: p.upper(x, NEWTON.solve(p, x, y0, data.lower).y, data.upper), xs)
 
 

@@ -69,10 +69,10 @@ class Learned(NamedTuple):
 
 
 def load(asked: Mix) -> Session:
-    """Read and check everything.
+    """Read the model and the files, and check them together with the options.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError: what is wrong, in a sentence.
+        FileNotFoundError, ValueError, ImportError: the message says in one sentence what is wrong.
     """
     files = {name: Path(name) for name in asked.sources}
     opened = open_files(asked.model, files | {_TARGET: asked.target}, asked)

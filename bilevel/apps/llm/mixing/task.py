@@ -45,7 +45,7 @@ def _mean_loss(of, loss, rows, x, y):
 
 
 def share(part: slice, weights: Callable[[PyTree], Array]) -> Callable[[PyTree, PyTree], Scalar]:
-    """A metric: the sum of some of the weights."""
+    """A metric `(x, y) -> number`: the sum of the weights in one part of the vector."""
     return Partial(_share, Partial(weights), jnp.arange(part.start, part.stop, dtype=jnp.int32))
 
 
