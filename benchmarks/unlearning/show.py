@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import RESULTS
-from benchmarks.unlearning.runs import BEFORE, FILE, NEVER, SWEPT, Book
+from benchmarks.unlearning.runs import BEFORE, FILES, NEVER, Book
 from benchmarks.unlearning.ways import WAYS
 from bilevel.apps.llm.unlearning import metrics
 from bilevel.report import figures
 
 PICTURE = RESULTS.parent.parent / "docs" / "apps" / "pictures" / "unlearning-tofu.png"
+SWEPT = "forget01"  # the set of the picture
 HEADS = ("", "forget: probability", "ROUGE-L", "verbatim", "retain: probability", "ROUGE-L",
          "model utility", "forget quality", "privacy leakage")  # fmt: skip
 
@@ -18,8 +19,8 @@ HEADS = ("", "forget: probability", "ROUGE-L", "verbatim", "retain: probability"
 class Kept:
     """The kept results of one forget set."""
 
-    def __init__(self, name: str):
-        self.rows = [row for row in Book(FILE).rows() if row["set"] == name]
+    def __init__(self, model: str, name: str):
+        self.rows = [row for row in Book(FILES[model]).rows() if row["set"] == name]
         (self.never,) = (row for row in self.rows if row["way"] == NEVER)
 
     def quality(self, row: dict[str, Any]) -> float:
@@ -41,9 +42,9 @@ class Kept:
         return sorted((n["forget"]["probability"], n["retain"]["probability"]) for n in found)
 
 
-def table(name: str) -> str:
+def table(model: str, name: str) -> str:
     """One line a way."""
-    kept = Kept(name)
+    kept = Kept(model, name)
     order = [(BEFORE, 0.0), *((way, one.setting) for way, one in WAYS.items()), (NEVER, 0.0)]
     lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
     for way, *numbers, quality, leakage in (kept.line(*one) for one in order):
@@ -54,7 +55,7 @@ def table(name: str) -> str:
 
 def draw() -> None:
     """What is forgotten against what is retained in a sweep, and forget quality against utility."""
-    kept = Kept(SWEPT)
+    kept = Kept("small", SWEPT)
     with figures.style():
         figure = figures.new_figure(9.6, 4.0)
         figure.patch.set_alpha(1)
@@ -76,7 +77,7 @@ def draw() -> None:
         figure.savefig(PICTURE, dpi=130, metadata={"Software": None})
 
 
-def done(name: str) -> bool:
+def done(model: str, name: str) -> bool:
     """Whether all runs of a set that the table shows are kept."""
-    found = {row["way"] for row in Book(FILE).rows() if row["set"] == name}
+    found = {row["way"] for row in Book(FILES[model]).rows() if row["set"] == name}
     return found >= {*WAYS, BEFORE, NEVER}
