@@ -93,9 +93,7 @@ def _check(rows: Mapping[str, list[Row]], target: list[Row], asked: Mix) -> None
     for name, some in (*rows.items(), (str(asked.target), target)):
         if len(_content(some)) < 2:
             times = f", {len(some)} times" if len(some) > 1 else ""
-            raise ValueError(
-                f"{name} has one row{times}; at least two different ones are needed. Give more rows."
-            )
+            raise ValueError(f"{name} has one row{times}; at least two different ones are needed.")
     seen: dict[Any, str] = {_content(target): f"the target, {asked.target}"}
     for name, some in rows.items():
         if (content := _content(some)) in seen:
