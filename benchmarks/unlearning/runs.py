@@ -107,7 +107,7 @@ def everything(
 
 def wanted(swept: bool) -> list[tuple[str, float]]:
     """Ways and settings on a forget set."""
-    found = [(BEFORE, 0.0), *((way, one.setting) for way, one in WAYS.items())]
+    found = [(BEFORE, 0.0), (NEVER, 0.0), *((way, one.setting) for way, one in WAYS.items())]
     if swept:
         found += [(way, s) for way, one in WAYS.items() for s in one.swept if s != one.setting]
-    return [*found, (NEVER, 0.0)]
+    return found

@@ -34,10 +34,10 @@ SETTINGS = Settings(
     steps=600,
     batch=2,
     rate=3e-3,
-    forgetting={"forget01": 50, "forget05": 100},
+    forgetting={"forget01": 50, "forget05": 75},
     longest=72,
     steered=1,
-    steering=650.0,  # as long as the states are
+    steering=620.0,  # as long as the states are
     drawn=16,
 )
 
