@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import RESULTS
-from benchmarks.unlearning.runs import BEFORE, FILES, NEVER, Book
+from benchmarks.unlearning.runs import BEFORE, FILES, NAMES, NEVER, Book
 from benchmarks.unlearning.ways import WAYS
 from bilevel.apps.llm.unlearning import metrics
 from bilevel.report import figures
@@ -51,6 +51,11 @@ def table(model: str, name: str) -> str:
         cells = [way, *(f"{number:.2f}" for number in numbers), f"{quality:.1g}", f"{leakage:+.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def parts() -> dict[str, str]:
+    """Every table, by its model and forget set."""
+    return {f"{model}-{name}": table(model, name) for model in FILES for name in NAMES}
 
 
 def draw() -> None:
