@@ -62,23 +62,23 @@ def draw() -> None:
     """What is forgotten against what is retained in a sweep, and forget quality against utility."""
     kept = Kept("small", SWEPT)
     with figures.style():
-        figure = figures.new_figure(9.6, 4.0)
+        figure = figures.new_figure(5.8, 7.0)  # to be read on a phone
         figure.patch.set_alpha(1)
-        left, right = figure.subplots(1, 2)
+        upper, lower = figure.subplots(2, 1)
         for i, way in enumerate([*WAYS, BEFORE, NEVER]):
             look = {"color": figures.series_color(i), "marker": figures.MARKERS[i], "label": way}
             if way != BEFORE:  # far to the right of all others
-                left.plot(*zip(*kept.swept(way), strict=True), markersize=7, **look)
+                upper.plot(*zip(*kept.swept(way), strict=True), markersize=7, **look)
             rows = [row for row in kept.rows if row["way"] == way]
-            right.scatter([row["utility"] for row in rows], [kept.quality(row) for row in rows],
+            lower.scatter([row["utility"] for row in rows], [kept.quality(row) for row in rows],
                           **{k: v for k, v in look.items() if k != "label"})  # fmt: skip
-        left.set(xlabel="probability of what is to be forgotten (less is better)",
+        upper.set(xlabel="probability of what is to be forgotten (less is better)",
                  ylabel="probability of the rest (more is better)",
                  title="Before: {:.2f}, {:.2f}".format(*kept.swept(BEFORE)[0]))  # fmt: skip
-        right.axhline(0.05, color=figures.QUIET, linewidth=1, linestyle=":")
-        right.set(yscale="log", xlabel="model utility (more is better)",
+        lower.axhline(0.05, color=figures.QUIET, linewidth=1, linestyle=":")
+        lower.set(yscale="log", xlabel="model utility (more is better)",
                   ylabel="forget quality, p-value (more is better)")  # fmt: skip
-        left.legend(loc="best", fontsize=8)
+        upper.legend(loc="best", fontsize=8)
         figure.savefig(PICTURE, dpi=130, metadata={"Software": None})
 
 
