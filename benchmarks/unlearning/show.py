@@ -54,8 +54,9 @@ def table(model: str, name: str) -> str:
 
 
 def parts() -> dict[str, str]:
-    """Every table, by its model and forget set."""
-    return {f"{model}-{name}": table(model, name) for model in FILES for name in NAMES}
+    """Every table of which all runs are kept, by model and forget set."""
+    every = [(model, name) for model in FILES for name in NAMES]
+    return {f"{model}-{name}": table(model, name) for model, name in every if done(model, name)}
 
 
 def draw() -> None:

@@ -27,15 +27,15 @@ def test_known_states_below_the_adapter_change_nothing():
     padded = model.responses(ROWS, model.prompt_batch(ROWS, pad_id=0, length=4), pad_id=0, length=6)
 
     right = whole.token_logprobs(y, padded)
-    np.testing.assert_allclose(upper.token_logprobs(y, known), right, atol=1e-5)
+    np.testing.assert_allclose(upper.token_logprobs(y, known), right, rtol=1e-5, atol=1e-5)
     beside = upper.token_logprobs(y, states.packed(ROWS).responses)
     assert beside.shape[0] == 1  # the rows are side by side
-    np.testing.assert_allclose(beside.sum(), right.sum(), atol=1e-5)
+    np.testing.assert_allclose(beside.sum(), right.sum(), rtol=1e-5, atol=1e-5)
 
     below = smol.ADAPTER.below(CONFIG)
     right = jnp.where(padded.mask[..., None], whole.token_states(y, padded, below + 1), 0)
     found = jnp.where(known.mask[..., None], upper.token_states(y, known, 1), 0)
-    np.testing.assert_allclose(found, right, atol=1e-5)
+    np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-5)
 
     drawn = upper.sample(y, known.prompts, jax.random.key(0), temperature=0.0)
     right = whole.sample(y, padded.prompts, jax.random.key(0), temperature=0.0)
