@@ -21,10 +21,13 @@ def main() -> None:
     options.add_argument("--cache", type=Path, default=Path(sys.prefix) / "share" / "bilevel",
                          help="where the imported SmolLM2 is kept")  # fmt: skip
     options.add_argument("--set", action="append", choices=NAMES, help="both when absent")
+    options.add_argument("--rate", type=float, help="step size of forgetting, with --file")
     options.add_argument("--models", type=Path, help="folder to keep the trained models in")
     options.add_argument("--file", type=Path, help="results; runs in it are kept")
     options.add_argument("--anew", action="store_true", help="repeat the runs in the file")
     asked = options.parse_args()
+    if asked.rate is not None and asked.file is None:
+        options.error("results with another --rate go to a --file of their own.")
     file = asked.file or FILES[asked.model]
     if asked.anew:
         file.unlink(missing_ok=True)
@@ -32,6 +35,9 @@ def main() -> None:
     pairs = read(asked.tofu / "tofu.json")
     small_model = asked.model == "small"
     learner = small.learner(pairs) if small_model else smol.learner(imported(asked.cache), pairs)
+    if asked.rate is not None:
+        settings = learner.settings._replace(forgetting_rate=asked.rate)
+        learner = learner._replace(settings=settings)
     everything(learner, pairs, asked.set or [*NAMES], asked.models, file, told)
     if file == FILES[asked.model]:
         if small_model and show.done(asked.model, show.SWEPT):

@@ -43,6 +43,7 @@ class Settings(NamedTuple):
     steps: int  # of the training
     batch: int  # packed rows
     rate: float
+    forgetting_rate: float
     forgetting: dict[str, int]  # steps on each set
     longest: int  # tokens of a row to retain, which saves padding
     steered: int  # layers below the states that RMU steers

@@ -21,6 +21,7 @@ SETTINGS = Settings(
     steps=1500,
     batch=4,
     rate=3e-3,
+    forgetting_rate=1e-3,
     forgetting={"forget01": 50, "forget05": 100},
     longest=128,
     steered=1,

@@ -34,6 +34,7 @@ SETTINGS = Settings(
     steps=600,
     batch=2,
     rate=3e-3,
+    forgetting_rate=3e-4,
     forgetting={"forget01": 50, "forget05": 75},
     longest=72,
     steered=1,

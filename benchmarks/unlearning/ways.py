@@ -21,7 +21,7 @@ from bilevel.schedules import Linear
 from bilevel.selection import solve
 from bilevel.updates import FromOptax
 
-BATCH, RATE, BETA = 8, 1e-3, 0.1  # rows of each kind, step size of AdamW, of NPO
+BATCH, BETA = 8, 0.1  # rows of each kind, of NPO
 
 
 class Way(NamedTuple):
@@ -84,13 +84,13 @@ def forgotten(
 ) -> tuple[PyTree, float]:
     """The parameters after, and seconds of the processor with compilation."""
     start = time.process_time()
-    longest = learner.settings.longest
+    longest, rate = learner.settings.longest, learner.settings.forgetting_rate
     retain = [row for row in world.retain if len(row.prompt) + len(row.response) <= longest]
     forget = referred(learner.policy, before, learner.arrays(world.forget), rows=BATCH)
     answers = task.Answers(forget, learner.arrays(retain))
     found = solve(
         way.combine(setting, way.forget(learner, before), way.retain(learner, before)),
-        TTSA(FromOptax(optax.adamw, Linear(RATE, -RATE / steps), weight_decay=0.01)),
+        TTSA(FromOptax(optax.adamw, Linear(rate, -rate / steps), weight_decay=0.01)),
         before,
         jnp.zeros(()),
         data=task.data(answers, BATCH),
