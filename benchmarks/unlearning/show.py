@@ -43,9 +43,11 @@ class Kept:
 
 
 def table(model: str, name: str) -> str:
-    """One line a way."""
+    """One line a way that is kept."""
     kept = Kept(model, name)
     order = [(BEFORE, 0.0), *((way, one.setting) for way, one in WAYS.items()), (NEVER, 0.0)]
+    found = {(row["way"], row["setting"]) for row in kept.rows}
+    order = [one for one in order if one in found]
     lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
     for way, *numbers, quality, leakage in (kept.line(*one) for one in order):
         cells = [way, *(f"{number:.2f}" for number in numbers), f"{quality:.1g}", f"{leakage:+.2f}"]
