@@ -1,5 +1,6 @@
 """The front door: run the method that was given, or the one that is chosen."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from bilevel.driver.result import Best, Outcome, Result, SolveError, Status
 from bilevel.driver.solve import drive
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Problem, Structure
-from bilevel.selection.choose import SMALL, Choice, check_alone, choose, is_small, whole
+from bilevel.selection.choose import SMALL, Choice, Raced, check_alone, choose, is_small, whole
 from bilevel.typing import Lower, RandomKey, Upper
 
 # Options that only a method uses, not the global search.
 FAR = 1e4  # times 1 + ‖x0‖
+LOST = 0.1  # of what a race gained: where a run loses more, the second of the race is run, too
+ROUNDING = 1e-6  # times 1 + |f|
 METHODS_OWN = ("metrics", "callbacks", "checkpoint")
 
 
@@ -156,6 +159,7 @@ def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Optio
         y0,
         data=options.data,
         key=options.key,
+        steps=options.steps,
         programs=not any(methods_own.values()),
     )
     batch = whole(options.data)
@@ -186,8 +190,10 @@ def _checked(
     assert choice.method is not None
     options = options._replace(answer=choice.lags)
     result = drive(problem, choice.method, x0, y0, None, options)
-    outcome, advice = result.status.outcome, _told(choice, result.status.advice)
-    result = result._replace(status=Status(outcome, advice))
+    if choice.raced is not None and result.status.outcome in (Outcome.FINISHED, Outcome.DIVERGED):
+        return _held(problem, choice, result, x0, y0, options), ""
+    result = result._replace(status=_with(choice, result.status))
+    outcome, advice = result.status
     others = Outcome.DIVERGED, Outcome.STALLED, Outcome.INFEASIBLE
     ended = result.status.ok or outcome in others
     if not (ended and options.certify and is_small(problem, x0, y0, options.data)):
@@ -218,9 +224,52 @@ def _checked(
     return result._replace(y=y, status=Status(outcome, advice)), doubt
 
 
+def _held(
+    problem: Problem, choice: Choice, result: Result, x0: Upper, y0: Lower, options: Options
+) -> Result:
+    """The winner's run; where it lost what the race had gained, the better of it and the second's.
+
+    Both are judged as in the race. What ends worse than it began has stalled.
+    """
+    raced, second = choice.raced, None
+    assert raced is not None
+    value, least = _judged(raced, result), LOST * max(raced.start - raced.reached, 0.0)
+    if value <= raced.reached + least + ROUNDING * (1 + abs(raced.reached)):
+        return result._replace(status=_with(choice, result.status))
+    told = (
+        f"In the race the upper loss fell from {raced.start:.4g} to {raced.reached:.4g}, and the "
+        f"run ended at {value:.4g}"
+    )
+    if raced.second is not None and not any(getattr(options, name) for name in METHODS_OWN):
+        second = drive(problem, raced.second, x0, y0, None, options)
+        told = f"{told}, that of {type(raced.second).__name__}, the second, at "
+        told = f"{told}{_judged(raced, second):.4g}"
+    if second is not None and _judged(raced, second) < value:
+        value, result = _judged(raced, second), second
+        told = f"{told}, which is kept"
+    outcome, advice = result.status
+    if value > raced.start and outcome is not Outcome.DIVERGED:
+        outcome, told = Outcome.STALLED, f"{told}; that is worse than the start"
+    return result._replace(status=_with(choice, Status(outcome, f"{told}. {_upper(advice)}")))
+
+
+def _judged(raced: Raced, result: Result) -> float:
+    """The score of where a run ended."""
+    diverged = result.status.outcome is Outcome.DIVERGED
+    return math.inf if diverged else raced.score(result.x, result.y)
+
+
+def _with(choice: Choice, status: Status) -> Status:
+    return Status(status.outcome, _told(choice, status.advice))
+
+
+def _upper(sentence: str) -> str:
+    return f"{sentence[:1].upper()}{sentence[1:]}"
+
+
 def _told(choice: Choice, then: str) -> str:
     """Why a method was chosen, and what came of it, in sentences."""
-    return f"{choice.why}. {then[:1].upper()}{then[1:]}"
+    return f"{choice.why}. {_upper(then)}"
 
 
 def _is_far(x: Upper, start: Upper) -> bool:
