@@ -55,7 +55,8 @@ def two_ways() -> tolls.Streets:
 
 @pytest.mark.parametrize(("toll", "pays", "earns"), [(3.0, 4, 3), (4.0, 5, 4), (4.1, 5, 0)])
 def test_the_check_on_two_ways(toll, pays, earns):
-    assert tolls.check(two_ways(), np.array([toll])) == pytest.approx((2 * pays, 2 * earns), abs=1e-4)
+    expected = pytest.approx((2 * pays, 2 * earns), abs=1e-4)
+    assert tolls.check(two_ways(), np.array([toll])) == expected
     assert tolls.earned(two_ways(), np.array([toll])) == pytest.approx(2 * earns)
 
 
