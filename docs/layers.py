@@ -13,7 +13,18 @@ class Layer(NamedTuple):
 LAYERS = (
     Layer(("errors",), "errors of mathematics, on which the commands end with 1"),
     Layer(
-        ("trees", "typing", "fields", "sharding", "host", "options", "losses", "lazy", "_version"),
+        (
+            "trees",
+            "typing",
+            "fields",
+            "sharding",
+            "host",
+            "options",
+            "losses",
+            "lazy",
+            "effort",
+            "_version",
+        ),
         "pytrees, aliases, meshes, settings, losses of linear models, lazy imports",
     ),
     Layer(("jobs",), "independent jobs, for an executor"),

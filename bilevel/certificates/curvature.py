@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from bilevel import oracles, trees
+from bilevel import effort, oracles, trees
 from bilevel.certificates import spectrum
 from bilevel.linear import CG
 from bilevel.problem import Batch, Problem, RepeatedBatch
@@ -177,7 +177,7 @@ def _dependence(problem, x, y, batch, key, values: dict[str, float]) -> list[str
     return found
 
 
-@eqx.filter_jit
+@effort.briefly
 def _sizes(problem, x, y, u, batch) -> dict:
     """Norms of the derivatives whose absence means something."""
     f_y = oracles.upper_grad_y(problem, x, y, batch.upper)
@@ -209,15 +209,15 @@ def _check_scalar(name: str, loss, x, y, batch) -> None:
 # --- curvature -----------------------------------------------------------------------------
 
 
-@eqx.filter_jit
+@effort.briefly
 def _value(loss, x, y, batch):
     return loss(x, y, batch)
 
 
-_hvp = eqx.filter_jit(oracles.hvp)
+_hvp = effort.briefly(oracles.hvp)
 
 
-@eqx.filter_jit
+@effort.briefly
 def _cross_square(problem, x, y, u, batch) -> Upper:
     """`(∂²g/∂x∂y) (∂²g/∂y∂x) u`."""
     v = oracles.cross_transposed(problem, x, y, u, batch)
@@ -237,7 +237,7 @@ def hyper_curvature(problem: Problem, x: Upper, y: Lower, batch: Batch, key) -> 
     return lowest, max(abs(lowest), abs(highest))
 
 
-@eqx.filter_jit
+@effort.briefly
 def _hyper_product(problem, x, y, u, batch) -> Upper:
     """`[I, Jᵀ] ∇²f [I; J] u`, with two solves with the lower Hessian."""
     operator = oracles.hessian(problem, x, y, RepeatedBatch(batch.lower))

@@ -20,13 +20,16 @@ _programs: OrderedDict[Any, dict[Hashable, Callable]] = OrderedDict()
 
 
 def program(problem: Problem, fn: Callable, *fixed: Hashable, **jit: Any) -> Callable:
-    """`jax.jit(fn)` with its first arguments fixed, the same one for problems of one structure."""
+    """`jax.jit(fn)` with its first arguments fixed, the same one for problems of one structure.
+
+    One that is compiled with other `compiler_options` is another.
+    """
     structure = jax.tree.structure(problem)
     mine = _programs.setdefault(structure, {})
     _programs.move_to_end(structure)
     while len(_programs) > KEPT:
         _programs.popitem(last=False)
-    key = fn, fixed
+    key = fn, fixed, str(jit.get("compiler_options"))
     if key not in mine:
         mine[key] = jax.jit(functools.partial(fn, *fixed), **jit)
     return mine[key]

@@ -19,6 +19,7 @@ from bilevel.selection.choose import SMALL, Choice, Raced, check_alone, choose, 
 from bilevel.typing import Lower, RandomKey, Upper
 
 # Options that only a method uses, not the global search.
+BRIEF = 1000  # steps of a run with few variables that take less time than compiling them well
 FAR = 1e4  # times 1 + ‖x0‖
 LOST = 0.1  # of what a race gained: where a run loses more, the second of the race is run, too
 ROUNDING = 1e-6  # times 1 + |f|
@@ -188,7 +189,8 @@ def _checked(
     from bilevel.global_search import check_small, verdict
 
     assert choice.method is not None
-    options = options._replace(answer=choice.lags)
+    brief = options.checkpoint is None and options.steps <= BRIEF
+    options = options._replace(answer=choice.lags, brief=brief)
     result = drive(problem, choice.method, x0, y0, None, options)
     if choice.raced is not None and result.status.outcome in (Outcome.FINISHED, Outcome.DIVERGED):
         return _held(problem, choice, result, x0, y0, options), ""

@@ -8,12 +8,11 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel import jobs, trees
+from bilevel import effort, jobs, trees
 from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
@@ -310,7 +309,7 @@ def _based(method: type[AbstractMethod], look: Probe | None) -> AbstractMethod:
     return method()
 
 
-@eqx.filter_jit
+@effort.briefly
 def _run(base, problem: Problem, states, feed: Feed, grid, steps: int):
     def one(state, factors):
         method = multiplied(base, factors[0], factors[1])
@@ -319,7 +318,7 @@ def _run(base, problem: Problem, states, feed: Feed, grid, steps: int):
     return jax.vmap(one)(states, grid)
 
 
-@eqx.filter_jit
+@effort.briefly
 def _values(problem: Problem, judge: Judge, x, y):
     def one(x, y):
         x = problem.upper_set.project(x) if problem.upper_set.projectable else x

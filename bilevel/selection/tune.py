@@ -7,12 +7,11 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel import jobs, oracles, trees
+from bilevel import effort, jobs, oracles, trees
 from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
@@ -200,7 +199,7 @@ def run_trials(base, problem, state, feed, judge, x_factors, lower_factors, step
     return [Trial(float(p), float(q), float(s)) for (p, q), s in zip(grid, scores, strict=True)]
 
 
-@eqx.filter_jit
+@effort.briefly
 def _scores(base, problem, state, feed: Feed, judge: Judge, grid, steps: int):
     def score(factors):
         method = multiplied(base, factors[0], factors[1])
@@ -218,7 +217,7 @@ def _scores(base, problem, state, feed: Feed, judge: Judge, grid, steps: int):
     return jax.vmap(score)(grid)
 
 
-@eqx.filter_jit
+@effort.briefly
 def _sampled_smoothness(problem: Problem, x, y, batches, key):
     """The largest curvature of the lower loss on a batch: steps must suit every one of them."""
 
