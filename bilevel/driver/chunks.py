@@ -11,7 +11,7 @@ from jaxtyping import Array
 from bilevel import sharding, trees
 from bilevel.data import Feed
 from bilevel.driver.convolutions import unrolled
-from bilevel.driver.programs import program
+from bilevel.driver.programs import program, traced
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Problem
 
@@ -81,10 +81,10 @@ def _step(treedef, places, fixed, feed: Feed, state):
 
 
 def _advance(treedef, places, reports: int, fixed, feed: Feed, n, state):
-    problem, method = jax.tree.unflatten(treedef, fixed)
+    problem, _ = jax.tree.unflatten(treedef, fixed)
 
     def one(state):
-        state, info = method.step(problem, state, feed.batch(state.k))
+        state, info = traced(problem, treedef)(fixed, feed, state)
         return sharding.constrain(state, places), _stacked(info)
 
     start = state, jnp.zeros(reports, float)

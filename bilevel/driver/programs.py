@@ -33,3 +33,16 @@ def program(problem: Problem, fn: Callable, *fixed: Hashable, **jit: Any) -> Cal
     if key not in mine:
         mine[key] = jax.jit(functools.partial(fn, *fixed), **jit)
     return mine[key]
+
+
+def traced(problem: Problem, treedef) -> Callable:
+    """A step `(fixed, feed, state) -> (state, info)`; whoever traces it again finds the trace.
+
+    `fixed` are the leaves of problem and method, and `treedef` is their structure.
+    """
+    return program(problem, _step, treedef)
+
+
+def _step(treedef, fixed, feed, state):
+    problem, method = jax.tree.unflatten(treedef, fixed)
+    return method.step(problem, state, feed.batch(state.k))

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bilevel import trees
+import numpy as np
+
+from bilevel.certificates import spectrum
 from bilevel.data import Data
 from bilevel.driver import validate
 from bilevel.driver.checkpoint import Checkpoint
@@ -276,4 +278,5 @@ def _told(choice: Choice, then: str) -> str:
 
 def _is_far(x: Upper, start: Upper) -> bool:
     """Whether a run left all that a search from its start would look at."""
-    return bool(trees.norm(x) > FAR * (1 + trees.norm(start)))
+    size, at_first = (np.linalg.norm(spectrum.ravel(tree)) for tree in (x, start))
+    return bool(size > FAR * (1 + at_first))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel import oracles, trees
+from bilevel import effort, oracles, trees
 from bilevel.linear.tolerance import conjugate
 from bilevel.problem import Batch, Problem, RepeatedBatch
 from bilevel.typing import Lower, RandomKey, Scalar, Upper
@@ -39,6 +39,7 @@ def corrected_grads(problem: Problem, x: Upper, y: Lower, v: Lower, batch: Batch
     return jax.grad(corrected, argnums=(0, 1))(x, y)
 
 
+@effort.briefly
 def start(y: Lower, key: RandomKey) -> CurvatureEstimates:
     """Nothing measured yet: random vectors, sizes of one."""
     one = jnp.ones((), trees.widest(y))
