@@ -11,7 +11,7 @@ import numpy as np
 
 import bilevel as bl
 import bilevel.global_search  # before the clock of the first run starts
-import bilevel.selection  # noqa: F401
+import bilevel.selection
 from benchmarks.harness import RESULTS, machine
 from benchmarks.universal import families, hindsight, rivals, rows, tolls
 from benchmarks.universal.case import Case, Kind
