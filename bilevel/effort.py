@@ -11,6 +11,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from jax.core import Tracer
 
 FEW = 10_000  # entries of all arrays, up to which little effort is made
 LITTLE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
@@ -27,7 +28,8 @@ def briefly(fn: Callable) -> Callable:
 
     @functools.cache
     def hasty():
-        return eqx.filter_jit(fn, compiler_options=_little())
+        jit: Any = eqx.filter_jit  # which passes options on to `jax.jit`
+        return jit(fn, compiler_options=_little())
 
     @functools.wraps(fn)
     def call(*args: Any, **given: Any) -> Any:
@@ -38,7 +40,7 @@ def briefly(fn: Callable) -> Callable:
 
 def _are_few(args: Any) -> bool:
     leaves = [leaf for leaf in jax.tree.leaves(args) if eqx.is_array(leaf)]
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         return False
     return sum(leaf.size for leaf in leaves) <= FEW
 
