@@ -25,7 +25,7 @@ LAYERS = (
             "effort",
             "_version",
         ),
-        "pytrees, aliases, meshes, settings, losses of linear models, lazy imports",
+        "pytrees, aliases, meshes, settings, linear losses, lazy imports, compiler effort",
     ),
     Layer(("jobs",), "independent jobs, for an executor"),
     Layer(("files",), "tables, arrays and pictures that users bring, and packages that read them"),

@@ -228,9 +228,14 @@ def _constants(problem: Problem, x: Upper, y: Lower, judge: Judge) -> Probe | No
     """What theories ask for, where y is free and the lower loss strongly convex."""
     if not isinstance(problem.lower_set, Free):
         return None
-    y = NewtonCG(1e-4, max_steps=500).solve(problem, x, y, judge.one.lower).y
+    y = _near_answer(problem, x, y, judge.one.lower)
     look = probe(problem, x, y, judge.one)
     return look if math.isfinite(look.condition) else None
+
+
+@effort.briefly
+def _near_answer(problem: Problem, x: Upper, y: Lower, batch) -> Lower:
+    return NewtonCG(1e-4, max_steps=500).solve(problem, x, y, batch).y
 
 
 class _Lanes(NamedTuple):

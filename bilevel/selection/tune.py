@@ -115,7 +115,7 @@ def tune(
 
     judge = judge_of(data, key)
     check_each_loss(problem, x0, y0, judge.one)
-    y_start = judge.solved(problem, x0, y0)
+    y_start = _solved(judge, problem, x0, y0)
     look = probe(problem, x0, y_start, judge.one)
     suited = gentle(look, problem, x0, y_start, draws(data, key).lower, key)
     base = method.theory(
@@ -215,6 +215,11 @@ def _scores(base, problem, state, feed: Feed, judge: Judge, grid, steps: int):
         return jnp.max(values, where=judged, initial=-jnp.inf)
 
     return jax.vmap(score)(grid)
+
+
+@effort.briefly
+def _solved(judge: Judge, problem: Problem, x, y):
+    return judge.solved(problem, x, y)
 
 
 @effort.briefly
