@@ -97,9 +97,9 @@ def choose(
     told = " and ".join(found.words for found in declared) or "no constraints"
     size = trees.size(x0) + trees.size(y0)
     if data is not None and data.blocks is not None:
-        return _raced(problem, x0, y0, "the data draw blocks", data, key, steps)
+        return raced(problem, x0, y0, "the data draw blocks", data, key, steps)
     if kinds & OWN:
-        return _raced(problem, x0, y0, told, data, key, steps)
+        return raced(problem, x0, y0, told, data, key, steps)
     if not is_deterministic(data):
         return _stochastic(problem, x0, y0, told, kinds <= PLAIN, data, key, steps)
     small = size <= SMALL and problem.blocks is None
@@ -144,7 +144,7 @@ def choose(
         look = probe(problem, x0, y0, batch)
         if look.convexity in CONVEX:
             return _barrier(look, told, tied=Structure.UPPER_COUPLED in kinds)
-    return _raced(problem, x0, y0, told, data, key, steps)
+    return raced(problem, x0, y0, told, data, key, steps)
 
 
 def _barrier(look: Probe, told: str, tied: bool) -> Choice:
@@ -190,7 +190,7 @@ def check_alone(**given: bool) -> None:
 
 def _stochastic(problem, x0, y0, told, plain: bool, data, key, steps: int) -> Choice:
     if not plain:
-        return _raced(problem, x0, y0, f"{told}, with data that come in batches", data, key, steps)
+        return raced(problem, x0, y0, f"{told}, with data that come in batches", data, key, steps)
     try:
         tuned = tune(methods.SOBA, problem, x0, y0, data=data, key=key)
     except TypeError as error:
@@ -200,12 +200,12 @@ def _stochastic(problem, x0, y0, told, plain: bool, data, key, steps: int) -> Ch
         ) from error
     except ValueError:  # a lower loss that is not strongly convex, or steps that all diverge
         told = f"{told}, with data that come in batches, and SOBA cannot be tuned"
-        return _raced(problem, x0, y0, told, data, key, steps)
+        return raced(problem, x0, y0, told, data, key, steps)
     why = f"Chose SOBA with steps from bl.tune: {told}, and data in batches"
     return Choice(tuned.method, why, lags=True)
 
 
-def _raced(problem: Problem, x0, y0, told: str, data: Data | None, key, steps: int) -> Choice:
+def raced(problem: Problem, x0, y0, told: str, data: Data | None, key, steps: int) -> Choice:
     """What wins a race, where neither theory nor size decides."""
     if any(Structure.UPPER_COUPLED in found.kinds for found in problem.structure()):
         raise _refusal(problem, told)
@@ -217,13 +217,13 @@ def _raced(problem: Problem, x0, y0, told: str, data: Data | None, key, steps: i
     why = f"Chose {name} in a race of bl.race among {names}: {told}"
     judge = judge_of(Data() if data is None else data, jax.random.key(0) if key is None else key)
     winner, *others = (one for one in found.entrants if math.isfinite(one.score))
-    raced = Raced(
+    went = Raced(
         others[0].method if others else None,
         found.start,
         winner.score,
         partial(score, problem, judge),
     )
-    return Choice(found.method, why, lags=True, raced=raced)
+    return Choice(found.method, why, lags=True, raced=went)
 
 
 def _refusal(problem: Problem, told: str) -> Unsupported:
