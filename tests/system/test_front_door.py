@@ -142,7 +142,7 @@ def test_the_answer_after_a_race_is_solved_for():
 
 
 def run_after_a_race(monkeypatch, step, second):
-    """`y* = x` and `f = (y − 1)²/2`, so x is multiplied by `1 − step`, seen from 1, in each step."""
+    """`y* = x` and `f = (y − 1)²/2`, so x is multiplied by `1 − step`, seen from 1, a step."""
     problem = bl.Problem(
         lambda x, y, b: jnp.sum((y - 1) ** 2) / 2,
         lambda x, y, b: jnp.sum((y - x) ** 2) / 2,
