@@ -4,7 +4,8 @@
 For each commodity the paths that some tolls make cheapest are few: they are enumerated over the
 toll streets, and `bilevel.mip` solves the program over them. The check knows nothing of this:
 linear programs over all streets say what each commodity pays at the tolls that were found, and what
-its favourite cheapest path earns.
+its favourite cheapest path earns; and no other tolls that are tried, with shortest paths over all
+streets, may earn more than the bound. `--check` checks the kept answer anew.
 
 Labbé, Marcotte, Savard. "A bilevel model of taxation and its application to optimal highway
 pricing". Management Science 1998.
@@ -27,6 +28,8 @@ from bilevel import mip
 KEPT = RESULTS / "tolls.json"
 CHEAPER = 1e-9
 TIE = 1e-7  # of a cost, in which cheapest paths count as equal
+NEAR = 1e-6  # relative, in which a claim and its check agree
+OTHERS = 1000  # toll vectors that are tried against the bound
 
 
 class Streets(NamedTuple):
@@ -193,8 +196,46 @@ def check(s: Streets, tolls: np.ndarray) -> tuple[float, float]:
     return float(total), float(revenue)
 
 
-def measure(seconds: float, seed: int = 0) -> dict:
-    s = city(16, 17, 1000, 20, 100, seed)
+def earned(s: Streets, tolls: np.ndarray) -> float:
+    """The revenue by shortest paths over all streets; where costs are equal, drivers pay the toll.
+
+    A toll of t counts as `(1 − TIE) t` in the cost of a path, so that equal paths with tolls win.
+    """
+    paid = s.cost.copy()
+    paid[: s.tolls] += (1 - TIE) * tolls
+    graph = csr_array((paid, (s.tail, s.head)), shape=(s.nodes,) * 2)
+    _, before = dijkstra(graph, indices=s.trips[:, 0], return_predecessors=True)
+    price = dict(zip(zip(s.tail[: s.tolls], s.head[: s.tolls], strict=True), tolls, strict=True))
+    revenue = 0.0
+    for k, (source, node) in enumerate(s.trips):
+        while node != source:
+            revenue += s.demand[k] * price.get((before[k, node], node), 0.0)
+            node = before[k, node]
+    return float(revenue)
+
+
+def others(tolls: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Tolls to compare with, (count, tolls): half of them near the given ones, half anywhere."""
+    near = tolls + rng.integers(-1, 2, (count // 2, len(tolls)))
+    anywhere = rng.integers(0, int(2 * tolls.max()) + 2, (count - count // 2, len(tolls)))
+    return np.maximum(np.vstack([near, anywhere]), 0.0)
+
+
+def most_earned(s: Streets, tolls: np.ndarray, bound: float, count: int = OTHERS) -> float:
+    """The largest revenue among the tolls and others.
+
+    Raises:
+        RuntimeError: it is larger than the bound, which is then none.
+    """
+    tried = [tolls, *others(tolls, count, np.random.default_rng(0))]
+    most = max(earned(s, each) for each in tried)
+    if most > bound * (1 + 1e-6):
+        raise RuntimeError(f"some tolls earn {most}, more than the bound {bound}.")
+    return most
+
+
+def measure(seconds: float) -> dict:
+    s = measured_city()
     begin = time.process_time()
     of = routes(s)
     answer = mip.solve(as_program(s, contested(of)), seconds=seconds)
@@ -202,8 +243,7 @@ def measure(seconds: float, seed: int = 0) -> dict:
     if answer.z is None:
         raise RuntimeError(f"no tolls were found: {answer}")
     tolls = answer.z[: s.tolls]
-    total, revenue = check(s, tolls)
-    return {
+    found = {
         "streets": len(s.cost),
         "tolls": s.tolls,
         "commodities": len(s.trips),
@@ -214,11 +254,36 @@ def measure(seconds: float, seed: int = 0) -> dict:
         "gap": answer.gap,
         "programs": answer.nodes,
         "processor_seconds": round(spent, 1),
-        "revenue_by_linear_programs": revenue,
         "cost_of_all_drivers": answer.follower_value + float(s.demand @ least(s, of)),
-        "cost_by_linear_programs": total,
         "prices": tolls.round(6).tolist(),
         "machine": machine(),
+    }
+    return checked(s, found)
+
+
+def measured_city() -> Streets:
+    return city(16, 17, 1000, 20, 100, seed=0)
+
+
+def checked(s: Streets, found: dict) -> dict:
+    """An answer with what the linear programs and other tolls say of it.
+
+    Raises:
+        RuntimeError: the drivers pay, or the tolls earn, something else than was claimed.
+    """
+    tolls = np.array(found["prices"])
+    total, revenue = check(s, tolls)
+    for name, claimed, by_programs in (
+        ("revenue", found["revenue"], revenue),
+        ("cost of all drivers", found["cost_of_all_drivers"], total),
+    ):
+        if abs(claimed - by_programs) > NEAR * (1 + abs(by_programs)):
+            raise RuntimeError(f"the {name} is {by_programs}, and {claimed} was claimed.")
+    return found | {
+        "revenue_by_linear_programs": revenue,
+        "cost_by_linear_programs": total,
+        "others_tried": OTHERS,
+        "most_earned_by_others": most_earned(s, tolls, found["bound"]),
     }
 
 
@@ -237,6 +302,9 @@ def table(found: dict) -> str:
         "revenue by linear programs": f"{found['revenue_by_linear_programs']:.6g}",
         "what all drivers pay": f"{found['cost_of_all_drivers']:.6g}",
         "the same by linear programs": f"{found['cost_by_linear_programs']:.6g}",
+        f"the most that these and {found['others_tried']} other tolls earn, by shortest paths": (
+            f"{found['most_earned_by_others']:.6g}"
+        ),
         "seconds of the processor": found["processor_seconds"],
     }
     lines = [f"| {name} | {value} |" for name, value in rows.items()]
@@ -246,7 +314,9 @@ def table(found: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Tolls on 1000 streets.")
     parser.add_argument("--seconds", type=float, default=600.0, help="that HiGHS may take")
-    found = measure(parser.parse_args().seconds)
+    parser.add_argument("--check", action="store_true", help="check the kept answer anew")
+    given = parser.parse_args()
+    found = checked(measured_city(), kept()) if given.check else measure(given.seconds)
     for name, value in found.items():
         print(f"{name}: {value}")
     KEPT.write_text(json.dumps(found, indent=1) + "\n")

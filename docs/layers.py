@@ -13,8 +13,19 @@ class Layer(NamedTuple):
 LAYERS = (
     Layer(("errors",), "errors of mathematics, on which the commands end with 1"),
     Layer(
-        ("trees", "typing", "fields", "sharding", "host", "options", "losses", "lazy", "_version"),
-        "pytrees, aliases, meshes, settings, losses of linear models, lazy imports",
+        (
+            "trees",
+            "typing",
+            "fields",
+            "sharding",
+            "host",
+            "options",
+            "losses",
+            "lazy",
+            "effort",
+            "_version",
+        ),
+        "pytrees, aliases, meshes, settings, linear losses, lazy imports, compiler effort",
     ),
     Layer(("jobs",), "independent jobs, for an executor"),
     Layer(("files",), "tables, arrays and pictures that users bring, and packages that read them"),

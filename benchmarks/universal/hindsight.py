@@ -22,7 +22,6 @@ from bilevel.methods import (
     MAID,
     MEHA,
     RSVRB,
-    SABA,
     SMBG,
     SOBA,
     VPBGD,
@@ -60,7 +59,7 @@ METHODS: dict[str, Callable[[int], list[AbstractMethod]]] = {
     "wells": lambda n: [MAID(), BVFSM(), SMBG(n / 16, 0.1)],
     "own_hypergradient": lambda n: [_amigo(n, STIFF), StocBiO(n / 4, STIFF)],
     "own_step": lambda n: [_amigo(n, STIFF), StocBiO(n / 4, STIFF)],
-    "finite_sum": lambda n: [SOBA(3.0, 0.1, 0.1), SABA(3.0, 0.1, 0.1), F2SA(1.0, 0.1, 0.1)],
+    "finite_sum": lambda n: [SOBA(3.0, 0.1, 0.1), F2SA(1.0, 0.1, 0.1)],
     "blocks": lambda n: [RSVRB(), BSVRBv1()],
     "mixture": lambda n: [F2SA(1.0, 1e-3, 1e-3)],
 }  # fmt: skip

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from bilevel import oracles, trees
+from bilevel import effort, oracles, trees
 from bilevel.certificates import spectrum
 from bilevel.linear import CG
 from bilevel.problem import Batch, Problem, RepeatedBatch
@@ -98,11 +98,9 @@ def probe(problem: Problem, x: Upper, y: Lower, batch: Batch = Batch(), *, key=N
     _check_scalar("upper", problem.upper, x, y, batch.upper)
     _check_scalar("lower", problem.lower, x, y, batch.lower)
     key = jax.random.key(0) if key is None else key
-    k_near, k_lower, k_upper, k_cross, k_hyper = jax.random.split(key, 5)
-
-    f = float(_value(problem.upper, x, y, batch.upper))
-    g = float(_value(problem.lower, x, y, batch.lower))
-    findings = _dependence(problem, x, y, batch, k_near, {"upper": f, "lower": g})
+    values, here, near, (k_lower, k_upper, k_cross, k_hyper) = _look(problem, x, y, batch, key)
+    f, g = map(float, values)
+    findings = _dependence({"upper": f, "lower": g}, _as_floats(here), _as_floats(near))
 
     mirrored = Problem(problem.lower, problem.upper)  # so that ∂²f/∂y² is the Hessian of "lower"
     mu, L, resolved = spectrum.extremes(lambda v: _hvp(problem, x, y, v, batch.lower), y, k_lower)
@@ -136,8 +134,8 @@ def probe(problem: Problem, x: Upper, y: Lower, batch: Batch = Batch(), *, key=N
 # --- what depends on what ------------------------------------------------------------------
 
 
-def _dependence(problem, x, y, batch, key, values: dict[str, float]) -> list[str]:
-    """Derivatives that are not finite, or vanish here and nearby."""
+def _dependence(values: dict[str, float], here: dict, near: dict) -> list[str]:
+    """What is not finite, and derivatives that vanish here and nearby."""
     broken = [
         f"Problem.{name} is {value} at this x and y; it must be finite. Look for the logarithm or "
         "root of something not positive, an overflow, or NaN in the batch."
@@ -146,11 +144,6 @@ def _dependence(problem, x, y, batch, key, values: dict[str, float]) -> list[str
     ]
     if broken:
         return broken
-    k_x, k_y, k_u = jax.random.split(key, 3)
-    u = trees.random_like(k_u, x)
-    near_x, near_y = _nearby(x, k_x), _nearby(y, k_y)
-    here = {k: float(v) for k, v in _sizes(problem, x, y, u, batch).items()}
-    near = {k: float(v) for k, v in _sizes(problem, near_x, near_y, u, batch).items()}
     found = [
         f"Problem.{loss} has a gradient in {by} that is not finite, though its value is."
         for (loss, by), size in here.items()
@@ -177,7 +170,21 @@ def _dependence(problem, x, y, batch, key, values: dict[str, float]) -> list[str
     return found
 
 
-@eqx.filter_jit
+@effort.briefly
+def _look(problem, x, y, batch, key):
+    """Both losses, the sizes of their derivatives here and nearby, and four keys: one program."""
+    k_near, *keys = jax.random.split(key, 5)
+    k_x, k_y, k_u = jax.random.split(k_near, 3)
+    u = trees.random_like(k_u, x)
+    values = problem.upper(x, y, batch.upper), problem.lower(x, y, batch.lower)
+    near = _sizes(problem, _nearby(x, k_x), _nearby(y, k_y), u, batch)
+    return values, _sizes(problem, x, y, u, batch), near, keys
+
+
+def _as_floats(sizes: dict) -> dict:
+    return {name: float(size) for name, size in sizes.items()}
+
+
 def _sizes(problem, x, y, u, batch) -> dict:
     """Norms of the derivatives whose absence means something."""
     f_y = oracles.upper_grad_y(problem, x, y, batch.upper)
@@ -209,15 +216,10 @@ def _check_scalar(name: str, loss, x, y, batch) -> None:
 # --- curvature -----------------------------------------------------------------------------
 
 
-@eqx.filter_jit
-def _value(loss, x, y, batch):
-    return loss(x, y, batch)
+_hvp = effort.briefly(oracles.hvp)
 
 
-_hvp = eqx.filter_jit(oracles.hvp)
-
-
-@eqx.filter_jit
+@effort.briefly
 def _cross_square(problem, x, y, u, batch) -> Upper:
     """`(∂²g/∂x∂y) (∂²g/∂y∂x) u`."""
     v = oracles.cross_transposed(problem, x, y, u, batch)
@@ -237,7 +239,7 @@ def hyper_curvature(problem: Problem, x: Upper, y: Lower, batch: Batch, key) -> 
     return lowest, max(abs(lowest), abs(highest))
 
 
-@eqx.filter_jit
+@effort.briefly
 def _hyper_product(problem, x, y, u, batch) -> Upper:
     """`[I, Jᵀ] ∇²f [I; J] u`, with two solves with the lower Hessian."""
     operator = oracles.hessian(problem, x, y, RepeatedBatch(batch.lower))

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from bilevel import sharding, trees
 from bilevel.data import Feed
 from bilevel.driver.convolutions import unrolled
-from bilevel.driver.programs import program
+from bilevel.driver.programs import program, traced
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Problem
 
@@ -23,10 +23,12 @@ class Loop:
     should cost the host little more than a dispatch and a read.
     """
 
-    def __init__(self, problem: Problem, method: AbstractMethod, reports: list[str], places):
+    def __init__(self, problem: Problem, method: AbstractMethod, reports, places, little=None):
         self._fixed, treedef = jax.tree.flatten((problem, method))
         self._names = reports
-        self._advance = program(problem, _advance, treedef, places, donate_argnums=3)
+        fixed = treedef, places, len(reports)
+        how = {"donate_argnums": 3, "compiler_options": little}
+        self._advance = program(problem, _advance, *fixed, **how)
 
     def __call__(self, state: Any, feed: Feed, n: int) -> tuple[Any, dict[str, float], bool]:
         """The state n steps on, what the last step reported, and whether all is finite.
@@ -45,10 +47,11 @@ class StepByStep:
     chunks end. For steps with convolutions on a CPU.
     """
 
-    def __init__(self, problem: Problem, method: AbstractMethod, reports: list[str], places):
+    def __init__(self, problem: Problem, method: AbstractMethod, reports, places, little=None):
         self._fixed, treedef = jax.tree.flatten((problem, method))
         self._names = reports
-        self._step = program(problem, _step, treedef, places, donate_argnums=2)
+        how = {"donate_argnums": 2, "compiler_options": little}
+        self._step = program(problem, _step, treedef, places, **how)
 
     def __call__(self, state: Any, feed: Feed, n: int) -> tuple[Any, dict[str, float], bool]:
         """As `Loop`; a chunk of no steps compiles, by a step that is thrown away."""
@@ -77,15 +80,14 @@ def _step(treedef, places, fixed, feed: Feed, state):
     return sharding.constrain(state, places), sharding.constrain_everywhere(report, places)
 
 
-def _advance(treedef, places, fixed, feed: Feed, n, state):
-    problem, method = jax.tree.unflatten(treedef, fixed)
+def _advance(treedef, places, reports: int, fixed, feed: Feed, n, state):
+    problem, _ = jax.tree.unflatten(treedef, fixed)
 
     def one(state):
-        state, info = method.step(problem, state, feed.batch(state.k))
+        state, info = traced(problem, treedef)(fixed, feed, state)
         return sharding.constrain(state, places), _stacked(info)
 
-    blank = jax.eval_shape(lambda: one(state)[1])
-    start = state, jnp.zeros(blank.shape, blank.dtype)
+    start = state, jnp.zeros(reports, float)
     new, report = jax.lax.fori_loop(0, n, lambda _, carry: one(carry[0]), start)
     finite = trees.all_finite((new, report))
     report = jnp.append(report, finite.astype(report.dtype))

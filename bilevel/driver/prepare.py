@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bilevel import certificates, sharding, trees
+from bilevel import certificates, effort, sharding, trees
 from bilevel.certificates import Certificate, measures
 from bilevel.data import Data, on_parts
 from bilevel.driver import validate
@@ -43,6 +43,7 @@ class Options(NamedTuple):
     answer: bool = (
         False  # y is solved for anew at the last x, on all data; not an option of `solve`
     )
+    brief: bool = False  # the steps are few: little effort is made to compile them; likewise
 
 
 class Prepared(NamedTuple):
@@ -113,7 +114,8 @@ def prepare(
 
     log = Log(method.price(problem).gradients(), reports, options.metrics, best, state)
     chunks = StepByStep if avoid_loops(jaxpr, state) else Loop
-    loop = chunks(problem, method, reports, sharding.shardings_of(state))
+    little = effort.options(problem, state, prefetcher.first) if options.brief else None
+    loop = chunks(problem, method, reports, sharding.shardings_of(state), little)
     certifier = Certifier(problem, data.full or prefetcher.first)
     target, saver, resumed = int(state.k) + options.steps, None, False
     if options.checkpoint is not None:
@@ -150,8 +152,9 @@ class Certifier:
 
     def __call__(self, x: Upper, y: Lower, v: Lower | None) -> Certificate | None:
         try:
-            measured = program(self._problem, _certify)
-            return jax.device_get(measured(self._problem, x, y, v, self._batch))
+            args = self._problem, x, y, v, self._batch
+            measured = program(self._problem, _certify, compiler_options=effort.options(args))
+            return jax.device_get(measured(*args))
         except Exception as error:
             self.notes = [f"no certificate could be computed: {_told(error)}"]
             return None
@@ -171,7 +174,8 @@ class Certifier:
         """The lower solution at x, from y; y itself where nothing here solves for it."""
         if not measures.can_solve(self._problem, y):
             return y
-        solved = program(self._problem, _answer)(self._problem, x, y, self._batch.lower)
+        args = self._problem, x, y, self._batch.lower
+        solved = program(self._problem, _answer, compiler_options=effort.options(args))(*args)
         return solved if trees.all_finite(solved) else y
 
     def of(self, state: State) -> Certificate | None:

@@ -20,13 +20,29 @@ _programs: OrderedDict[Any, dict[Hashable, Callable]] = OrderedDict()
 
 
 def program(problem: Problem, fn: Callable, *fixed: Hashable, **jit: Any) -> Callable:
-    """`jax.jit(fn)` with its first arguments fixed, the same one for problems of one structure."""
+    """`jax.jit(fn)` with its first arguments fixed, the same one for problems of one structure.
+
+    One that is compiled with other `compiler_options` is another.
+    """
     structure = jax.tree.structure(problem)
     mine = _programs.setdefault(structure, {})
     _programs.move_to_end(structure)
     while len(_programs) > KEPT:
         _programs.popitem(last=False)
-    key = fn, fixed
+    key = fn, fixed, str(jit.get("compiler_options"))
     if key not in mine:
         mine[key] = jax.jit(functools.partial(fn, *fixed), **jit)
     return mine[key]
+
+
+def traced(problem: Problem, treedef) -> Callable:
+    """A step `(fixed, feed, state) -> (state, info)`; whoever traces it again finds the trace.
+
+    `fixed` are the leaves of problem and method, and `treedef` is their structure.
+    """
+    return program(problem, _step, treedef)
+
+
+def _step(treedef, fixed, feed, state):
+    problem, method = jax.tree.unflatten(treedef, fixed)
+    return method.step(problem, state, feed.batch(state.k))

@@ -3,12 +3,11 @@
 import math
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from bilevel import hypergrad, oracles, trees
+from bilevel import effort, hypergrad, oracles, trees
 from bilevel.certificates import Probe, hyper_curvature
 from bilevel.linear import CG
 from bilevel.lower import NewtonCG
@@ -55,7 +54,7 @@ class _At(NamedTuple):
     falls: Array  # the last step lowered the value
 
 
-@eqx.filter_jit
+@effort.briefly
 def _descend(problem: Problem, x: Upper, y: Lower, batch: Batch) -> tuple[Upper, Lower]:
     """Where the hypergradient is a tenth of what it was, or after `MOST_STEPS` steps."""
     solver, linear = NewtonCG(1e-5, max_steps=500), CG(100, 1e-4)

@@ -1,7 +1,11 @@
 """Which method a problem gets when none is given, and why."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
+
+import jax
 
 from bilevel import methods, trees
 from bilevel.certificates import Convexity, Probe, probe
@@ -12,7 +16,8 @@ from bilevel.driver.result import Result
 from bilevel.errors import Refused
 from bilevel.methods.base import AbstractMethod, Unsupported, all_methods
 from bilevel.problem import LOWER_CONSTRAINTS, Batch, Problem, Structure
-from bilevel.selection.race import race
+from bilevel.selection.judge import judge_of
+from bilevel.selection.race import race, score
 from bilevel.selection.structure import solve_program
 from bilevel.selection.tune import tune
 from bilevel.typing import Lower, RandomKey, Upper
@@ -37,6 +42,16 @@ class Choice(NamedTuple):
     lags: bool = (
         False  # its y only follows the lower solution, which is to be solved for at the end
     )
+    raced: "Raced | None" = None  # how its race went
+
+
+class Raced(NamedTuple):
+    """What a race says of a run of its winner."""
+
+    second: AbstractMethod | None  # that came after the winner
+    start: float  # the score of the start
+    reached: float  # that of the winner
+    score: Callable[[Upper, Lower], float]  # the upper loss at x with y solved for, from y
 
 
 def choose(
@@ -46,6 +61,7 @@ def choose(
     *,
     data: Data | None = None,
     key: RandomKey | None = None,
+    steps: int = 1000,
     programs: bool = True,
 ) -> Choice:
     """A method for a problem, by declared structure and `certificates.probe`.
@@ -67,7 +83,7 @@ def choose(
     7. All else that some method handles: the winner of `race`.
 
     Args:
-        data, key: as for `solve`.
+        data, key, steps: as for `solve`.
         programs: whether HiGHS may be asked; it has no use for metrics, callbacks or checkpoints.
 
     Raises:
@@ -81,11 +97,11 @@ def choose(
     told = " and ".join(found.words for found in declared) or "no constraints"
     size = trees.size(x0) + trees.size(y0)
     if data is not None and data.blocks is not None:
-        return _raced(problem, x0, y0, "the data draw blocks", data, key)
+        return raced(problem, x0, y0, "the data draw blocks", data, key, steps)
     if kinds & OWN:
-        return _raced(problem, x0, y0, told, data, key)
+        return raced(problem, x0, y0, told, data, key, steps)
     if not is_deterministic(data):
-        return _stochastic(problem, x0, y0, told, kinds <= PLAIN, data, key)
+        return _stochastic(problem, x0, y0, told, kinds <= PLAIN, data, key, steps)
     small = size <= SMALL and problem.blocks is None
     batch = whole(data)
     traced = validate.check_each_loss(problem, x0, y0, batch)
@@ -128,7 +144,7 @@ def choose(
         look = probe(problem, x0, y0, batch)
         if look.convexity in CONVEX:
             return _barrier(look, told, tied=Structure.UPPER_COUPLED in kinds)
-    return _raced(problem, x0, y0, told, data, key)
+    return raced(problem, x0, y0, told, data, key, steps)
 
 
 def _barrier(look: Probe, told: str, tied: bool) -> Choice:
@@ -172,9 +188,9 @@ def check_alone(**given: bool) -> None:
         )
 
 
-def _stochastic(problem, x0, y0, told, plain: bool, data, key) -> Choice:
+def _stochastic(problem, x0, y0, told, plain: bool, data, key, steps: int) -> Choice:
     if not plain:
-        return _raced(problem, x0, y0, f"{told}, with data that come in batches", data, key)
+        return raced(problem, x0, y0, f"{told}, with data that come in batches", data, key, steps)
     try:
         tuned = tune(methods.SOBA, problem, x0, y0, data=data, key=key)
     except TypeError as error:
@@ -184,22 +200,30 @@ def _stochastic(problem, x0, y0, told, plain: bool, data, key) -> Choice:
         ) from error
     except ValueError:  # a lower loss that is not strongly convex, or steps that all diverge
         told = f"{told}, with data that come in batches, and SOBA cannot be tuned"
-        return _raced(problem, x0, y0, told, data, key)
+        return raced(problem, x0, y0, told, data, key, steps)
     why = f"Chose SOBA with steps from bl.tune: {told}, and data in batches"
     return Choice(tuned.method, why, lags=True)
 
 
-def _raced(problem: Problem, x0, y0, told: str, data: Data | None, key) -> Choice:
+def raced(problem: Problem, x0, y0, told: str, data: Data | None, key, steps: int) -> Choice:
     """What wins a race, where neither theory nor size decides."""
     if any(Structure.UPPER_COUPLED in found.kinds for found in problem.structure()):
         raise _refusal(problem, told)
     if data is not None and data.streams:
         raise _refusal(problem, f"{told}, from an iterator, which a race cannot read twice")
-    found = race(problem, x0, y0, data=data, key=key)
+    found = race(problem, x0, y0, data=data, key=key, until=steps)
     names = ", ".join(type(one.method).__name__ for one in found.entrants)
     name = type(found.method).__name__
     why = f"Chose {name} in a race of bl.race among {names}: {told}"
-    return Choice(found.method, why, lags=True)
+    judge = judge_of(Data() if data is None else data, jax.random.key(0) if key is None else key)
+    winner, *others = (one for one in found.entrants if math.isfinite(one.score))
+    went = Raced(
+        others[0].method if others else None,
+        found.start,
+        winner.score,
+        partial(score, problem, judge),
+    )
+    return Choice(found.method, why, lags=True, raced=went)
 
 
 def _refusal(problem: Problem, told: str) -> Unsupported:

@@ -1,10 +1,13 @@
 """The front door: run the method that was given, or the one that is chosen."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bilevel import trees
+import numpy as np
+
+from bilevel.certificates import Certificate, spectrum
 from bilevel.data import Data
 from bilevel.driver import validate
 from bilevel.driver.checkpoint import Checkpoint
@@ -12,13 +15,27 @@ from bilevel.driver.log import Metrics
 from bilevel.driver.prepare import Callback, Options
 from bilevel.driver.result import Best, Outcome, Result, SolveError, Status
 from bilevel.driver.solve import drive
+from bilevel.methods import MAID
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Problem, Structure
-from bilevel.selection.choose import SMALL, Choice, check_alone, choose, is_small, whole
+from bilevel.selection.choose import (
+    SMALL,
+    Choice,
+    Raced,
+    check_alone,
+    choose,
+    is_small,
+    raced,
+    whole,
+)
 from bilevel.typing import Lower, RandomKey, Upper
 
 # Options that only a method uses, not the global search.
+BRIEF = 1000  # steps of a run with few variables that take less time than compiling them well
 FAR = 1e4  # times 1 + ‖x0‖
+LOST = 0.1  # of what a race gained: where a run loses more, the second of the race is run, too
+STUCK = 1e-2  # times 1 + |f|: stationarity beyond which MAID has not ended at a solution
+ROUNDING = 1e-6  # times 1 + |f|
 METHODS_OWN = ("metrics", "callbacks", "checkpoint")
 
 
@@ -156,6 +173,7 @@ def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Optio
         y0,
         data=options.data,
         key=options.key,
+        steps=options.steps,
         programs=not any(methods_own.values()),
     )
     batch = whole(options.data)
@@ -163,6 +181,9 @@ def _solve_chosen(problem: Problem, x0: Any, y0: Any, state: Any, options: Optio
         return choice.result
     if choice.method is not None:
         result, doubt = _checked(problem, choice, x0, y0, options)
+        small = is_small(problem, x0, y0, options.data)
+        if not any(methods_own.values()) and _is_stuck(choice, result, small):
+            return _raced_after(problem, result, x0, y0, options)
         if not doubt or any(methods_own.values()):
             return result
         if result.status.outcome is not Outcome.DIVERGED and not _is_far(result.x, x0):
@@ -184,10 +205,13 @@ def _checked(
     from bilevel.global_search import check_small, verdict
 
     assert choice.method is not None
-    options = options._replace(answer=choice.lags)
+    brief = options.checkpoint is None and options.steps <= BRIEF
+    options = options._replace(answer=choice.lags, brief=brief)
     result = drive(problem, choice.method, x0, y0, None, options)
-    outcome, advice = result.status.outcome, _told(choice, result.status.advice)
-    result = result._replace(status=Status(outcome, advice))
+    if choice.raced is not None and result.status.outcome in (Outcome.FINISHED, Outcome.DIVERGED):
+        return _held(problem, choice, result, x0, y0, options), ""
+    result = result._replace(status=_with(choice, result.status))
+    outcome, advice = result.status
     others = Outcome.DIVERGED, Outcome.STALLED, Outcome.INFEASIBLE
     ended = result.status.ok or outcome in others
     if not (ended and options.certify and is_small(problem, x0, y0, options.data)):
@@ -218,11 +242,80 @@ def _checked(
     return result._replace(y=y, status=Status(outcome, advice)), doubt
 
 
+def _held(
+    problem: Problem, choice: Choice, result: Result, x0: Upper, y0: Lower, options: Options
+) -> Result:
+    """The winner's run; where it lost what the race had gained, the better of it and the second's.
+
+    Both are judged as in the race. What ends worse than it began has stalled.
+    """
+    went, second = choice.raced, None
+    assert went is not None
+    value, least = _judged(went, result), LOST * max(went.start - went.reached, 0.0)
+    if value <= went.reached + least + ROUNDING * (1 + abs(went.reached)):
+        return result._replace(status=_with(choice, result.status))
+    told = (
+        f"In the race the upper loss fell from {went.start:.4g} to {went.reached:.4g}, and the "
+        f"run ended at {value:.4g}"
+    )
+    if went.second is not None and not any(getattr(options, name) for name in METHODS_OWN):
+        second = drive(problem, went.second, x0, y0, None, options)
+        told = f"{told}, that of {type(went.second).__name__}, the second, at "
+        told = f"{told}{_judged(went, second):.4g}"
+    if second is not None and _judged(went, second) < value:
+        value, result = _judged(went, second), second
+        told = f"{told}, which is kept"
+    outcome, advice = result.status
+    if value > went.start and outcome is not Outcome.DIVERGED:
+        outcome, told = Outcome.STALLED, f"{told}; that is worse than the start"
+    return result._replace(status=_with(choice, Status(outcome, f"{told}. {_upper(advice)}")))
+
+
+def _is_stuck(choice: Choice, result: Result, small: bool) -> bool:
+    """Whether MAID, which theory chose, ended far from a stationary point of a large problem."""
+    proof = result.certificate
+    if small or not isinstance(choice.method, MAID) or not isinstance(proof, Certificate):
+        return False
+    near = proof.stationarity <= STUCK * (1 + abs(proof.value))
+    return result.status.outcome is Outcome.STALLED and not near
+
+
+def _raced_after(problem: Problem, stuck: Result, x0: Upper, y0: Lower, options: Options) -> Result:
+    """The winner of a race, where it ends better than the method that theory chose."""
+    why = "MAID came first, and ended far from a stationary point"
+    try:
+        second = raced(problem, x0, y0, why, options.data, options.key, options.steps)
+    except ValueError:  # no other method got anywhere
+        return stuck
+    options = options._replace(answer=second.lags)
+    assert second.method is not None
+    assert second.raced is not None
+    result = drive(problem, second.method, x0, y0, None, options)
+    result = _held(problem, second, result, x0, y0, options)
+    better = _judged(second.raced, result) < _judged(second.raced, stuck)
+    return result if better else stuck
+
+
+def _judged(went: Raced, result: Result) -> float:
+    """The score of where a run ended."""
+    diverged = result.status.outcome is Outcome.DIVERGED
+    return math.inf if diverged else went.score(result.x, result.y)
+
+
+def _with(choice: Choice, status: Status) -> Status:
+    return Status(status.outcome, _told(choice, status.advice))
+
+
+def _upper(sentence: str) -> str:
+    return f"{sentence[:1].upper()}{sentence[1:]}"
+
+
 def _told(choice: Choice, then: str) -> str:
     """Why a method was chosen, and what came of it, in sentences."""
-    return f"{choice.why}. {then[:1].upper()}{then[1:]}"
+    return f"{choice.why}. {_upper(then)}"
 
 
 def _is_far(x: Upper, start: Upper) -> bool:
     """Whether a run left all that a search from its start would look at."""
-    return bool(trees.norm(x) > FAR * (1 + trees.norm(start)))
+    size, at_first = (np.linalg.norm(spectrum.ravel(tree)) for tree in (x, start))
+    return bool(size > FAR * (1 + at_first))

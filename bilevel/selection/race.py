@@ -8,12 +8,11 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel import jobs, trees
+from bilevel import effort, jobs, trees
 from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
@@ -36,6 +35,7 @@ from bilevel.updates import AbstractUpdate
 
 X_FACTORS = tuple(float(f) for f in np.geomspace(0.01, 10, 4))
 LOWER_FACTORS = (0.1, 1.0)
+AROUND = tuple((p, q) for p in (0.2, 0.5, 2.0, 5.0) for q in (0.3, 1.0))  # of the winner's factors
 MOST_METHODS = 6  # that enter a race, when none are named
 
 
@@ -53,6 +53,7 @@ class Race(NamedTuple):
     method: AbstractMethod
     entrants: tuple[Entrant, ...]  # the best of each method, the winner first
     left_out: tuple[str, ...]  # sentences: which methods did not start, and why
+    start: float = math.nan  # the score of the start
 
     def __str__(self) -> str:
         rows = [f"{one.score:14.6g} {one.steps:7d}  {one.method!r}" for one in self.entrants]
@@ -68,6 +69,7 @@ def race(
     methods: Sequence[type[AbstractMethod] | AbstractMethod] | None = None,
     key: RandomKey | None = None,
     steps: int = 50,
+    until: int = 0,
     seconds: float = 60.0,
     executor: Executor | None = None,
 ) -> Race:
@@ -76,9 +78,12 @@ def race(
     Every method starts with the steps of its theory where `certificates.probe` finds the constants
     (with its default steps where not) and eight multiples of them, all in one compilation. Each
     round runs them further, twice as long as the round before, and the worse half of the methods is
-    left behind, until one remains. Trials are judged by the upper loss at their x, with the lower
-    problem solved accurately anew (by a problem's own `lower_step`: 200 steps), never by a method's
-    own estimate.
+    left behind, until one remains. Whoever leads then goes on until it has made `until` steps; one
+    that gets worse on the way falls behind, and the next takes its place. At last it tries steps
+    around its best. Trials are judged by the
+    upper loss at their x, with the lower problem solved accurately anew (by a problem's own
+    `lower_step`: 200 steps), never by a method's own estimate. `solve` with the same key draws the
+    same samples as the race.
 
     Args:
         x0, y0: any pytrees of floating arrays.
@@ -87,6 +92,9 @@ def race(
             handle the problem: MAID where it does, then by what they assume and cost.
         key: draws the samples and starts the methods.
         steps: of the first round.
+        until: steps that the winner has made at the end, where time is left for them: give the
+            length of the run that the method is chosen for, as steps that are best at first may be
+            too long later.
         seconds: no further method starts after half of this time, and no further round after it. A
             method takes 3 to 10 seconds to compile. On a machine that is busy with other work, and
             without an executor, seconds of the processor count.
@@ -146,13 +154,23 @@ def race(
         ended, running = running[half:] + ended, running[:half]
         steps *= 2
         running = further(running, math.inf)
-    every = sorted(running, key=lambda lanes: lanes.best.score) + ended
+    every = running + ended
+    while every and spent() < seconds:
+        every.sort(key=lambda lanes: lanes.best.score)
+        leader = every[0]
+        if leader.done >= until or not math.isfinite(leader.best.score):
+            break
+        steps = min(leader.done, until - leader.done)  # twice as far
+        every[0] = leader.further(problem, judge, steps)
+    if until and every and spent() < seconds / 2:
+        every[0] = every[0].refined(problem, judge)
+    every.sort(key=lambda lanes: lanes.best.score)
     best = tuple(lanes.best for lanes in every)
     if not best or not math.isfinite(best[0].score):
         raise Refused(
             " ".join(["no method got anywhere on this problem within the race.", *left_out])
         )
-    return Race(best[0].method, best, tuple(left_out))
+    return Race(best[0].method, best, tuple(left_out), score(problem, judge, x0, y0))
 
 
 def able(problem: Problem, data: Data, look: Probe | None) -> list[type[AbstractMethod]]:
@@ -210,9 +228,14 @@ def _constants(problem: Problem, x: Upper, y: Lower, judge: Judge) -> Probe | No
     """What theories ask for, where y is free and the lower loss strongly convex."""
     if not isinstance(problem.lower_set, Free):
         return None
-    y = NewtonCG(1e-4, max_steps=500).solve(problem, x, y, judge.one.lower).y
+    y = _near_answer(problem, x, y, judge.one.lower)
     look = probe(problem, x, y, judge.one)
     return look if math.isfinite(look.condition) else None
+
+
+@effort.briefly
+def _near_answer(problem: Problem, x: Upper, y: Lower, batch) -> Lower:
+    return NewtonCG(1e-4, max_steps=500).solve(problem, x, y, batch).y
 
 
 class _Lanes(NamedTuple):
@@ -220,6 +243,7 @@ class _Lanes(NamedTuple):
 
     base: AbstractMethod
     grid: np.ndarray  # (lanes, 2): factors of x steps and of all others
+    start: Any  # states of no steps, on a leading axis
     states: Any  # on a leading axis
     feed: Feed
     done: int
@@ -233,22 +257,33 @@ class _Lanes(NamedTuple):
         base.check(problem)
         every = [(p, q) for p in X_FACTORS for q in LOWER_FACTORS]
         factors = every if _moves(base) else [(1.0, 1.0)]
-        state = base.init(problem, x0, y0, key=key)
+        method_key, data_key = jax.random.split(key)  # as `solve` does
+        state = base.init(problem, x0, y0, key=method_key)
         states = trees.map(
             lambda leaf: jnp.broadcast_to(leaf, (len(factors), *jnp.shape(leaf))), state
         )
-        feed = data.feed(key, base.draws(problem))
+        feed = data.feed(data_key, base.draws(problem))
         base.check_parts(feed.parts)
-        return cls(base, np.array(factors), states, feed, 0, np.full(len(factors), np.inf))
+        scores = np.full(len(factors), np.inf)
+        return cls(base, np.array(factors), states, states, feed, 0, scores)
 
     def further(self, problem: Problem, judge: Judge, steps: int) -> "_Lanes":
         states = self.states
-        for _ in range(steps // PART or 1):
+        parts = max(1, -(-steps // PART))
+        for _ in range(parts):
             states = _run(self.base, problem, states, self.feed, jnp.asarray(self.grid), PART)
         scores = np.asarray(_values(problem, judge, states.x, states.y))
         scores = np.where(np.isfinite(scores), scores, np.inf)
-        done = self.done + (steps // PART or 1) * PART
-        return self._replace(states=states, scores=scores, done=done)
+        return self._replace(states=states, scores=scores, done=self.done + parts * PART)
+
+    def refined(self, problem: Problem, judge: Judge) -> "_Lanes":
+        """Lanes around the best one, which have made as many steps, if one of them does better."""
+        if len(self.grid) != LANES:
+            return self
+        around = self.grid[np.argmin(self.scores)] * np.array(AROUND)
+        fresh = self._replace(grid=around, states=self.start, done=0)
+        fresh = fresh.further(problem, judge, self.done)
+        return fresh if fresh.best.score < self.best.score else self
 
     @property
     def best(self) -> Entrant:
@@ -258,6 +293,16 @@ class _Lanes(NamedTuple):
 
 
 PART = 50  # steps of one compiled program, so that every round runs the same
+LANES = len(X_FACTORS) * len(LOWER_FACTORS)
+
+
+def score(problem: Problem, judge: Judge, x: Upper, y: Lower) -> float:
+    """The upper loss at x with the lower problem solved anew from y, as a race judges its trials.
+
+    As many copies as a race has lanes go through the program that judged those.
+    """
+    many = trees.map(lambda leaf: jnp.broadcast_to(leaf, (LANES, *jnp.shape(leaf))), (x, y))
+    return float(_values(problem, judge, *many)[0])
 
 
 def _based(method: type[AbstractMethod], look: Probe | None) -> AbstractMethod:
@@ -269,7 +314,7 @@ def _based(method: type[AbstractMethod], look: Probe | None) -> AbstractMethod:
     return method()
 
 
-@eqx.filter_jit
+@effort.briefly
 def _run(base, problem: Problem, states, feed: Feed, grid, steps: int):
     def one(state, factors):
         method = multiplied(base, factors[0], factors[1])
@@ -278,7 +323,7 @@ def _run(base, problem: Problem, states, feed: Feed, grid, steps: int):
     return jax.vmap(one)(states, grid)
 
 
-@eqx.filter_jit
+@effort.briefly
 def _values(problem: Problem, judge: Judge, x, y):
     def one(x, y):
         x = problem.upper_set.project(x) if problem.upper_set.projectable else x

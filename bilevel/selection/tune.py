@@ -7,12 +7,11 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel import jobs, oracles, trees
+from bilevel import effort, jobs, oracles, trees
 from bilevel.certificates import Probe, probe
 from bilevel.data import Data, Feed, on_parts
 from bilevel.driver.run import run
@@ -116,7 +115,7 @@ def tune(
 
     judge = judge_of(data, key)
     check_each_loss(problem, x0, y0, judge.one)
-    y_start = judge.solved(problem, x0, y0)
+    y_start = _solved(judge, problem, x0, y0)
     look = probe(problem, x0, y_start, judge.one)
     suited = gentle(look, problem, x0, y_start, draws(data, key).lower, key)
     base = method.theory(
@@ -200,7 +199,7 @@ def run_trials(base, problem, state, feed, judge, x_factors, lower_factors, step
     return [Trial(float(p), float(q), float(s)) for (p, q), s in zip(grid, scores, strict=True)]
 
 
-@eqx.filter_jit
+@effort.briefly
 def _scores(base, problem, state, feed: Feed, judge: Judge, grid, steps: int):
     def score(factors):
         method = multiplied(base, factors[0], factors[1])
@@ -218,7 +217,12 @@ def _scores(base, problem, state, feed: Feed, judge: Judge, grid, steps: int):
     return jax.vmap(score)(grid)
 
 
-@eqx.filter_jit
+@effort.briefly
+def _solved(judge: Judge, problem: Problem, x, y):
+    return judge.solved(problem, x, y)
+
+
+@effort.briefly
 def _sampled_smoothness(problem: Problem, x, y, batches, key):
     """The largest curvature of the lower loss on a batch: steps must suit every one of them."""
 

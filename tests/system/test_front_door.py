@@ -141,6 +141,48 @@ def test_the_answer_after_a_race_is_solved_for():
     assert result.certificate.tracking_error < 1e-6
 
 
+def run_after_a_race(monkeypatch, step, second):
+    """`y* = x` and `f = (y − 1)²/2`, so x is multiplied by `1 − step`, seen from 1, a step."""
+    problem = bl.Problem(
+        lambda x, y, b: jnp.sum((y - 1) ** 2) / 2,
+        lambda x, y, b: jnp.sum((y - x) ** 2) / 2,
+        hypergradient=lambda x, y, b: y - 1,
+    )
+
+    def score(x, y):
+        return float(jnp.sum((x - 1) ** 2) / 2)
+
+    other = bl.methods.BSA(second, 0.9, lower_steps=1) if second else None
+    raced = choices.Raced(other, start=0.5, reached=0.1, score=score)
+    winner = bl.methods.BSA(step, 0.9, lower_steps=1)
+    choice = choices.Choice(winner, "Chose BSA", lags=True, raced=raced)
+    monkeypatch.setattr("bilevel.selection.front_door.choose", lambda *_, **__: choice)
+    options = {"steps": 20, "certify": False, "progress": False}
+    return bl.solve(problem, x0=jnp.zeros(1), y0=jnp.zeros(1), **options)
+
+
+def test_a_run_that_loses_what_the_race_gained_is_followed_by_the_second(monkeypatch):
+    result = run_after_a_race(monkeypatch, 2.5, 0.5)
+    assert abs(float(result.x[0]) - 1) < 1e-3
+    assert result.status.ok
+    assert "BSA, the second, at" in result.status.advice
+    assert "which is kept" in result.status.advice
+
+
+def test_a_run_that_ends_worse_than_it_began_has_stalled(monkeypatch):
+    result = run_after_a_race(monkeypatch, 2.5, None)
+    assert abs(float(result.x[0]) - 1) > 1
+    assert result.status.outcome is bl.Outcome.STALLED
+    assert "fell from 0.5 to 0.1" in result.status.advice
+    assert "worse than the start" in result.status.advice
+
+
+def test_a_run_that_keeps_what_the_race_gained_is_alone(monkeypatch):
+    result = run_after_a_race(monkeypatch, 0.5, 2.5)
+    assert abs(float(result.x[0]) - 1) < 1e-3
+    assert "second" not in result.status.advice
+
+
 def test_batches_without_a_choice_get_a_reason():
     stream = bl.Data(upper=iter([ROWS]), lower=iter([ROWS]))
     with pytest.raises(Unsupported, match=r"cannot be tuned.*Give a method"):

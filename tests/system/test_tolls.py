@@ -47,6 +47,30 @@ def best_by_enumeration(city: tolls.Streets) -> float:
     return best
 
 
+def two_ways() -> tolls.Streets:
+    """From 0 to 1: a street of cost 1 that may take a toll, or two streets of cost 5 in all."""
+    tail, head, cost = np.array([0, 0, 2]), np.array([1, 2, 1]), np.array([1.0, 2.0, 3.0])
+    return tolls.Streets(tail, head, cost, 3, 1, np.array([[0, 1]]), np.array([2.0]))
+
+
+@pytest.mark.parametrize(("toll", "pays", "earns"), [(3.0, 4, 3), (4.0, 5, 4), (4.1, 5, 0)])
+def test_the_check_on_two_ways(toll, pays, earns):
+    expected = pytest.approx((2 * pays, 2 * earns), abs=1e-4)
+    assert tolls.check(two_ways(), np.array([toll])) == expected
+    assert tolls.earned(two_ways(), np.array([toll])) == pytest.approx(2 * earns)
+
+
+def test_a_claim_that_does_not_hold_is_told():
+    found = {"prices": [4.0], "revenue": 8.0, "cost_of_all_drivers": 10.0, "bound": 8.0}
+    assert tolls.checked(two_ways(), found)["most_earned_by_others"] == pytest.approx(8)
+    with pytest.raises(RuntimeError, match=r"the revenue is 8.*, and 9.0 was claimed"):
+        tolls.checked(two_ways(), found | {"revenue": 9.0})
+    with pytest.raises(RuntimeError, match="cost of all drivers"):
+        tolls.checked(two_ways(), found | {"cost_of_all_drivers": 11.0})
+    with pytest.raises(RuntimeError, match=r"more than the bound 7\.0"):
+        tolls.checked(two_ways(), found | {"bound": 7.0})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_small_cities(seed):
@@ -60,3 +84,5 @@ def test_small_cities(seed):
     assert revenue == pytest.approx(-answer.value, abs=1e-4)
     paid = answer.follower_value + city.demand @ tolls.least(city, routes)
     assert total == pytest.approx(paid, abs=1e-6)
+    found = tolls.earned(city, answer.z[: city.tolls])
+    assert tolls.most_earned(city, answer.z[: city.tolls], -answer.bound, 50) >= found

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.universal import hindsight, runs, show
+import bilevel as bl
+from benchmarks.universal import families, hindsight, runs, show
 from benchmarks.universal.case import Kind
 
 
@@ -94,3 +95,11 @@ def test_every_structure_has_a_family():
     told = " ".join(runs.STRUCTURE.values())
     for word in ("hypergradient", "lower step", "blocks", "mini-batches", "equations", "h(x, y)"):
         assert word in told
+
+
+@pytest.mark.slow
+def test_where_maid_gets_stuck_a_race_comes_after_it():
+    case = families.wells(30, np.random.default_rng(30))
+    result = bl.solve(case.problem, x0=case.x0, y0=case.y0, progress=False)
+    assert "MAID came first" in result.status.advice
+    assert case.judge(result.x, result.y)[0] is Kind.SOLVED

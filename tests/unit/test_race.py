@@ -50,6 +50,22 @@ def test_the_winner_has_the_smallest_true_loss():
     assert found.entrants[0].score < 1e-3 < found.entrants[1].score
 
 
+def test_steps_that_are_too_long_later_do_not_win():
+    """Steps that grow with k are best long at first; past 2/L, and L is 1 here, x runs away."""
+    growing = bl.methods.BSA(bl.schedules.Linear(0.1, 0.01), 0.5)
+
+    def last_step(**given):
+        found = bl.race(KNOWN, **START, methods=[growing], seconds=LONG, **given)
+        return found, float(found.method.x_update.step_size(jnp.int32(399)))
+
+    assert last_step()[1] > 2
+    found, step = last_step(until=400)
+    assert step < 2
+    assert found.entrants[0].steps == 400
+    assert found.start == pytest.approx(N / 2)  # of y* = x = 0
+    assert found.entrants[0].score < 1e-12
+
+
 def test_threads_race_to_the_same_winner():
     entered = [bl.methods.BSA(0.5, 0.5), bl.methods.TTSA(1e-4, 1e-4)]
     found, same = (

@@ -10,6 +10,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from bilevel.data import Data, Feed
+from bilevel.driver.programs import traced
 from bilevel.driver.validate.functions import check_arity, check_scalar, first_line, shape, trace
 from bilevel.methods.base import AbstractMethod
 from bilevel.problem import Batch, Problem
@@ -120,11 +121,10 @@ def check_step(method: AbstractMethod, problem: Problem, state: Any, feed: Feed)
             f"{name}.init with the same updates."
         )
 
-    def step(state, feed):
-        return method.step(problem, state, feed.batch(state.k))
-
+    fixed, treedef = jax.tree.flatten((problem, method))
+    step = traced(problem, treedef)
     try:
-        jaxpr, (new, info) = jax.make_jaxpr(step, return_shape=True)(state, feed)
+        jaxpr, (new, info) = jax.make_jaxpr(step, return_shape=True)(fixed, feed, state)
     except Exception as error:
         raise ValueError(
             f"{name} cannot step from this state on these samples: {first_line(error)}"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel import oracles, trees
+from bilevel import effort, oracles, trees
 from bilevel.linear.tolerance import conjugate
 from bilevel.problem import Batch, Problem, RepeatedBatch
 from bilevel.typing import Lower, RandomKey, Scalar, Upper
@@ -39,11 +39,13 @@ def corrected_grads(problem: Problem, x: Upper, y: Lower, v: Lower, batch: Batch
     return jax.grad(corrected, argnums=(0, 1))(x, y)
 
 
+@effort.briefly
 def start(y: Lower, key: RandomKey) -> CurvatureEstimates:
     """Nothing measured yet: random vectors, sizes of one."""
     one = jnp.ones((), trees.widest(y))
-    vectors = [_unit(trees.random_like(k, y)) for k in jax.random.split(key, 4)]
-    return CurvatureEstimates(one, one, one, one, *vectors)
+    vectors = jax.vmap(lambda k: _unit(trees.random_like(k, y)))(jax.random.split(key, 4))
+    each = [trees.map(lambda leaf, i=i: leaf[i], vectors) for i in range(4)]
+    return CurvatureEstimates(one, one, one, one, *each)
 
 
 def smallest_eigenvalue(
@@ -52,23 +54,24 @@ def smallest_eigenvalue(
     y,
     batch,
     sizes: CurvatureEstimates,
-    key: RandomKey,
+    noise: Lower,
     *,
     rounds,
     max_steps: int,
 ) -> tuple[CurvatureEstimates, Scalar]:
     """`mu` by inverse iteration, each solve to a few per cent from the last; and products taken.
 
-    The vector is shaken a little every time, so that it does not miss another that takes over.
+    The vector is shaken a little every time, so that it does not miss another that takes over: by
+    `noise`, a random vector shaped like y.
     """
     product = oracles.hessian(problem, x, y, RepeatedBatch(batch))
 
     def matrix(u):
         return trees.cast_like(product(trees.cast_like(u, y)), u)
 
-    def body(i, carry):
+    def body(_, carry):
         u, mu, steps = carry
-        b = _shaken(u, jax.random.fold_in(key, i))
+        b = _shaken(u, noise)
         w = conjugate(matrix, b, trees.scale(1 / mu, u), 0.05, max_steps)
         u = _unit_or(w.v, u)
         image = matrix(u)
@@ -82,7 +85,7 @@ def smallest_eigenvalue(
 
 
 def cross_norm(
-    problem: Problem, x, y, batch, sizes: CurvatureEstimates, key: RandomKey, *, rounds
+    problem: Problem, x, y, batch, sizes: CurvatureEstimates, noise: Lower, *, rounds
 ) -> CurvatureEstimates:
     """`‖∂²g/∂x∂y‖`; two products a round."""
 
@@ -92,24 +95,24 @@ def cross_norm(
     def back(e):
         return oracles.cross_transposed(problem, x, y, e, batch)
 
-    cross, crossing = _norm_of(there, back, sizes.cross, sizes.crossing, key, rounds)
+    cross, crossing = _norm_of(there, back, sizes.cross, sizes.crossing, noise, rounds)
     return sizes._replace(cross=cross, crossing=crossing)
 
 
 def curvature_norm(
-    problem: Problem, x, y, v, batch: Batch, sizes: CurvatureEstimates, key, *, rounds
+    problem: Problem, x, y, v, batch: Batch, sizes: CurvatureEstimates, noise, *, rounds
 ) -> CurvatureEstimates:
     """`‖∂²φ/∂y²‖`; one product of third order a round."""
 
     def product(d):
         return jax.jvp(lambda y: corrected_grads(problem, x, y, v, batch)[1], (y,), (d,))[1]
 
-    curvature, bent = _norm_of(product, product, sizes.curvature, sizes.bent, key, rounds)
+    curvature, bent = _norm_of(product, product, sizes.curvature, sizes.bent, noise, rounds)
     return sizes._replace(curvature=curvature, bent=bent)
 
 
 def curvature_x_norm(
-    problem: Problem, x, y, v, batch: Batch, sizes: CurvatureEstimates, key, *, rounds
+    problem: Problem, x, y, v, batch: Batch, sizes: CurvatureEstimates, noise, *, rounds
 ) -> CurvatureEstimates:
     """`‖∂²φ/∂x∂y‖`; two products of third order a round."""
 
@@ -119,16 +122,16 @@ def curvature_x_norm(
     def back(e):
         return jax.jvp(lambda x: corrected_grads(problem, x, y, v, batch)[1], (x,), (e,))[1]
 
-    curvature_x, bent_x = _norm_of(there, back, sizes.curvature_x, sizes.bent_x, key, rounds)
+    curvature_x, bent_x = _norm_of(there, back, sizes.curvature_x, sizes.bent_x, noise, rounds)
     return sizes._replace(curvature_x=curvature_x, bent_x=bent_x)
 
 
-def _norm_of(there, back, size: Scalar, d: Lower, key: RandomKey, rounds) -> tuple[Scalar, Lower]:
+def _norm_of(there, back, size: Scalar, d: Lower, noise: Lower, rounds) -> tuple[Scalar, Lower]:
     """The norm of a map and the vector it stretches most, by power steps on `back ∘ there`."""
 
-    def body(i, carry):
+    def body(_, carry):
         d, _ = carry
-        d = _unit(_shaken(d, jax.random.fold_in(key, i)))
+        d = _unit(_shaken(d, noise))
         image = there(d)
         return _unit_or(back(image), d), trees.norm(image).astype(size.dtype)
 
@@ -136,8 +139,8 @@ def _norm_of(there, back, size: Scalar, d: Lower, key: RandomKey, rounds) -> tup
     return size, d
 
 
-def _shaken(u: Lower, key: RandomKey) -> Lower:
-    return trees.axpy(0.1, _unit(trees.random_like(key, u)), u)
+def _shaken(u: Lower, noise: Lower) -> Lower:
+    return trees.axpy(0.1, _unit(noise), u)
 
 
 def _unit(u: Lower) -> Lower:

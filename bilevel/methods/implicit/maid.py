@@ -233,14 +233,15 @@ class MAID(AbstractMethod):
     ) -> tuple[MAIDState, Gradient]:
         """y to accuracy eps, v to accuracy delta, `z = ∇_x f − (∂²g/∂x∂y) v` and its error."""
         x, eps, delta = state.x, state.eps, state.delta
-        key, now, later = jax.random.split(state.key, 3)
+        key, now = jax.random.split(state.key)
+        noise = trees.random_like(now, state.y)
         max_cg = min(self.max_cg, 10 * trees.size(state.y) + 100)
 
         sizes, taken = state.sizes, count(0)
         if self.mu is None:
             rounds = jnp.where(fresh, 6, jnp.where(first, 1, 0))
             sizes, taken = measured.smallest_eigenvalue(
-                problem, x, state.y, batch.lower, sizes, now, rounds=rounds, max_steps=max_cg
+                problem, x, state.y, batch.lower, sizes, noise, rounds=rounds, max_steps=max_cg
             )
         mu = sizes.mu / as_like(self.safety, eps) if self.mu is None else as_like(self.mu, eps)
         low = line_search.solve_lower(self, problem, x, state.y, batch, mu * eps)
@@ -261,7 +262,7 @@ class MAID(AbstractMethod):
         r, g_norm = norm_like(trees.sub(f_y, hvp), eps), norm_like(g_y, eps)
         e, d = jnp.maximum(eps, g_norm / mu), jnp.maximum(delta, r)
         sizes, cross, curvature, curvature_x, curvature_f = self._constants(
-            problem, batch, x, y, v, e, sizes, later, self._rounds(state.k, fresh, first)
+            problem, batch, x, y, v, e, sizes, noise, self._rounds(state.k, fresh, first)
         )
         # z − ∇l = [∇_x φ]_{y*}^{y} + (∂y*/∂x)ᵀ ∇_y φ(y*), and ∇_y φ(y) = f_y − H v.
         error_from_y, error_from_v = (curvature_x + cross / mu * curvature) * e, cross / mu * d
@@ -299,14 +300,14 @@ class MAID(AbstractMethod):
         return jnp.where(fresh, 6, jnp.where(first & turn, 2, 0))
 
     def _constants(
-        self, problem: Problem, batch: Batch, x, y, v, e, sizes: CurvatureEstimates, key, rounds
+        self, problem: Problem, batch: Batch, x, y, v, e, sizes: CurvatureEstimates, noise, rounds
     ):
         """`CurvatureEstimates`, and the norms of ∂²g/∂x∂y, ∂²φ/∂y², ∂²φ/∂x∂y and ∂²f/∂y²."""
-        keys, at = jax.random.split(key, 4), (problem, x, y)
+        at = problem, x, y
         safety, size = as_like(self.safety, e), norm_like(v, e)
 
         if self.cross is None:
-            sizes = measured.cross_norm(*at, batch.lower, sizes, keys[0], rounds=rounds[0])
+            sizes = measured.cross_norm(*at, batch.lower, sizes, noise, rounds=rounds[0])
         cross = safety * sizes.cross if self.cross is None else as_like(self.cross, e)
         if self.cross_lipschitz is not None:
             cross = cross + as_like(self.cross_lipschitz, e) * e  # at y*(x)
@@ -314,13 +315,13 @@ class MAID(AbstractMethod):
         if self.upper_L is not None and self.hessian_lipschitz is not None:
             curvature = as_like(self.upper_L, e) + as_like(self.hessian_lipschitz, e) * size
         else:
-            sizes = measured.curvature_norm(*at, v, batch, sizes, keys[1], rounds=rounds[1])
+            sizes = measured.curvature_norm(*at, v, batch, sizes, noise, rounds=rounds[1])
             curvature = safety * sizes.curvature
 
         if self.upper_cross is not None and self.cross_lipschitz is not None:
             curvature_x = as_like(self.upper_cross, e) + as_like(self.cross_lipschitz, e) * size
         else:
-            sizes = measured.curvature_x_norm(*at, v, batch, sizes, keys[2], rounds=rounds[2])
+            sizes = measured.curvature_x_norm(*at, v, batch, sizes, noise, rounds=rounds[2])
             curvature_x = safety * sizes.curvature_x
 
         curvature_f = curvature
@@ -328,6 +329,6 @@ class MAID(AbstractMethod):
             curvature_f = as_like(self.upper_L, e)
         elif self.as_published:  # φ is f where v is zero
             none = trees.zeros_like(v)
-            alone = measured.curvature_norm(*at, none, batch, sizes, keys[3], rounds=15)
+            alone = measured.curvature_norm(*at, none, batch, sizes, noise, rounds=15)
             curvature_f = safety * alone.curvature
         return sizes, cross, curvature, curvature_x, curvature_f
