@@ -47,7 +47,7 @@ class IRL(options.Settings):
 
     def numbers(self) -> "Numbers":
         """The numbers whose defaults depend on what the demonstrations are from."""
-        absent = FINITE if self.env is None else NETWORKS
+        absent = FINITE if self.env is None else OF_ENV.get(self.env, NETWORKS)
         given = {name: getattr(self, name) for name in Numbers._fields}
         return absent._replace(**{k: v for k, v in given.items() if v is not None})
 
@@ -68,6 +68,10 @@ class Numbers(NamedTuple):
 
 FINITE = Numbers(2000, 0.1, 0.1, 0.95, 1.0)
 NETWORKS = Numbers(400, 1e-3, 0.0, 0.97, 0.5)
+OF_ENV = {
+    "Pendulum-continuous": Numbers(200, 1e-3, 0.0, 0.97, 0.1),
+    "hopper": Numbers(200, 1e-3, 0.0, 0.99, 0.1),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

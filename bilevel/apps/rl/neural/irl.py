@@ -23,7 +23,6 @@ from bilevel.schedules import Cosine
 from bilevel.typing import RandomKey
 from bilevel.updates import FromOptax
 
-
 Policy = SoftQ | SoftActor
 
 

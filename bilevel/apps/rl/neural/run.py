@@ -10,11 +10,13 @@ from rich.console import Console
 
 from bilevel import options, report
 from bilevel.apps.rl.neural import baselines, demos, irl, pictures, shaped, strips
+from bilevel.apps.rl.neural.actions import Box, uniform
 from bilevel.apps.rl.neural.environments import Environment, Pendulum
 from bilevel.apps.rl.neural.experts import Demos, expert, record
 from bilevel.apps.rl.neural.named import make
 from bilevel.apps.rl.neural.rewards import Network
 from bilevel.apps.rl.neural.rollouts import episodes, returns
+from bilevel.apps.rl.neural.soft_actor import SoftActor
 from bilevel.apps.rl.neural.soft_q import SoftQ, settling
 from bilevel.apps.rl.settings import IRL, Experts
 from bilevel.driver import Outcome, Result
@@ -27,7 +29,7 @@ PLAYED = 32  # episodes that a policy is judged by
 class Found(NamedTuple):
     """A reward and its policy, and what policies are worth under the true reward."""
 
-    policy: SoftQ
+    policy: irl.Policy
     result: Result
     returns: dict[str, float]
 
@@ -86,8 +88,9 @@ def learn(env: Environment, shown: Demos, given: IRL) -> Found:
     """Maximum likelihood over reward networks, and a policy cloned from the same episodes."""
     numbers = given.numbers()
     reward = Network(len(env.scale), 0 if given.state_only else env.actions)
+    kind = SoftActor if isinstance(env.actions, Box) else SoftQ
     update = settling(numbers.steps)
-    policy = SoftQ(env, reward, numbers.discount, numbers.temperature, update=update)
+    policy = kind(env, reward, numbers.discount, numbers.temperature, update=update)
     problem = irl.problem(policy, decay=numbers.decay)
     first, second, third, judge = jax.random.split(jax.random.key(given.seed), 4)
     result = solve(
@@ -111,7 +114,7 @@ def learn(env: Environment, shown: Demos, given: IRL) -> Found:
     return Found(policy, result, told)
 
 
-def _return(policy: SoftQ, key, x, y):
+def _return(policy: irl.Policy, key, x, y):
     """The mean true return of the policy."""
     return _worth(policy.env, policy.act(y), key)
 
@@ -125,7 +128,7 @@ def _played(env: Environment, act, key) -> float:
 
 
 def _random(env: Environment) -> Any:
-    return lambda key, seen: jax.random.randint(key, (), 0, env.actions)
+    return lambda key, seen: uniform(env.actions, key)
 
 
 def _of_hundred(value: float, found: Found) -> str:
