@@ -1,0 +1,151 @@
+"""Inverse RL where actions are numbers: the soft actor below, bodies, and their demonstrations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import bilevel as bl
+from bilevel.apps.rl.neural import actions, demos, irl, rollouts
+from bilevel.apps.rl.neural.actions import Box
+from bilevel.apps.rl.neural.environments import Pendulum
+from bilevel.apps.rl.neural.experts import record
+from bilevel.apps.rl.neural.rewards import Network, Quadratic
+from bilevel.apps.rl.neural.soft_actor import Gaussian, Moves, SoftActor
+from bilevel.apps.rl.neural.soft_q import settling
+
+KEY = jax.random.key(0)
+ENV = Pendulum(actions=Box(1), horizon=12)
+SMALL = {"copies": 2, "length": 3, "rounds": 2, "fits": 2, "batch": 4}
+
+
+def test_the_density_of_an_action_is_that_of_tanh_of_a_normal_number():
+    at = np.array([-0.9, -0.2, 0.0, 0.5, 0.95])
+    found = Gaussian(jnp.full((5, 1), 0.3), jnp.full((5, 1), -0.7)).log_density(at[:, None])
+    wanted = scipy.stats.norm.logpdf(np.arctanh(at), 0.3, np.exp(-0.7)) - np.log(1 - at**2)
+    np.testing.assert_allclose(found, wanted, rtol=1e-10)
+
+
+def test_a_drawn_action_comes_with_its_log_density():
+    of = Gaussian(jnp.array([0.3, -1.0]), jnp.array([-0.7, 0.2]))
+    action, log = of.draw(KEY)
+    np.testing.assert_allclose(log, of.log_density(action), rtol=1e-9)
+
+
+def test_targets_of_the_critics_are_soft_values():
+    """Against the formula in NumPy, one row going on and one that has ended."""
+    policy = SoftActor(ENV, lambda x, seen, a, absorbed: (1 - absorbed) * x + absorbed, 0.9, 0.2)
+    y = policy.start(KEY, width=4)
+    rows = Moves(
+        jnp.ones((2, 3)), jnp.ones((2, 1)), jnp.ones((2, 3)), jnp.zeros(2), jnp.arange(2) > 0
+    )
+    action, log = policy.policy(y, rows.after).draw(KEY)
+    least = np.minimum(*(np.asarray(policy.q(c, rows.after, action)) for c in y["critics"]))
+    ahead = least - 0.2 * np.asarray(log), np.full(2, (1 + 0.2 * np.log(2)) / 0.1)
+    found = policy.targets(jnp.asarray(3.0), y, y["critics"], rows, KEY)
+    np.testing.assert_allclose(found, [3 + 0.9 * ahead[0][0], 3 + 0.9 * ahead[1][1]], rtol=1e-10)
+
+
+def test_the_oldest_moves_are_forgotten():
+    policy = SoftActor(ENV, None, **SMALL)
+    y = policy.start(KEY, width=4)
+    step, memory = (
+        jax.jit(lambda y, memory, key: policy(None, y, memory, key)),
+        policy.init(None, y),
+    )
+    kept = []
+    for key in jax.random.split(KEY, 3):
+        y, memory = step(y, memory, key)
+        kept.append(np.asarray(memory.moves.before))
+    assert len(kept[0]) == 12
+    np.testing.assert_array_equal(kept[0][6:], 0)
+    np.testing.assert_array_equal(kept[2][6:], kept[1][6:])
+    assert (kept[2][:6] != kept[1][:6]).any(axis=1).all()
+
+
+def test_the_hypergradient_is_the_difference_of_mean_features():
+    """Of the very episodes that the key of the batch plays."""
+    policy, x, decay = SoftActor(ENV, Quadratic(3), 0.9, 0.5), jnp.arange(7.0), 0.1
+    y = policy.start(KEY, width=4)
+    shown = irl.Rows(jnp.ones((1, 3)), jnp.zeros((1, 1)), jnp.zeros(1), jnp.ones(1))
+    slope = irl.problem(policy, episodes=2, decay=decay).hypergradient
+    assert slope is not None
+    found = slope(x, y, bl.Batch(irl.Drawn(shown, KEY), KEY))
+    steps, _ = rollouts.episodes(ENV, policy.act(y), KEY, 2)
+    seen = np.asarray(steps.before).reshape(-1, 3) / np.array([1, 1, 8])
+    gap = np.concatenate([seen.mean(0) - 1, (seen**2).mean(0) - 1, [0]]) / 0.5
+    np.testing.assert_allclose(found, gap + decay * np.arange(7), rtol=1e-10)
+
+
+def learned(env=ENV, steps=6, **settings):
+    shown, _ = record(env, lambda key, seen: actions.uniform(env.actions, key), KEY, 2)
+    reward = Network(len(env.scale), env.actions)
+    policy = SoftActor(env, reward, update=settling(steps), **settings)
+    return reward, policy, shown
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
+    reward, policy, shown = learned(**SMALL)
+    start = reward.start(KEY), policy.start(KEY, width=8)
+    problem, method = irl.problem(policy, episodes=2), irl.method(6)
+    settings = {"data": irl.data(shown, policy), "steps": 6, "log_every": 2, "progress": False}
+    settings["certify"] = False
+    whole = bl.solve(problem, method, *start, **settings)
+    stop = lambda step, state, row: step >= 2  # noqa: E731
+    folder = bl.Checkpoint(tmp_path, seconds=0)
+    bl.solve(problem, method, *start, checkpoint=folder, callbacks=[stop], **settings)
+    again = bl.solve(problem, method, *start, checkpoint=folder, **settings)
+    for one, other in zip(
+        jax.tree.leaves((whole.x, whole.y)), jax.tree.leaves((again.x, again.y)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def good():
+    made, worth = record(ENV, lambda key, seen: jnp.full(1, 0.5), KEY, 2)
+    return {**{k: np.asarray(v) for k, v in made._asdict().items()}, "returns": np.asarray(worth)}
+
+
+def with_(value):
+    def change(held):
+        held["actions"] = held["actions"].copy()
+        held["actions"][0, 4, 0] = value
+        return held
+
+    return change
+
+
+BAD = {
+    r"actions\[0, 4, 0\] is 1.5; a number from -1 to 1": with_(1.5),
+    r"actions\[0, 4, 0\] is nan": with_(np.nan),
+    r"needs \(n, t \+ 1, 3\) and \(n, t, 1\)": lambda g: {**g, "actions": g["actions"][..., 0]},
+    r"actions \(2, 12, 2\)": lambda g: {**g, "actions": np.tile(g["actions"], 2)},
+    "demonstration 0 does not move at step 4 as Pendulum does": with_(-0.5),
+}
+
+
+@pytest.mark.parametrize("said", BAD)
+def test_bad_demonstrations_are_refused_with_a_sentence(tmp_path, said):
+    np.savez(tmp_path / "bad.npz", **BAD[said](good()))
+    with pytest.raises(ValueError, match=said) as caught:
+        demos.read(tmp_path / "bad.npz", ENV, "Pendulum")
+    assert "\n" not in str(caught.value)
+
+
+def test_good_ones_are_read_with_their_returns(tmp_path):
+    held = good()
+    np.savez(tmp_path / "good.npz", **{k: v for k, v in held.items() if k != "returns"})
+    found, worth = demos.read(tmp_path / "good.npz", ENV, "Pendulum")
+    np.testing.assert_allclose(found.actions, 0.5)
+    np.testing.assert_allclose(worth, held["returns"])
+
+
+def test_rows_of_demonstrations_keep_the_width_of_actions():
+    _, policy, shown = learned()
+    moves = irl.rows(shown, 12, ENV.scale)
+    assert moves.action.shape == (26, 1)
+    assert moves.weight.sum() == 24
+    y = policy.start(KEY, width=4)
+    assert jnp.isfinite(irl.log_likelihood(policy, y, moves))
