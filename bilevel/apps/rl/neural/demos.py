@@ -27,9 +27,9 @@ def read(path: Path, env: Environment, name: str) -> tuple[Demos, np.ndarray | N
     """Read whole episodes and, where known, their true returns.
 
     Arrays of the file: `observations (n, t + 1, d)`, with what the last action led to; `actions
-    (n, t)`, whole numbers from 0, or `(n, t, m)`, numbers from −1 to 1. May be there: `lengths (n,)`, actions of each, all t when
-    absent; `ended (n,)`, 1 for those that ended for good, when absent those shorter than the
-    horizon; `returns (n,)`.
+    (n, t)`, whole numbers from 0, or `(n, t, m)`, numbers from −1 to 1. May be there: `lengths
+    (n,)`, actions of each, all t when absent; `ended (n,)`, 1 for those that ended for good, when
+    absent those shorter than the horizon; `returns (n,)`.
 
     Raises:
         ValueError: something is wrong with the file, in one sentence.

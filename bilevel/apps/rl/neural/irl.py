@@ -74,10 +74,10 @@ def problem(
 ) -> Problem:
     """Maximum likelihood of demonstrations over x, the parameters of `policy.reward`.
 
-    y are the weights of the policy. The upper loss is `−E[log π(a | s)]` over the moves of demonstrations,
-    and its hypergradient the mean of `∇r` over the agent's episodes minus that over the
-    demonstrations, divided by the temperature: both undiscounted, over the whole horizon. Pass the
-    problem to `TTSA` with the data of `data`.
+    y are the weights of the policy. The upper loss is `−E[log π(a | s)]` over the moves of
+    demonstrations, and its hypergradient the mean of `∇r` over the agent's episodes minus that over
+    the demonstrations, divided by the temperature: both undiscounted, over the whole horizon. Pass
+    the problem to `TTSA` with the data of `data`.
 
     Args:
         episodes: played by the agent for each hypergradient.
