@@ -1,5 +1,7 @@
 """Inverse RL where actions are numbers: the soft actor below, bodies, and their demonstrations."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from bilevel.apps.rl.neural.actions import Box
 from bilevel.apps.rl.neural.environments import Pendulum
 from bilevel.apps.rl.neural.experts import record
 from bilevel.apps.rl.neural.rewards import Network, Quadratic
+from bilevel.apps.rl.neural.search import search
 from bilevel.apps.rl.neural.soft_actor import Gaussian, Moves, SoftActor
 from bilevel.apps.rl.neural.soft_q import settling
 
@@ -149,3 +152,57 @@ def test_rows_of_demonstrations_keep_the_width_of_actions():
     assert moves.weight.sum() == 24
     y = policy.start(KEY, width=4)
     assert jnp.isfinite(irl.log_likelihood(policy, y, moves))
+
+
+def worth(env, act):
+    return float(rollouts.returns(*rollouts.episodes(env, act, jax.random.key(100), 16)).mean())
+
+
+@pytest.mark.slow
+def test_ten_demonstrations_teach_a_pendulum_its_torque():
+    env, steps = Pendulum(actions=Box(1)), 150
+    shown, _ = record(env, expert(env), jax.random.key(7), 10)
+    reward = Network(3)
+    policy = irl.follower(env, reward, steps=steps, temperature=0.1)
+    problem, method = irl.problem(policy), irl.method(steps)
+    state = method.init(problem, reward.start(KEY), policy.start(KEY))
+    data = irl.data(shown, policy)
+    state, _ = bl.run(problem, method, state, data=data, key=KEY, steps=steps)
+    low = worth(env, lambda key, seen: actions.uniform(env.actions, key))
+    high = worth(env, expert(env))
+    assert (worth(env, policy.act(state.y)) - low) / (high - low) >= 0.9
+
+
+@pytest.mark.slow
+def test_a_body_of_brax_learns_from_its_own_last_state():
+    pytest.importorskip("brax")
+    env, traced = make("hopper"), []
+
+    @jax.jit
+    def play(key, places):
+        traced.append(1)
+        act = lambda key, seen: actions.uniform(env.actions, key)  # noqa: E731
+        return rollouts.rollout(env, act, key, places, 50)
+
+    places = rollouts.start(env, KEY, 4)
+    for _ in range(4):
+        places, steps = play(KEY, places)
+    assert len(traced) == 1
+    assert steps.ended.any()  # bodies that move at random fall
+    forward = steps.reward - 1 + 1e-3 * jnp.sum(steps.action**2, axis=-1)
+    going = ~steps.reset
+    np.testing.assert_allclose(forward[going], steps.after[going][:, 5], atol=0.3)  # its speed
+    reward, policy, shown = learned(dataclasses.replace(env, horizon=20), **SMALL)
+    problem, method = irl.problem(policy, episodes=2), irl.method(6)
+    state = method.init(problem, reward.start(KEY), policy.start(KEY, width=8))
+    data = irl.data(shown, policy)
+    state, _ = bl.run(problem, method, state, data=data, key=KEY, steps=2)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((state.x, state.y)))
+
+
+@pytest.mark.slow
+def test_random_search_finds_a_linear_policy():
+    """A pendulum that starts near the rest below is pumped: far better than at the start."""
+    env = Pendulum(actions=Box(1), horizon=60)
+    none = worth(env, lambda key, seen: jnp.zeros(1))
+    assert worth(env, search(env, KEY, steps=20, directions=16, best=8, bonus=0.0)) > none + 20

@@ -17,7 +17,8 @@ class IRL(options.Settings):
     """An .npz file: states, actions, and walls (a grid) or kernel; or, of an environment,
     observations and actions; more in docs/apps/rl.md."""
     env: str | None = None
-    """An environment: CartPole-v1, Pendulum-v1, or one of gymnax (the extra rl)."""
+    """An environment: CartPole-v1, Pendulum-v1, Pendulum-continuous, or with the extra rl hopper or
+    one of gymnax."""
     steps: Annotated[int | None, Bounds(least=1, most=1_000_000)] = None
     """Updates of the reward; 2000, of an environment 400, when absent."""
     step_size: Annotated[float | None, Bounds(above=0)] = None
@@ -76,10 +77,10 @@ OF_ENV = {
 
 @dataclass(frozen=True, kw_only=True)
 class Experts(options.Settings):
-    """Write demonstrations of an expert: linear-quadratic control, or value iteration."""
+    """Write demonstrations of an expert: linear-quadratic control, value iteration, or search."""
 
     env: str = "CartPole-v1"
-    """CartPole-v1 or Pendulum-v1."""
+    """CartPole-v1, Pendulum-v1, Pendulum-continuous, or hopper, which takes minutes."""
     episodes: Annotated[int, Bounds(least=1, most=100_000)] = 10
     """How many demonstrations."""
     seed: Annotated[int, Bounds(least=0)] = 0

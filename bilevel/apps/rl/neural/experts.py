@@ -1,4 +1,7 @@
-"""Experts for demonstrations: linear-quadratic control of CartPole, value iteration on Pendulum."""
+"""Experts for demonstrations: linear-quadratic control of CartPole, value iteration on Pendulum.
+
+Where actions are numbers otherwise, a linear policy is searched for.
+"""
 
 from typing import NamedTuple
 
@@ -9,8 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.linalg import solve_discrete_are
 
 from bilevel.apps.rl.neural import actions
+from bilevel.apps.rl.neural.actions import Box
 from bilevel.apps.rl.neural.environments import CartPole, Environment, Pendulum
 from bilevel.apps.rl.neural.rollouts import Act, episodes, returns
+from bilevel.apps.rl.neural.search import search
 from bilevel.typing import RandomKey
 
 
@@ -75,7 +80,7 @@ def swing_up(
 
 
 def expert(env: Environment) -> Act:
-    """The policy that demonstrations come from.
+    """The policy that demonstrations come from. A search takes minutes.
 
     Raises:
         ValueError: no expert is known for the environment.
@@ -84,7 +89,9 @@ def expert(env: Environment) -> Act:
         return balance(env)
     if isinstance(env, Pendulum):
         return swing_up(env)
-    raise ValueError("experts are known for CartPole-v1 and Pendulum-v1 only.")
+    if isinstance(env.actions, Box):
+        return search(env, jax.random.key(0))
+    raise ValueError("experts are known for CartPole-v1, Pendulum-v1 and bodies only.")
 
 
 def record(env: Environment, act: Act, key: RandomKey, n: int) -> tuple[Demos, Float[Array, " n"]]:

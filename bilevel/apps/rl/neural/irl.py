@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,13 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, ScalarLike
 
 from bilevel import trees
+from bilevel.apps.rl.neural.actions import Box
+from bilevel.apps.rl.neural.environments import Environment
 from bilevel.apps.rl.neural.experts import Demos
 from bilevel.apps.rl.neural.networks import over
 from bilevel.apps.rl.neural.rollouts import episodes
 from bilevel.apps.rl.neural.soft_actor import SoftActor
-from bilevel.apps.rl.neural.soft_q import SoftQ
+from bilevel.apps.rl.neural.soft_q import SoftQ, settling
 from bilevel.data import Data
 from bilevel.methods import TTSA
 from bilevel.problem import Problem
@@ -67,6 +69,12 @@ def agent(policy: Policy, y, key: RandomKey, n: int) -> Rows:
     absorbed = (~alive).ravel().astype(seen.dtype)
     action = steps.action.reshape(-1, *steps.action.shape[2:])
     return Rows(seen, action, absorbed, jnp.ones_like(absorbed))
+
+
+def follower(env: Environment, reward: Callable, *, steps: int, **settings: Any) -> Policy:
+    """The lower level for the actions of an environment, which settles over `steps`."""
+    kind = SoftActor if isinstance(env.actions, Box) else SoftQ
+    return kind(env, reward, update=settling(steps), **settings)
 
 
 def problem(

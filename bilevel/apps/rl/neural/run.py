@@ -10,14 +10,12 @@ from rich.console import Console
 
 from bilevel import options, report
 from bilevel.apps.rl.neural import baselines, demos, irl, pictures, shaped, strips
-from bilevel.apps.rl.neural.actions import Box, uniform
+from bilevel.apps.rl.neural.actions import uniform
 from bilevel.apps.rl.neural.environments import Environment, Pendulum
 from bilevel.apps.rl.neural.experts import Demos, expert, record
 from bilevel.apps.rl.neural.named import make
 from bilevel.apps.rl.neural.rewards import Network
 from bilevel.apps.rl.neural.rollouts import episodes, returns
-from bilevel.apps.rl.neural.soft_actor import SoftActor
-from bilevel.apps.rl.neural.soft_q import SoftQ, settling
 from bilevel.apps.rl.settings import IRL, Experts
 from bilevel.driver import Outcome, Result
 from bilevel.files import write_arrays
@@ -88,9 +86,13 @@ def learn(env: Environment, shown: Demos, given: IRL) -> Found:
     """Maximum likelihood over reward networks, and a policy cloned from the same episodes."""
     numbers = given.numbers()
     reward = Network(len(env.scale), 0 if given.state_only else env.actions)
-    kind = SoftActor if isinstance(env.actions, Box) else SoftQ
-    update = settling(numbers.steps)
-    policy = kind(env, reward, numbers.discount, numbers.temperature, update=update)
+    policy = irl.follower(
+        env,
+        reward,
+        steps=numbers.steps,
+        discount=numbers.discount,
+        temperature=numbers.temperature,
+    )
     problem = irl.problem(policy, decay=numbers.decay)
     first, second, third, judge = jax.random.split(jax.random.key(given.seed), 4)
     result = solve(
