@@ -12,7 +12,8 @@ import bilevel as bl
 from bilevel.apps.rl.neural import actions, demos, irl, rollouts
 from bilevel.apps.rl.neural.actions import Box
 from bilevel.apps.rl.neural.environments import Pendulum
-from bilevel.apps.rl.neural.experts import record
+from bilevel.apps.rl.neural.experts import expert, record
+from bilevel.apps.rl.neural.named import make
 from bilevel.apps.rl.neural.rewards import Network, Quadratic
 from bilevel.apps.rl.neural.search import search
 from bilevel.apps.rl.neural.soft_actor import Gaussian, Moves, SoftActor
