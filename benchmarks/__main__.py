@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from benchmarks import convolutions, seeds, startup, steps, tables, unrolled
+from benchmarks import convolutions, inverse_rl_steps, seeds, startup, steps, tables, unrolled
 from benchmarks.harness import keep, machine, table
 
 PARTS = {
@@ -13,6 +13,7 @@ PARTS = {
     "tables": tables,
     "steps": steps,
     "convolutions": convolutions,
+    "inverse_rl_steps": inverse_rl_steps,
 }
 # Parts with tables and figures of their own, each in a process of its own.
 REPORTS = (

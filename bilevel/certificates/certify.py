@@ -57,7 +57,6 @@ WORDS = {
 }
 LOST = Gap.UPPER_COUPLED | Gap.LOWER_NONCONVEX  # stationarity is not measured
 KINK_MARGIN = 1e-6
-FEASIBLE = 1e-3  # times 1 + max |x|, |y|: largest violation of a constraint
 
 
 class Certificate(NamedTuple):
@@ -233,8 +232,7 @@ def certify(
     if problem.lower_step is None and not measures.is_implicit(problem):
         kkt = lower_kkt_residual(problem, x, y, None, batch.lower) if measures.is_small(y) else nan
     numbers = (stationarity, value, tracking, residual, kkt, adjoint, solved_lower)
-    violation = measures.violation(problem, x, y)
-    feasible = violation <= FEASIBLE * (1 + trees.largest((x, y)).astype(violation.dtype))
+    violation, feasible = measures.feasible(problem, x, y)
     gaps = gaps | jnp.where(feasible, 0, Gap.INFEASIBLE).astype(jnp.int32)
     numbers += (solved_adjoint, margin, curvature, violation)
     return Certificate(*(n.astype(nan.dtype) for n in numbers), gaps=gaps)

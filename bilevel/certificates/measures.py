@@ -9,6 +9,7 @@ import importlib.util
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from bilevel import hypergrad, lower, oracles, sets, trees
 from bilevel.certificates.spectrum import DENSE_UP_TO
@@ -25,6 +26,7 @@ from bilevel.lower.solvers import residual
 from bilevel.problem import Batch, Problem
 from bilevel.typing import Data, Lower, Scalar, ScalarLike, Upper
 
+FEASIBLE = 1e-3  # times 1 + max |x|, |y|: largest violation of a constraint
 PROJECTING = (Gradient, Accelerated, ToTolerance)  # solvers that call lower_set.project
 
 
@@ -117,6 +119,12 @@ def violation(problem: Problem, x: Upper, y: Lower) -> Scalar:
         for leaf in jax.tree.leaves((inequalities, trees.map(jnp.abs, equalities))):
             worst = jnp.maximum(worst, jnp.max(leaf, initial=-jnp.inf).astype(dtype))
     return worst
+
+
+def feasible(problem: Problem, x: Upper, y: Lower) -> tuple[Scalar, Bool[Array, ""]]:
+    """The violation, and whether it is at most 1e-3 times `1 + max |x|, |y|`."""
+    worst = violation(problem, x, y)
+    return worst, worst <= FEASIBLE * (1 + trees.largest((x, y)).astype(worst.dtype))
 
 
 def lower_residual(problem: Problem, x: Upper, y: Lower, batch: Data = None) -> Scalar:

@@ -153,9 +153,19 @@ class Certifier:
             measured = program(self._problem, _certify)
             return jax.device_get(measured(self._problem, x, y, v, self._batch))
         except Exception as error:
-            told = str(error).strip().split("\n")[0][:200]
-            self.notes = [f"no certificate could be computed: {type(error).__name__}: {told}"]
+            self.notes = [f"no certificate could be computed: {_told(error)}"]
             return None
+
+    def violated(self, x: Upper, y: Lower, certificate: Certificate | None) -> float | None:
+        """By how much a constraint is violated, if it is; measured where no certificate says it."""
+        if certificate is not None:
+            return None if certificate.feasible else float(certificate.violation)
+        try:
+            worst, feasible = jax.jit(measures.feasible)(self._problem, x, y)
+        except Exception as error:
+            self.notes.append(f"the constraints could not be looked at: {_told(error)}")
+            return None
+        return None if feasible else float(worst)
 
     def answer(self, x: Upper, y: Lower) -> Lower:
         """The lower solution at x, from y; y itself where nothing here solves for it."""
@@ -167,6 +177,11 @@ class Certifier:
     def of(self, state: State) -> Certificate | None:
         """Of a state, the adjoint it tracks included."""
         return self(state.x, state.y, getattr(state, "v", None))
+
+
+def _told(error: Exception) -> str:
+    first, *_ = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {first[:200]}"
 
 
 def _start(problem, method, x0, y0, state, key) -> tuple[Any, Any]:

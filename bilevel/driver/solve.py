@@ -161,7 +161,6 @@ def _result(run: Prepared, ended: Ended, interrupt: Interrupt) -> Result:
         certificate = run.certifier(x, y, None)
     elif certify and certificate is None:
         certificate = run.certifier.of(state)
-    notes += run.certifier.notes
     if certificate is not None and not run.whole:
         notes.append("the certificate was computed on one batch, as the data have no full one")
     price, running = run.method.price(run.problem), ended.seconds - ended.compiling
@@ -169,8 +168,10 @@ def _result(run: Prepared, ended: Ended, interrupt: Interrupt) -> Result:
     if idle and _is_stationary(certificate):
         ended = ended._replace(outcome=Outcome.CONVERGED)
     status = Status(ended.outcome, _advice(run, ended))
-    if status.ok and certificate is not None and not certificate.feasible:
-        status = Status(Outcome.INFEASIBLE, _infeasible(certificate, ended.step))
+    violated = run.certifier.violated(x, y, certificate) if certify and status.ok else None
+    if violated is not None:
+        status = Status(Outcome.INFEASIBLE, _infeasible(violated, ended.step))
+    notes += run.certifier.notes
     return Result(
         x=x,
         y=y,
@@ -210,9 +211,9 @@ def _advice(run: Prepared, ended: Ended) -> str:
     return advice(outcome, run.method, step, run.log.last, exhausted=ended.exhausted)
 
 
-def _infeasible(certificate: Certificate, step: int) -> str:
+def _infeasible(violated: float, step: int) -> str:
     return (
-        f"a constraint is violated by {float(certificate.violation):.3g} at the iterate of step "
+        f"a constraint is violated by {violated:.3g} at the iterate of step "
         f"{step}. If the set is not empty, more steps, a larger penalty or smaller steps of x "
         "get closer to it."
     )

@@ -3,9 +3,10 @@
 import abc
 import dataclasses
 import html
-import math
 from collections.abc import Sequence
 from typing import Any
+
+from bilevel.report.numbers import shown
 
 
 class Block(abc.ABC):
@@ -131,14 +132,3 @@ class Section:
     def html(self) -> str:
         inside = "\n".join(block.html() for block in self.blocks)
         return f"<section><h2>{html.escape(self.title)}</h2>\n{inside}</section>"
-
-
-def shown(value: Any, spec: str = "") -> str:
-    """The text of a table cell: empty for `None`, a dash for NaN."""
-    if value is None:
-        return ""
-    if isinstance(value, float) and math.isnan(value):
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return format(value, spec or (",d" if isinstance(value, int) else ".4g"))

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bilevel.report.numbers import shown
+
 # Okabe and Ito's colours, darkened where they were pale on white: told apart by any eye.
 SERIES = (
     "#0072b2", "#d55e00", "#009e73", "#b4558c", "#a67c00", "#56748f", "#7a5cc0", "#4d4d4d",
@@ -208,7 +210,7 @@ def horizontals(axes, lines: Mapping[str, float], labelled: bool) -> None:
     heights = _apart([to_axes.transform((0, value))[1] for value in lines.values()], 0.08)
     for (name, value), height in zip(lines.items(), heights, strict=True):
         axes.annotate(
-            f"{name} {value:.3f}",
+            f"{name} {shown(float(value))}",
             (1.02, height),
             xycoords="axes fraction",
             va="center",

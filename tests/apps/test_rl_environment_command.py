@@ -96,3 +96,9 @@ def test_an_expert_that_is_not_known_is_refused(tmp_path):
     assert ran.exit_code == (1 if missing else 2)
     assert ran.output.startswith("bilevel experts: ")
     assert ran.output.count("\n") == 1
+
+
+def test_a_place_for_demonstrations_that_is_not_there_is_refused_before_any_work(tmp_path):
+    ran = run("experts", "--out", str(tmp_path / "no" / "demos.npz"))
+    assert ran.exit_code == 2
+    assert "the demonstrations cannot be written to" in ran.output

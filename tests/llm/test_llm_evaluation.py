@@ -72,6 +72,13 @@ def test_the_likeliest_text_follows_up_to_a_mark(scorer):
         assert scorer.continued(["ab"], 3, (said[1],)) == [said[: said.index(said[1])]]
 
 
+def test_a_place_for_scores_that_is_not_there_is_refused_before_any_work(tmp_path):
+    asked = ("--model", str(tmp_path), "--tasks", str(tmp_path), "--out", str(tmp_path / "no/a"))
+    found = run("evaluate", *asked)
+    assert found.exit_code == 2
+    assert "the scores cannot be written to" in found.output
+
+
 def test_a_folder_without_tasks_is_refused(folder, tmp_path):
     found = run("evaluate", "--model", str(folder), "--tasks", str(tmp_path / "none"))
     assert found.exit_code == 2

@@ -1,6 +1,7 @@
 """The report: one file that needs nothing else, whatever the runs were."""
 
 import html.parser
+import math
 import re
 
 import jax.numpy as jnp
@@ -190,6 +191,16 @@ def test_a_page_that_cannot_be_made_is_a_sentence_and_raises_nothing(tmp_path):
 )
 def test_a_score_is_told_to_two_digits_of_its_error(mean, error, told):
     assert str(report.Score(mean, error)) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(-219.8, "-220"), (-1302.5, "-1,302"), (2.0, "2.00"), (123456.0, "123,456"), (2e6, "2.00e+06"),
+     (1.5e-7, "1.50e-07"), (math.nan, "–"), (math.inf, "inf")],
+)  # fmt: skip
+def test_numbers_of_a_table_are_written_as_people_write_them(value, text):
+    page = report.Table(("run", "loss"), [("a", value)], {"loss": "#.3g"}).html()
+    assert f">{text}</td>" in page
 
 
 def test_a_long_first_cell_leaves_room_for_the_others():

@@ -47,6 +47,19 @@ def test_a_certificate_that_cannot_be_made_is_a_note(monkeypatch):
     assert sum("no such operation here" in note for note in result.stats.notes) == 1
 
 
+def test_what_violates_a_constraint_is_not_ok_without_a_certificate_either(monkeypatch):
+    def broken(*_):
+        raise NotImplementedError("no such operation here")
+
+    monkeypatch.setattr(prepare, "_certify", broken)
+    empty = bl.sets.Polyhedron(jnp.array([[1.0, 0, 0], [-1, 0, 0]]), jnp.array([-1.0, -1.0]))
+    problem = bl.Problem(upper, lower, upper_set=empty)
+    result = bl.solve(problem, SOBA(), jnp.zeros(3), jnp.zeros(3), steps=5, progress=False)
+    assert result.certificate is None
+    assert result.status.outcome is bl.Outcome.INFEASIBLE
+    assert "violated by 1" in result.status.advice
+
+
 def test_the_columns_stay_after_a_divergence():
     result = bl.solve(
         PROBLEM, SOBA(1e6, 1e6, 1e6), jnp.ones(3), jnp.ones(3), steps=200, progress=False

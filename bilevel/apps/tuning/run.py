@@ -39,6 +39,7 @@ def run(asked: Tune) -> None:
             spread=asked.spread,
             steps=asked.steps,
             seed=asked.seed,
+            progress=None,
         )
         if tuned.result.status.outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt

@@ -56,6 +56,7 @@ def tune(
     method: AbstractMethod | None = None,
     steps: int = 50,
     seed: int = 0,
+    progress: bool | None = False,
 ) -> Tuned:
     """Choose penalties by the loss on the rows held out of each fold.
 
@@ -70,6 +71,7 @@ def tune(
         elastic: a penalty on `|w|` beside that on `w²`.
         folds: 1 holds out one third of the rows once.
         method: MAID when absent.
+        progress: show a bar of the descent; `None`: where standard error is a terminal.
 
     Raises:
         ValueError: fewer rows than folds, or a spread that is not positive.
@@ -96,7 +98,7 @@ def tune(
         data=Data(*data[:2]),
         steps=steps,
         log_every=max(1, steps // 20),
-        progress=False,
+        progress=progress,
         certify=False,
     )
     one = trees.map(lambda leaf: leaf[None], result.x)

@@ -13,6 +13,7 @@ from bilevel.apps.llm.evaluation.harness import Scorer, language_model
 from bilevel.apps.llm.evaluation.settings import Evaluate
 from bilevel.apps.llm.hub import find
 from bilevel.files.needs import needs
+from bilevel.report import check_writable
 
 Scores = dict[str, dict[str, float]]  # by task and metric
 
@@ -25,6 +26,7 @@ def run(asked: Evaluate) -> None:
     """
     if asked.out is not None and asked.out.exists():
         raise ValueError(f"{asked.out} exists; give a new file.")
+    out = asked.out and check_writable(asked.out, "the scores")
     found = find.find(asked.model)
     scorer = Scorer(found.load(dtype=jnp.float32), found.tokenizer, asked.batch)
     scores = evaluate(scorer, asked.tasks, asked.task, shots=asked.shots, limit=asked.limit)
@@ -32,8 +34,8 @@ def run(asked: Evaluate) -> None:
     for task, numbers in scores.items():
         told = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         console.print(f"{task}: {told}")
-    if asked.out is not None:
-        asked.out.write_text(json.dumps(scores, indent=1) + "\n")
+    if out is not None:
+        out.write_text(json.dumps(scores, indent=1) + "\n")
 
 
 def evaluate(

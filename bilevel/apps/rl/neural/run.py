@@ -39,6 +39,7 @@ def experts(given: Experts) -> None:
         ValueError, OSError: in one sentence, before anything runs.
         KeyboardInterrupt: Ctrl-C was pressed; nothing is written but the checkpoint.
     """
+    report.check_writable(given.out, "the demonstrations")
     env = make(given.env)
     made, worth = record(env, expert(env), jax.random.key(given.seed), given.episodes)
     random = _played(env, _random(env), jax.random.key(given.seed))
