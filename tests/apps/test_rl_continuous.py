@@ -1,6 +1,7 @@
 """Inverse RL where actions are numbers: the soft actor below, bodies, and their demonstrations."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,9 @@ import scipy.stats
 import bilevel as bl
 from bilevel.apps.rl.neural import actions, demos, irl, rollouts
 from bilevel.apps.rl.neural.actions import Box
+from bilevel.apps.rl.neural.bodies import body
 from bilevel.apps.rl.neural.environments import Pendulum
 from bilevel.apps.rl.neural.experts import expert, record
-from bilevel.apps.rl.neural.named import make
 from bilevel.apps.rl.neural.rewards import Network, Quadratic
 from bilevel.apps.rl.neural.search import search
 from bilevel.apps.rl.neural.soft_actor import Gaussian, Moves, SoftActor
@@ -21,7 +22,7 @@ from bilevel.apps.rl.neural.soft_q import settling
 
 KEY = jax.random.key(0)
 ENV = Pendulum(actions=Box(1), horizon=12)
-SMALL = {"copies": 2, "length": 3, "rounds": 2, "fits": 2, "batch": 4}
+SMALL: dict[str, Any] = {"copies": 2, "length": 3, "rounds": 2, "fits": 2, "batch": 4}
 
 
 def test_the_density_of_an_action_is_that_of_tanh_of_a_normal_number():
@@ -41,9 +42,7 @@ def test_targets_of_the_critics_are_soft_values():
     """Against the formula in NumPy, one row going on and one that has ended."""
     policy = SoftActor(ENV, lambda x, seen, a, absorbed: (1 - absorbed) * x + absorbed, 0.9, 0.2)
     y = policy.start(KEY, width=4)
-    rows = Moves(
-        jnp.ones((2, 3)), jnp.ones((2, 1)), jnp.ones((2, 3)), jnp.zeros(2), jnp.arange(2) > 0
-    )
+    rows = Moves(jnp.ones((2, 3)), jnp.ones((2, 1)), jnp.ones((2, 3)), jnp.arange(2) > 0)
     action, log = policy.policy(y, rows.after).draw(KEY)
     least = np.minimum(*(np.asarray(policy.q(c, rows.after, action)) for c in y["critics"]))
     ahead = least - 0.2 * np.asarray(log), np.full(2, (1 + 0.2 * np.log(2)) / 0.1)
@@ -52,11 +51,11 @@ def test_targets_of_the_critics_are_soft_values():
 
 
 def test_the_oldest_moves_are_forgotten():
-    policy = SoftActor(ENV, None, **SMALL)
+    policy, x = SoftActor(ENV, Quadratic(3), **SMALL), jnp.zeros(7)
     y = policy.start(KEY, width=4)
     step, memory = (
-        jax.jit(lambda y, memory, key: policy(None, y, memory, key)),
-        policy.init(None, y),
+        jax.jit(lambda y, memory, key: policy(x, y, memory, key)),
+        policy.init(x, y),
     )
     kept = []
     for key in jax.random.split(KEY, 3):
@@ -94,7 +93,12 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     reward, policy, shown = learned(**SMALL)
     start = reward.start(KEY), policy.start(KEY, width=8)
     problem, method = irl.problem(policy, episodes=2), irl.method(6)
-    settings = {"data": irl.data(shown, policy), "steps": 6, "log_every": 2, "progress": False}
+    settings: dict[str, Any] = {
+        "data": irl.data(shown, policy),
+        "steps": 6,
+        "log_every": 2,
+        "progress": False,
+    }
     settings["certify"] = False
     whole = bl.solve(problem, method, *start, **settings)
     stop = lambda step, state, row: step >= 2  # noqa: E731
@@ -177,7 +181,7 @@ def test_ten_demonstrations_teach_a_pendulum_its_torque():
 @pytest.mark.slow
 def test_a_body_of_brax_learns_from_its_own_last_state():
     pytest.importorskip("brax")
-    env, traced = make("hopper"), []
+    env, traced = body("hopper"), []
 
     @jax.jit
     def play(key, places):
@@ -186,8 +190,9 @@ def test_a_body_of_brax_learns_from_its_own_last_state():
         return rollouts.rollout(env, act, key, places, 50)
 
     places = rollouts.start(env, KEY, 4)
-    for _ in range(4):
-        places, steps = play(KEY, places)
+    for _ in range(3):
+        places, _ = play(KEY, places)
+    _, steps = play(KEY, places)
     assert len(traced) == 1
     assert steps.ended.any()  # bodies that move at random fall
     forward = steps.reward - 1 + 1e-3 * jnp.sum(steps.action**2, axis=-1)

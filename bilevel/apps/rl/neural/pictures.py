@@ -60,7 +60,6 @@ def _mesh(extent, n: int) -> tuple[Array, Array]:
 def reward(policy: Policy, x, y, over: Plane) -> Float[np.ndarray, "rows columns"]:
     """The mean of the reward under the policy, of `DRAWN` actions at each place."""
     seen = over.observations
-    assert policy.reward is not None
 
     def one(key):
         keys = jax.random.split(key, seen.shape[:-1])

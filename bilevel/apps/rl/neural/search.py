@@ -18,13 +18,13 @@ from bilevel.typing import RandomKey
 class Seen(NamedTuple):
     """How many observations there were, their sum, and that of their squares."""
 
-    count: Scalar
+    number: Scalar
     total: Float[Array, " d"]
     squares: Float[Array, " d"]
 
     def normal(self, seen: Float[Array, " d"]) -> Float[Array, " d"]:
-        mean = self.total / self.count
-        spread = jnp.sqrt(jnp.maximum(self.squares / self.count - mean**2, 1e-4))
+        mean = self.total / self.number
+        spread = jnp.sqrt(jnp.maximum(self.squares / self.number - mean**2, 1e-4))
         return (seen - mean) / spread
 
 

@@ -35,7 +35,6 @@ class Moves(NamedTuple):
     before: Float[Array, "n d"]
     action: Float[Array, "n m"]
     after: Float[Array, "n d"]
-    reward: Float[Array, " n"]  # the true one
     ended: Bool[Array, " n"]
 
 
@@ -49,7 +48,7 @@ class Memory(NamedTuple):
 
 def flat(steps: Steps) -> Moves:
     """One row for each of all moves."""
-    kept = Moves(steps.before, steps.action, steps.after, steps.reward, steps.ended)
+    kept = Moves(steps.before, steps.action, steps.after, steps.ended)
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), kept)
 
 
@@ -81,8 +80,7 @@ class SoftActor(eqx.Module):
 
     Attributes:
         env: the environment; its `actions` are a `Box`.
-        reward: `(x, observations / scale, actions, absorbed) -> rewards`; the true one, which is
-            0 after the end, when absent.
+        reward: `(x, observations / scale, actions, absorbed) -> rewards`.
         discount: below 1.
         temperature: weight of the entropy, in units of the reward.
         follow: share by which the target critics move to the critics after each fit.
@@ -94,7 +92,7 @@ class SoftActor(eqx.Module):
     """
 
     env: Environment
-    reward: Callable | None = None
+    reward: Callable
     discount: Scalar = eqx.field(converter=as_float, default=0.97)
     temperature: Scalar = eqx.field(converter=as_float, default=0.1)
     follow: Scalar = eqx.field(converter=as_float, default=0.01)
@@ -114,7 +112,6 @@ class SoftActor(eqx.Module):
             jnp.zeros((n, d), dtype),
             jnp.zeros((n, m), dtype),
             jnp.zeros((n, d), dtype),
-            jnp.zeros(n, dtype),
             jnp.zeros(n, bool),
         )
         target = trees.copy(y["critics"])
@@ -177,20 +174,13 @@ class SoftActor(eqx.Module):
         action, log = self.policy(y, moves.after).draw(key)
         ahead = jnp.minimum(*(self.q(c, moves.after, action) for c in target))
         ahead = jnp.where(moves.ended, self.absorbed(x), ahead - self.temperature * log)
-        return self.gain(x, moves) + self.discount * ahead
-
-    def gain(self, x, moves: Moves) -> Float[Array, " n"]:
-        if self.reward is None:
-            return moves.reward
-        zeros = jnp.zeros_like(moves.reward)
-        return self.reward(x, self.scaled(moves.before), moves.action, zeros)
+        gain = self.reward(x, self.scaled(moves.before), moves.action, jnp.zeros_like(ahead))
+        return gain + self.discount * ahead
 
     def absorbed(self, x) -> Scalar:
         """The value of what has ended."""
-        nothing = jnp.zeros_like(self.env.scale)
-        here = jnp.zeros((), nothing.dtype)
-        if self.reward is not None:
-            here = self.reward(x, nothing, actions.nothing(self.env.actions), here + 1)
+        seen, action = jnp.zeros_like(self.env.scale), actions.nothing(self.env.actions)
+        here = self.reward(x, seen, action, jnp.ones((), seen.dtype))
         return (here + self.temperature * actions.entropy(self.env.actions)) / (1 - self.discount)
 
     def q(self, critic, seen: Float[Array, "*n d"], action: Float[Array, "*n m"]) -> Array:
