@@ -27,7 +27,9 @@ SMALL: dict[str, Any] = {"copies": 2, "length": 3, "rounds": 2, "fits": 2, "batc
 
 def test_the_density_of_an_action_is_that_of_tanh_of_a_normal_number():
     at = np.array([-0.9, -0.2, 0.0, 0.5, 0.95])
-    found = Gaussian(jnp.full((5, 1), 0.3), jnp.full((5, 1), -0.7)).log_density(at[:, None])
+    found = Gaussian(jnp.full((5, 1), 0.3), jnp.full((5, 1), -0.7)).log_density(
+        jnp.asarray(at[:, None])
+    )
     wanted = scipy.stats.norm.logpdf(np.arctanh(at), 0.3, np.exp(-0.7)) - np.log(1 - at**2)
     np.testing.assert_allclose(found, wanted, rtol=1e-10)
 
@@ -81,7 +83,7 @@ def test_the_hypergradient_is_the_difference_of_mean_features():
     np.testing.assert_allclose(found, gap + decay * np.arange(7), rtol=1e-10)
 
 
-def learned(env=ENV, steps=6, **settings):
+def learned(env: Any = ENV, steps=6, **settings):
     shown, _ = record(env, lambda key, seen: actions.uniform(env.actions, key), KEY, 2)
     reward = Network(len(env.scale), env.actions)
     policy = SoftActor(env, reward, update=settling(steps), **settings)
@@ -93,13 +95,8 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     reward, policy, shown = learned(**SMALL)
     start = reward.start(KEY), policy.start(KEY, width=8)
     problem, method = irl.problem(policy, episodes=2), irl.method(6)
-    settings: dict[str, Any] = {
-        "data": irl.data(shown, policy),
-        "steps": 6,
-        "log_every": 2,
-        "progress": False,
-    }
-    settings["certify"] = False
+    quiet: dict[str, Any] = {"steps": 6, "log_every": 2, "progress": False, "certify": False}
+    settings = {"data": irl.data(shown, policy), **quiet}
     whole = bl.solve(problem, method, *start, **settings)
     stop = lambda step, state, row: step >= 2  # noqa: E731
     folder = bl.Checkpoint(tmp_path, seconds=0)
@@ -111,7 +108,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def good():
+def good() -> dict[str, Any]:
     made, worth = record(ENV, lambda key, seen: jnp.full(1, 0.5), KEY, 2)
     return {**{k: np.asarray(v) for k, v in made._asdict().items()}, "returns": np.asarray(worth)}
 
@@ -144,10 +141,12 @@ def test_bad_demonstrations_are_refused_with_a_sentence(tmp_path, said):
 
 def test_good_ones_are_read_with_their_returns(tmp_path):
     held = good()
-    np.savez(tmp_path / "good.npz", **{k: v for k, v in held.items() if k != "returns"})
+    wanted: Any = held.pop("returns")
+    np.savez(tmp_path / "good.npz", **held)
     found, worth = demos.read(tmp_path / "good.npz", ENV, "Pendulum")
     np.testing.assert_allclose(found.actions, 0.5)
-    np.testing.assert_allclose(worth, held["returns"])
+    assert worth is not None
+    np.testing.assert_allclose(worth, wanted)
 
 
 def test_rows_of_demonstrations_keep_the_width_of_actions():
