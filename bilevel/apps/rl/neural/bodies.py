@@ -12,7 +12,7 @@ from bilevel.apps.rl.neural.environments import Seen
 from bilevel.files import needs
 
 # What networks divide observations by: about the spread of what is seen of a body that hops.
-BODIES = {"hopper": (1.0, 0.1, 0.3, 0.3, 0.5, 1.5, 2.5, 0.6, 1.0, 1.5, 5.0)}
+BODIES = {"hopper": (1.0, 0.3, 1.0, 1.0, 1.0, 2.0, 3.0, 2.0, 3.0, 3.0, 5.0)}
 STARTS = 256  # states that episodes begin from, made once: a reset costs as much as a step
 
 
