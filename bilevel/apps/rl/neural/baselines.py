@@ -11,7 +11,9 @@ from bilevel.typing import RandomKey
 from bilevel.updates import FromOptax
 
 
-def clone(policy: Policy, demos: Demos, key: RandomKey, *, steps: int | None = None, batch: int = 256):
+def clone(
+    policy: Policy, demos: Demos, key: RandomKey, *, steps: int | None = None, batch: int = 256
+):
     """Behaviour cloning: weights of a policy that makes the demonstrations likely, by Adam.
 
     Args:
