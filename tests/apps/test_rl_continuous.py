@@ -22,7 +22,7 @@ from bilevel.apps.rl.neural.soft_q import settling
 
 KEY = jax.random.key(0)
 ENV = Pendulum(actions=Box(1), horizon=12)
-SMALL: dict[str, Any] = {"copies": 2, "length": 3, "rounds": 2, "fits": 2, "batch": 4}
+SMALL: dict[str, Any] = {"copies": 2, "length": 3, "rounds": 2, "fits": 2, "batch": 6}
 
 
 def test_the_density_of_an_action_is_that_of_tanh_of_a_normal_number():
@@ -40,33 +40,44 @@ def test_a_drawn_action_comes_with_its_log_density():
     np.testing.assert_allclose(log, of.log_density(action), rtol=1e-9)
 
 
-def test_targets_of_the_critics_are_soft_values():
-    """Against the formula in NumPy, one row going on and one that has ended."""
-    policy = SoftActor(ENV, lambda x, seen, a, absorbed: (1 - absorbed) * x + absorbed, 0.9, 0.2)
-    y = policy.start(KEY, width=4)
-    rows = Moves(jnp.ones((2, 3)), jnp.ones((2, 1)), jnp.ones((2, 3)), jnp.arange(2) > 0)
+def test_targets_of_the_critics_are_soft_returns():
+    """Against the recursion in NumPy: two copies, of which one has ended at the second of three."""
+    policy = SoftActor(
+        ENV, lambda x, seen, a, absorbed: (1 - absorbed) * x + absorbed, 0.9, 0.2, 0.7
+    )
+    y, ones = policy.start(KEY, width=4), jnp.ones((3, 2))
+    ended = jnp.array([[False, False], [False, True], [False, False]])
+    rows = Moves(jnp.ones((3, 2, 3)), ones[..., None], jnp.ones((3, 2, 3)), ended, ended)
     action, log = policy.policy(y, rows.after).draw(KEY)
-    least = np.minimum(*(np.asarray(policy.q(c, rows.after, action)) for c in y["critics"]))
-    ahead = least - 0.2 * np.asarray(log), np.full(2, (1 + 0.2 * np.log(2)) / 0.1)
+    ahead = np.minimum(*(np.asarray(policy.q(c, rows.after, action)) for c in y["critics"]))
+    ahead = np.where(ended, (1 + 0.2 * np.log(2)) / 0.1, ahead - 0.2 * np.asarray(log))
+    wanted = 3 + 0.9 * ahead
+    wanted[1, 0] = 3 + 0.9 * (0.3 * ahead[1, 0] + 0.7 * wanted[2, 0])
+    wanted[0] = 3 + 0.9 * (0.3 * ahead[0] + 0.7 * wanted[1])
     found = policy.targets(jnp.asarray(3.0), y, y["critics"], rows, KEY)
-    np.testing.assert_allclose(found, [3 + 0.9 * ahead[0][0], 3 + 0.9 * ahead[1][1]], rtol=1e-10)
+    np.testing.assert_allclose(found, wanted, rtol=1e-10)
 
 
+def test_a_wrong_use_is_refused():
+    with pytest.raises(ValueError, match="no multiple of length = 16"):
+        SoftActor(ENV, Quadratic(3), batch=100)
+    with pytest.raises(ValueError, match="take SoftQ"):
+        SoftActor(Pendulum(), Quadratic(3))
+
+
+@pytest.mark.slow
 def test_the_oldest_moves_are_forgotten():
     policy, x = SoftActor(ENV, Quadratic(3), **SMALL), jnp.zeros(7)
     y = policy.start(KEY, width=4)
-    step, memory = (
-        jax.jit(lambda y, memory, key: policy(x, y, memory, key)),
-        policy.init(x, y),
-    )
-    kept = []
+    step = jax.jit(lambda y, memory, key: policy(x, y, memory, key))
+    memory, kept = policy.init(x, y), []
     for key in jax.random.split(KEY, 3):
         y, memory = step(y, memory, key)
         kept.append(np.asarray(memory.moves.before))
-    assert len(kept[0]) == 12
-    np.testing.assert_array_equal(kept[0][6:], 0)
-    np.testing.assert_array_equal(kept[2][6:], kept[1][6:])
-    assert (kept[2][:6] != kept[1][:6]).any(axis=1).all()
+    assert kept[0].shape == (2, 3, 2, 3)  # lower steps, time, copies, what is observed
+    np.testing.assert_array_equal(kept[0][1], 0)
+    np.testing.assert_array_equal(kept[2][1], kept[1][1])
+    assert (kept[2][0] != kept[1][0]).any(axis=-1).all()
 
 
 def test_the_hypergradient_is_the_difference_of_mean_features():
@@ -164,7 +175,7 @@ def worth(env, act):
 
 @pytest.mark.slow
 def test_ten_demonstrations_teach_a_pendulum_its_torque():
-    env, steps = Pendulum(actions=Box(1)), 150
+    env, steps = Pendulum(actions=Box(1)), 100
     shown, _ = record(env, expert(env), jax.random.key(7), 10)
     reward = Network(3)
     policy = irl.follower(env, reward, steps=steps, temperature=0.1)

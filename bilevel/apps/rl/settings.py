@@ -70,7 +70,7 @@ class Numbers(NamedTuple):
 FINITE = Numbers(2000, 0.1, 0.1, 0.95, 1.0)
 NETWORKS = Numbers(400, 1e-3, 0.0, 0.97, 0.5)
 OF_ENV = {
-    "Pendulum-continuous": Numbers(150, 1e-3, 0.0, 0.97, 0.1),
+    "Pendulum-continuous": Numbers(100, 1e-3, 0.0, 0.97, 0.1),
     "hopper": Numbers(200, 1e-3, 0.0, 0.99, 0.1),
 }
 

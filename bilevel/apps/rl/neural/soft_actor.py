@@ -4,7 +4,8 @@ A step plays some moves, keeps them in place of the oldest, and fits to draws fr
 the critics to what moves earn under the present reward, and the actor to the critics.
 
 Reference: Haarnoja et al. "Soft actor-critic algorithms and applications". 2018, arXiv:1812.05905.
-Differs from it: the temperature is given, and what has ended has a value of its own.
+Differs from it: the temperature is given, what has ended has a value of its own, and critics follow
+λ-returns along the moves of one copy, as if the policy had not changed since.
 """
 
 from collections.abc import Callable
@@ -30,12 +31,13 @@ SHARPEST, WIDEST = -4.0, 1.0  # log of the standard deviation, before tanh
 
 
 class Moves(NamedTuple):
-    """Transitions that are kept."""
+    """Transitions; of what is kept, the first axes are lower steps, time and copies."""
 
-    before: Float[Array, "n d"]
-    action: Float[Array, "n m"]
-    after: Float[Array, "n d"]
-    ended: Bool[Array, " n"]
+    before: Float[Array, "*n d"]
+    action: Float[Array, "*n m"]
+    after: Float[Array, "*n d"]
+    ended: Bool[Array, "*n"]
+    reset: Bool[Array, "*n"]
 
 
 class Memory(NamedTuple):
@@ -46,10 +48,8 @@ class Memory(NamedTuple):
     k: Array
 
 
-def flat(steps: Steps) -> Moves:
-    """One row for each of all moves."""
-    kept = Moves(steps.before, steps.action, steps.after, steps.ended)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), kept)
+def _moves(steps: Steps) -> Moves:
+    return Moves(steps.before, steps.action, steps.after, steps.ended, steps.reset)
 
 
 class Gaussian(NamedTuple):
@@ -83,11 +83,13 @@ class SoftActor(eqx.Module):
         reward: `(x, observations / scale, actions, absorbed) -> rewards`.
         discount: below 1.
         temperature: weight of the entropy, in units of the reward.
+        trace: λ of the returns: 0 looks one step ahead, 1 to the end of what was played.
         follow: share by which the target critics move to the critics after each fit.
         update: moves actor and critics; its schedule counts lower steps.
         copies, length: moves played in one step are `copies` times `length`.
         rounds: moves of how many steps are kept.
-        fits, batch: how often actor and critics are fitted in a step, each to how many moves.
+        fits, batch: how often actor and critics are fitted in a step, each to how many moves: those
+            of `batch / length` copies.
         key: decides where the copies start.
     """
 
@@ -95,43 +97,55 @@ class SoftActor(eqx.Module):
     reward: Callable
     discount: Scalar = eqx.field(converter=as_float, default=0.97)
     temperature: Scalar = eqx.field(converter=as_float, default=0.1)
-    follow: Scalar = eqx.field(converter=as_float, default=0.01)
+    trace: Scalar = eqx.field(converter=as_float, default=0.9)
+    follow: Scalar = eqx.field(converter=as_float, default=0.03)
     update: AbstractUpdate = eqx.field(default_factory=lambda: FromOptax(optax.adam, 1e-3))
     copies: int = eqx.field(static=True, default=64)
     length: int = eqx.field(static=True, default=16)
-    rounds: int = eqx.field(static=True, default=100)
+    rounds: int = eqx.field(static=True, default=60)
     fits: int = eqx.field(static=True, default=64)
     batch: int = eqx.field(static=True, default=256)
     key: RandomKey = eqx.field(default_factory=lambda: jax.random.key(0))
 
+    def __check_init__(self):
+        if not isinstance(self.env.actions, Box):
+            raise ValueError(
+                f"{self.env.actions} actions are no Box: take SoftQ."
+            )
+        if self.batch % self.length or self.batch == 0:
+            raise ValueError(
+                f"batch = {self.batch} is no multiple of length = {self.length}: whole pieces of "
+                "moves are drawn."
+            )
+
     def init(self, x, y) -> Memory:
         places = start(self.env, self.key, self.copies)
-        n, d, m = self.rounds * self.copies * self.length, len(self.env.scale), self._size()
+        n, d, m = (self.rounds, self.length, self.copies), len(self.env.scale), self._size()
         dtype = self.env.scale.dtype
-        moves = Moves(
-            jnp.zeros((n, d), dtype),
-            jnp.zeros((n, m), dtype),
-            jnp.zeros((n, d), dtype),
+        seen, action, told = (
+            jnp.zeros((*n, d), dtype),
+            jnp.zeros((*n, m), dtype),
             jnp.zeros(n, bool),
         )
+        moves = trees.copy(Moves(seen, action, seen, told, told))
         target = trees.copy(y["critics"])
         return Memory(places, moves, target, self.update.init(y), jnp.zeros((), jnp.int32))
 
     def __call__(self, x, y, memory: Memory, key: RandomKey):
         play, fit = jax.random.split(key)
         places, steps = rollout(self.env, self.act(y), play, memory.places, self.length)
-        n = self.copies * self.length
-        put = partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
-        at = memory.k % self.rounds * n
-        moves = jax.tree.map(lambda old, new: put(old, new, at), memory.moves, flat(steps))
-        filled = jnp.minimum(memory.k + 1, self.rounds) * n
+        put = partial(jax.lax.dynamic_update_index_in_dim, index=memory.k % self.rounds, axis=0)
+        moves = jax.tree.map(put, memory.moves, _moves(steps))
+        filled = jnp.minimum(memory.k + 1, self.rounds)
+        n = self.batch // self.length
 
         def one(carry, key):
             y, target, update = carry
-            which, draw = jax.random.split(key)
-            some = jax.random.randint(which, (self.batch,), 0, filled)
-            part = jax.tree.map(lambda a: a[some], moves)
-            slope = jax.grad(self.misfit)(y, x, target, part, draw)
+            keys = jax.random.split(key, 3)
+            some = jax.random.randint(keys[0], (n,), 0, filled)
+            copy = jax.random.randint(keys[1], (n,), 0, self.copies)
+            part = jax.tree.map(lambda a: jnp.swapaxes(a[some, :, copy], 0, 1), moves)
+            slope = jax.grad(self.misfit)(y, x, target, part, keys[2])
             y, update = self.update.step(slope, update, y, memory.k)
             return (y, trees.lerp(target, y["critics"], self.follow), update), None
 
@@ -167,15 +181,23 @@ class SoftActor(eqx.Module):
         first, second, third = jax.random.split(key, 3)
         places = start(self.env, first, self.copies)
         _, steps = rollout(self.env, self.act(y), second, places, self.length)
-        return self.misfit(y, x, y["critics"], flat(steps), third)
+        return self.misfit(y, x, y["critics"], _moves(steps), third)
 
-    def targets(self, x, y, target, moves: Moves, key: RandomKey) -> Float[Array, " n"]:
-        """`r + γ (min Q(s', a') − τ log π(a' | s'))`, or the value of what has ended."""
+    def targets(self, x, y, target, moves: Moves, key: RandomKey) -> Float[Array, "t n"]:
+        """`G_t = r_t + γ ((1 − λ) V_{t+1} + λ G_{t+1})`, `V = min Q(s, a) − τ log π(a | s)`."""
         action, log = self.policy(y, moves.after).draw(key)
         ahead = jnp.minimum(*(self.q(c, moves.after, action) for c in target))
         ahead = jnp.where(moves.ended, self.absorbed(x), ahead - self.temperature * log)
         gain = self.reward(x, self.scaled(moves.before), moves.action, jnp.zeros_like(ahead))
-        return gain + self.discount * ahead
+
+        def back(after, row):
+            gain, ahead, reset = row
+            blend = (1 - self.trace) * ahead + self.trace * after
+            total = gain + self.discount * jnp.where(reset, ahead, blend)
+            return total, total
+
+        rows = (gain, ahead, moves.reset.at[-1].set(True))
+        return jax.lax.scan(back, jnp.zeros_like(gain[0]), rows, reverse=True)[1]
 
     def absorbed(self, x) -> Scalar:
         """The value of what has ended."""
