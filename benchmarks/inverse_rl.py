@@ -30,7 +30,7 @@ from bilevel.apps.rl.neural.experts import Demos, expert, record
 from bilevel.apps.rl.neural.named import BUILT_IN, make
 from bilevel.apps.rl.neural.rewards import Network, Quadratic
 from bilevel.apps.rl.neural.rollouts import Act, episodes, returns
-from bilevel.apps.rl.settings import NETWORKS, OF_ENV
+from bilevel.apps.rl.settings import LOWER, NETWORKS, OF_ENV
 from bilevel.driver import train
 from bilevel.report import mean_and_error
 from bilevel.updates import as_update
@@ -74,6 +74,7 @@ def policy(task: Task, reward: Any) -> irl.Policy:
         steps=task.steps,
         discount=numbers.discount,
         temperature=numbers.temperature,
+        **LOWER.get(task.name, {}),
     )
 
 
@@ -81,7 +82,8 @@ def learn(task: Task, reward: Any, adversarial: bool = False) -> tuple[irl.Polic
     """The policy, and x and y of each seed."""
     agent = policy(task, reward)
     problem = irl.problem(agent, adversarial=adversarial)
-    method, data = irl.method(task.steps), irl.data(task.demos, agent)
+    step_size = OF_ENV.get(task.name, NETWORKS).step_size
+    method, data = irl.method(task.steps, step_size), irl.data(task.demos, agent)
 
     def one(key):
         first, second, third = jax.random.split(key, 3)

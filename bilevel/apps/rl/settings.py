@@ -71,8 +71,9 @@ FINITE = Numbers(2000, 0.1, 0.1, 0.95, 1.0)
 NETWORKS = Numbers(400, 1e-3, 0.0, 0.97, 0.5)
 OF_ENV = {
     "Pendulum-continuous": Numbers(100, 1e-3, 0.0, 0.97, 0.1),
-    "hopper": Numbers(200, 1e-3, 0.0, 0.99, 0.1),
+    "hopper": Numbers(140, 2e-4, 0.0, 0.99, 0.03),
 }
+LOWER = {"hopper": {"fits": 192}}  # fields of the lower level
 
 
 @dataclass(frozen=True, kw_only=True)

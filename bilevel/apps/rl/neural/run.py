@@ -16,7 +16,7 @@ from bilevel.apps.rl.neural.experts import Demos, expert, record
 from bilevel.apps.rl.neural.named import make
 from bilevel.apps.rl.neural.rewards import Network
 from bilevel.apps.rl.neural.rollouts import episodes, returns
-from bilevel.apps.rl.settings import IRL, Experts
+from bilevel.apps.rl.settings import IRL, LOWER, Experts
 from bilevel.driver import Outcome, Result
 from bilevel.files import write_arrays
 from bilevel.selection import solve
@@ -93,6 +93,7 @@ def learn(env: Environment, shown: Demos, given: IRL) -> Found:
         steps=numbers.steps,
         discount=numbers.discount,
         temperature=numbers.temperature,
+        **LOWER.get(given.env or "", {}),
     )
     problem = irl.problem(policy, decay=numbers.decay)
     first, second, third, judge = jax.random.split(jax.random.key(given.seed), 4)

@@ -109,9 +109,7 @@ class SoftActor(eqx.Module):
 
     def __check_init__(self):
         if not isinstance(self.env.actions, Box):
-            raise ValueError(
-                f"{self.env.actions} actions are no Box: take SoftQ."
-            )
+            raise ValueError(f"{self.env.actions} actions are no Box: take SoftQ.")
         if self.batch % self.length or self.batch == 0:
             raise ValueError(
                 f"batch = {self.batch} is no multiple of length = {self.length}: whole pieces of "
