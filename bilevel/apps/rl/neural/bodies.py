@@ -1,5 +1,6 @@
 """Bodies that walk: environments of brax, by its spring physics."""
 
+from contextlib import contextmanager
 from typing import Any
 
 import equinox as eqx
@@ -69,6 +70,8 @@ def body(name: str, horizon: int = 1000, **changed: float) -> Body:
     return Body(made, starts, scale, Box(made.action_size), horizon)
 
 
+@contextmanager
 def _mixed():
     """brax mixes types and ranks."""
-    return jax.numpy_dtype_promotion("standard")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

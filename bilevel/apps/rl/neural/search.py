@@ -62,7 +62,7 @@ def search(
     def move(policy: Linear, key):
         toward, play = jax.random.split(key)
         turns = jax.random.normal(toward, (directions, m, d))
-        tried = policy.weights + spread * jnp.concatenate([turns, -turns])
+        tried = policy.weights[None] + spread * jnp.concatenate([turns, -turns])
         keys = jax.random.split(play, 2 * directions)
         found, seen = jax.vmap(lambda w, k: _episode(env, policy._replace(weights=w), k, bonus))(
             tried, keys
