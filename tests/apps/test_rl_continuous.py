@@ -200,14 +200,15 @@ def test_a_body_of_brax_learns_from_its_own_last_state():
         return rollouts.rollout(env, act, key, places, 50)
 
     places = rollouts.start(env, KEY, 4)
-    for _ in range(3):
-        places, _ = play(KEY, places)
-    _, steps = play(KEY, places)
+    parts = []
+    for _ in range(4):
+        places, part = play(KEY, places)
+        parts.append(part)
     assert len(traced) == 1
+    steps = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
     assert steps.ended.any()  # bodies that move at random fall
-    forward = steps.reward - 1 + 1e-3 * jnp.sum(steps.action**2, axis=-1)
-    going = ~steps.reset
-    np.testing.assert_allclose(forward[going], steps.after[going][:, 5], atol=0.3)  # its speed
+    speed = np.corrcoef(steps.reward[~steps.reset], steps.after[~steps.reset][:, 5])[0, 1]
+    assert speed > 0.9  # what the reward pays for: the speed ahead, among what is observed
     reward, policy, shown = learned(dataclasses.replace(env, horizon=20), **SMALL)
     problem, method = irl.problem(policy, episodes=2), irl.method(6)
     state = method.init(problem, reward.start(KEY), policy.start(KEY, width=8))
@@ -218,7 +219,7 @@ def test_a_body_of_brax_learns_from_its_own_last_state():
 
 @pytest.mark.slow
 def test_random_search_finds_a_linear_policy():
-    """A pendulum that starts near the rest below is pumped: far better than at the start."""
     env = Pendulum(actions=Box(1), horizon=60)
     none = worth(env, lambda key, seen: jnp.zeros(1))
-    assert worth(env, search(env, KEY, steps=20, directions=16, best=8, bonus=0.0)) > none + 20
+    found = search(env, KEY, steps=20, spread=0.3, step_size=0.3, bonus=0.0)
+    assert worth(env, found) > none + 20
