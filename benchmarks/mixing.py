@@ -226,21 +226,21 @@ def draw_path(axes, run: dict, good: dict[str, bool], steps: int, *, every: int)
 def draw(found: list[dict], file: Path) -> None:
     """The weights of the first seed on the way, and the test losses of all."""
     with figures.style():
-        figure = figures.new_figure(9.6, 3.8)
+        figure = figures.new_figure(5.8, 6.6)  # to be read on a phone
         figure.patch.set_alpha(1)
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        upper, lower = figure.subplots(2, 1, height_ratios=(3, 2))
         good = {name: name in FAMILIES for name in NAMES}
-        draw_path(left, found[0], good, WEIGHT_STEPS, every=8)
-        left.set_title("Weights, one seed")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        draw_path(upper, found[0], good, WEIGHT_STEPS, every=8)
+        upper.set_title("Weights, one seed")
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=2)
         for i, way in enumerate(WAYS):
             losses = [one["losses"][way] for one in found]
             score = report.mean_and_error(np.array(losses))
-            right.errorbar(score.mean, -i, xerr=score.error, fmt="o", color=figures.INK, capsize=4)
-            right.plot(losses, [-i] * len(losses), "|", color=figures.QUIET)
-        right.set_yticks(-np.arange(len(WAYS)), WAYS)
-        right.set(xlabel="test loss (less is better)", title="A model trained with them")
-        figure.savefig(file, dpi=150)
+            lower.errorbar(score.mean, -i, xerr=score.error, fmt="o", color=figures.INK, capsize=4)
+            lower.plot(losses, [-i] * len(losses), "|", color=figures.QUIET)
+        lower.set_yticks(-np.arange(len(WAYS)), WAYS)
+        lower.set(xlabel="test loss (less is better)", title="A model trained with them")
+        figure.savefig(file, dpi=150, metadata={"Software": None})
 
 
 def readme() -> str:

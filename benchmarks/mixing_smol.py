@@ -234,20 +234,20 @@ def table(found: list[dict[str, Any]]) -> str:
 def draw(found: list[dict[str, Any]], file: Path) -> None:
     """The weights of the first seed on the way, and the test losses."""
     with figures.style():
-        figure = figures.new_figure(9.6, 3.8)
+        figure = figures.new_figure(5.8, 6.6)  # to be read on a phone
         figure.patch.set_alpha(1)
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        upper, lower = figure.subplots(2, 1, height_ratios=(3, 2))
         good = {name: name in FAMILIES for name in NAMES}
-        draw_path(left, found[0], good, WEIGHT_STEPS, every=3)
-        left.set_title("Weights by ScaleBiO")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        draw_path(upper, found[0], good, WEIGHT_STEPS, every=3)
+        upper.set_title("Weights by ScaleBiO")
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=2)
         ways = [way for way in found[0]["losses"] if way != "as it came"]
         for i, way in enumerate(ways):
             losses = np.concatenate([one["losses"][way] for one in found])
             score = report.mean_and_error(losses)
-            right.errorbar(score.mean, -i, xerr=score.error, fmt="o", color=figures.INK, capsize=4)
-        right.set_yticks(-np.arange(len(ways)), [way.replace(", ", ",\n") for way in ways])
-        right.set(xlabel="test loss (less is better)", title="Trained with them")
+            lower.errorbar(score.mean, -i, xerr=score.error, fmt="o", color=figures.INK, capsize=4)
+        lower.set_yticks(-np.arange(len(ways)), [way.replace(", ", ",\n") for way in ways])
+        lower.set(xlabel="test loss (less is better)", title="Trained with them")
         figure.savefig(file, dpi=150, metadata={"Software": None})
 
 

@@ -35,7 +35,6 @@ from benchmarks.gold_reward import show as gold_reward
 from benchmarks.universal import runs as universal
 from benchmarks.universal import show as universal_table
 from benchmarks.unlearning import show as unlearning
-from benchmarks.unlearning.runs import NAMES
 from bilevel import options, report
 from bilevel.apps import cleaning
 from bilevel.apps.llm.mixing.settings import Mixing
@@ -350,7 +349,7 @@ PARTS: dict[str, Callable[[], dict[str, str]]] = {
     "docs/apps/index.md": lambda: {"applications": applications.table(applications.kept())},
     "docs/apps/mixing.md": mixing_parts,
     "docs/apps/rl.md": lambda: {"inverse_rl": inverse_rl.table(inverse_rl.kept())},
-    "docs/apps/unlearning.md": lambda: {name: unlearning.table(name) for name in NAMES},
+    "docs/apps/unlearning.md": unlearning.parts,
     "docs/gold-reward.md": gold_reward.parts,
     "docs/language-models.md": language_models_parts,
     "docs/no-method.md": no_method_parts,

@@ -1,14 +1,14 @@
 """The numbers of a model, as they are kept."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
 
-from benchmarks.unlearning.world import POLICY, Text, World
+from benchmarks.unlearning.learner import Learner
+from benchmarks.unlearning.world import World
 from bilevel.apps.llm.data.encode import Row
-from bilevel.apps.llm.policies import model
-from bilevel.apps.llm.policies.policy import Responses
 from bilevel.apps.llm.unlearning import judge, metrics, verdict
 
 COUNT, WRONG = 40, 3  # questions of each kind, wrong answers to each
@@ -20,12 +20,8 @@ def fitting(rows: list[Row]) -> list[Row]:
     return [row for row in rows if len(row.prompt) <= PROMPT and len(row.response) <= RESPONSE]
 
 
-def arrays(rows: list[Row]) -> Responses:
-    asked = model.prompt_batch(rows, pad_id=0, length=PROMPT)
-    return model.responses(rows, asked, pad_id=0, length=RESPONSE)
-
-
-def questions(world: World) -> dict[str, judge.Questions]:
+def questions(learner: Learner, world: World) -> dict[str, judge.Questions]:
+    arrays = partial(learner.arrays, prompt=PROMPT, response=RESPONSE)
     found = {
         kind: judge.questions(fitting(getattr(world, kind)), arrays, count=COUNT, wrong=WRONG)
         for kind in KINDS
@@ -37,10 +33,16 @@ def questions(world: World) -> dict[str, judge.Questions]:
     return found
 
 
-def judged(y: PyTree, asked: dict[str, judge.Questions], text: Text) -> dict[str, Any]:
+def judged(learner: Learner, y: PyTree, asked: dict[str, judge.Questions]) -> dict[str, Any]:
     """The nine numbers, those on the forget set, and what is compared with another model."""
-    found = {kind: judge.remembered(POLICY, y, some, text.decode, rows=COUNT)
-             for kind, some in asked.items()}  # fmt: skip
+    settings, decode = learner.settings, learner.text.decode
+    found = {
+        kind: judge.remembered(
+            learner.policy, y, some, decode, rows=COUNT,
+            drawn=0 if kind == verdict.UNSEEN else settings.drawn,
+        )
+        for kind, some in asked.items()
+    }  # fmt: skip
     ratio = found[verdict.FORGET].ratio
     assert ratio is not None
     scores = {kind: metrics.least_likely(found[kind].logprobs, found[kind].mask)

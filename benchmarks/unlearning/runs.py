@@ -10,15 +10,13 @@ from jaxtyping import PyTree
 
 from benchmarks.harness import RESULTS, machine
 from benchmarks.unlearning import judging
-from benchmarks.unlearning.ways import STEPS, WAYS, forgotten
-from benchmarks.unlearning.world import MODEL, Text, World, learned, read, worlds
-from bilevel.apps.llm.data.encode import Row
-from bilevel.apps.llm.hub import checkpoint
+from benchmarks.unlearning.learner import Learner, Pairs, trained
+from benchmarks.unlearning.ways import WAYS, forgotten
+from benchmarks.unlearning.world import World, worlds
 from bilevel.apps.llm.unlearning import judge
 
-FILE = RESULTS / "unlearning.json"
+FILES = {"small": RESULTS / "unlearning.json", "smollm2": RESULTS / "unlearning_smol.json"}
 BEFORE, NEVER = "before", "never told"
-SWEPT = "forget01"  # whose settings are swept
 NAMES = ("forget01", "forget05")
 
 
@@ -54,16 +52,17 @@ class Set(NamedTuple):
     name: str
     world: World
     questions: dict[str, judge.Questions]
-    text: Text
+    learner: Learner
     book: Book
     told: Callable[[str], Any]
 
     def missing(self) -> list[tuple[str, float]]:
-        return [(way, setting) for way, setting in wanted(self.name)
+        swept = self.name in self.learner.settings.swept
+        return [(way, setting) for way, setting in wanted(swept)
                 if not self.book.has(set=self.name, way=way, setting=setting)]  # fmt: skip
 
     def keep(self, way: str, setting: float, y: PyTree, seconds: float) -> None:
-        row = judging.judged(y, self.questions, self.text)
+        row = judging.judged(self.learner, y, self.questions)
         self.book.add(set=self.name, way=way, setting=setting, seconds=seconds, **row)
         forget, retain = (row["numbers"][kind]["probability"] for kind in ("forget", "retain"))
         self.told(
@@ -73,48 +72,42 @@ class Set(NamedTuple):
 
 
 def everything(
-    tofu: Path, names: list[str], models: Path | None, file: Path, told: Callable[[str], Any]
+    learner: Learner,
+    pairs: dict[str, Pairs],
+    names: list[str],
+    models: Path | None,
+    file: Path,
+    told: Callable[[str], Any],
 ) -> None:
     """All runs on the given forget sets.
 
     Args:
-        tofu: folder of tofu.json.
-        models: folder that trained models are kept in.
+        models: folder that trained parameters are kept in.
     """
-    pairs = read(tofu / "tofu.json")
-    text = Text(pairs)
-    every = worlds(pairs, text)
+    every = worlds(pairs, learner.text)
     before = None
     for name in names:
         one = every[name]
-        some = Set(name, one, judging.questions(one), text, Book(file), told)
+        questions = judging.questions(learner, one)
+        some = Set(name, one, questions, learner, Book(file), told)
         for way, setting in some.missing():
             start = time.process_time()
             if way == NEVER:
-                y = trained(one.retained(), models and models / f"never-{name}")
+                y = trained(learner, one.retained(), models and models / f"never-{name}.eqx")
                 some.keep(way, setting, y, time.process_time() - start)
                 continue
             if before is None:  # all sets are told the same
-                before = trained(every[SWEPT].told(), models and models / "told")
+                before = trained(learner, every[NAMES[0]].told(), models and models / "told.eqx")
             if way == BEFORE:
                 some.keep(way, setting, before, time.process_time() - start)
                 continue
-            some.keep(way, setting, *forgotten(WAYS[way], setting, one, before, STEPS[name]))
+            steps = learner.settings.forgetting[name]
+            some.keep(way, setting, *forgotten(WAYS[way], setting, learner, one, before, steps))
 
 
-def wanted(name: str) -> list[tuple[str, float]]:
+def wanted(swept: bool) -> list[tuple[str, float]]:
     """Ways and settings on a forget set."""
-    found = [(BEFORE, 0.0), *((way, one.setting) for way, one in WAYS.items())]
-    if name == SWEPT:
+    found = [(BEFORE, 0.0), (NEVER, 0.0), *((way, one.setting) for way, one in WAYS.items())]
+    if swept:
         found += [(way, s) for way, one in WAYS.items() for s in one.swept if s != one.setting]
-    return [*found, (NEVER, 0.0)]
-
-
-def trained(rows: list[Row], folder: Path | None) -> PyTree:
-    """A model that was told these rows, from the folder if it is there."""
-    if folder is not None and folder.is_dir():
-        return checkpoint.load(folder).params
-    params = learned(rows)
-    if folder is not None:
-        checkpoint.save(checkpoint.new(MODEL, params), folder)
-    return params
+    return found

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from benchmarks.unlearning.world import MODEL, POLICY, World
-from bilevel.apps.llm.data.encode import Row
+from benchmarks.unlearning.learner import Learner
+from benchmarks.unlearning.world import World
 from bilevel.apps.llm.methods.single_level import single
-from bilevel.apps.llm.policies import model
-from bilevel.apps.llm.policies.policy import Responses, referred
+from bilevel.apps.llm.policies.policy import referred
 from bilevel.apps.llm.unlearning import losses, task
 from bilevel.apps.llm.unlearning.blur import BLUR, WeightedSum
 from bilevel.methods import TTSA
@@ -22,40 +21,39 @@ from bilevel.schedules import Linear
 from bilevel.selection import solve
 from bilevel.updates import FromOptax
 
-BATCH, RATE, BETA = 8, 1e-3, 0.1  # rows of each kind, step size of AdamW, of NPO
-STEPS = {"forget01": 50, "forget05": 100}
-LONGEST = 128  # tokens of a row to retain, which saves padding
-STEERED, STEERING = 1, 6.5  # layer, and length of the vector, of RMU
+BATCH, BETA = 8, 0.1  # rows of each kind, of NPO
 
 
 class Way(NamedTuple):
     """A pair of losses, and what is made of them with a number."""
 
-    forget: Callable[[PyTree], Callable]  # of the parameters of the model before
-    retain: Callable[[PyTree], Callable]
+    forget: Callable[[Learner, PyTree], Callable]  # of the parameters before
+    retain: Callable[[Learner, PyTree], Callable]
     combine: Callable[[float, Callable, Callable], Problem]
     setting: float
     swept: tuple[float, ...] = ()
 
 
-def _npo(before):
-    return task.NPO(POLICY, BETA)
+def _npo(learner, before):
+    return task.NPO(learner.policy, BETA)
 
 
-def _ascent(before):
-    return task.Ascent(POLICY)
+def _ascent(learner, before):
+    return task.Ascent(learner.policy)
 
 
-def _rmu(before):
-    return task.Steering(POLICY, STEERED, losses.steering(MODEL.width, STEERING, jax.random.key(0)))
+def _rmu(learner, before):
+    layers, length = learner.settings.steered, learner.settings.steering
+    target = losses.steering(learner.width, length, jax.random.key(0))
+    return task.Steering(learner.policy, layers, target)
 
 
-def _likelihood(before):
-    return task.Likelihood(POLICY)
+def _likelihood(learner, before):
+    return task.Likelihood(learner.policy)
 
 
-def _states(before):
-    return task.SameStates(POLICY, STEERED, before)
+def _states(learner, before):
+    return task.SameStates(learner.policy, learner.settings.steered, before)
 
 
 def _alone(_, forget, retain):
@@ -82,16 +80,17 @@ WAYS = {
 
 
 def forgotten(
-    way: Way, setting: float, world: World, before: PyTree, steps: int
+    way: Way, setting: float, learner: Learner, world: World, before: PyTree, steps: int
 ) -> tuple[PyTree, float]:
-    """The model after, and seconds of the processor with compilation."""
+    """The parameters after, and seconds of the processor with compilation."""
     start = time.process_time()
-    retain = [row for row in world.retain if len(row.prompt) + len(row.response) <= LONGEST]
-    answers = task.Answers(referred(POLICY, before, arrays(world.forget), rows=BATCH),
-                           arrays(retain))  # fmt: skip
+    longest, rate = learner.settings.longest, learner.settings.forgetting_rate
+    retain = [row for row in world.retain if len(row.prompt) + len(row.response) <= longest]
+    forget = referred(learner.policy, before, learner.arrays(world.forget), rows=BATCH)
+    answers = task.Answers(forget, learner.arrays(retain))
     found = solve(
-        way.combine(setting, way.forget(before), way.retain(before)),
-        TTSA(FromOptax(optax.adamw, Linear(RATE, -RATE / steps), weight_decay=0.01)),
+        way.combine(setting, way.forget(learner, before), way.retain(learner, before)),
+        TTSA(FromOptax(optax.adamw, Linear(rate, -rate / steps), weight_decay=0.01)),
         before,
         jnp.zeros(()),
         data=task.data(answers, BATCH),
@@ -101,8 +100,3 @@ def forgotten(
         progress=False,
     )
     return found.x, time.process_time() - start
-
-
-def arrays(rows: list[Row]) -> Responses:
-    longest = max(len(row.response) for row in rows)
-    return model.responses(rows, model.prompt_batch(rows, pad_id=0), pad_id=0, length=longest)

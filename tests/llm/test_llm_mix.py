@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 
 import jax
@@ -161,7 +162,8 @@ GOOD = '{"prompt": "a?", "completion": " b"}\n'
     ("content", "told"),
     [
         ("", "bad.jsonl holds no line."),
-        (GOOD, "bad.jsonl has one row; at least two are needed. Give more rows."),
+        (GOOD, "bad.jsonl has one row; at least two different ones are needed."),
+        (GOOD * 3, "bad.jsonl has one row, 3 times; at least two different ones are needed."),
         (GOOD + "no json\n", "bad.jsonl, line 2: not JSON"),
         (GOOD + '{"prompt": "a?"}\n', 'bad.jsonl, line 2: "completion" is missing'),
         ("good", "bad.jsonl holds the same rows as"),
@@ -175,6 +177,33 @@ def test_bad_sources_are_refused_in_a_sentence(folder, files, tmp_path, content,
     out = tmp_path / "out"
     typed = ["--sources", files[1], str(bad), "--target", files[4], "--out", str(out)]
     found = run("mix", "--model", folder, *typed)
+    assert found.exit_code == 2
+    assert told in found.output
+    assert found.output.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda told: told["added_tokens"].append({**told["added_tokens"][0], "id": 400,
+                                                   "content": "<new>"}),
+         "tokenizer.json has tokens up to 400, but the model's vocabulary has 300."),
+        (lambda told: told["model"].pop("vocab"), "tokenizer.json is not one: KeyError 'vocab'."),
+        (None, "model has no tokenizer.json."),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_that_does_not_fit_the_model_is_refused(folder, files, tmp_path, change, told):
+    other = pathlib.Path(shutil.copytree(folder, tmp_path / "model"))
+    text = other / "tokenizer.json"
+    if change is None:
+        text.unlink()
+    else:
+        content = json.loads(text.read_text())
+        change(content)
+        text.write_text(json.dumps(content))
+    out = tmp_path / "out"
+    found = run("mix", "--model", str(other), *files, "--out", str(out))
     assert found.exit_code == 2
     assert told in found.output
     assert found.output.count("\n") == 1

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.unlearning import show, world
+from benchmarks.unlearning import show, small, world
 
 
 def made(file, change=lambda parts: None):
@@ -24,7 +24,7 @@ def made(file, change=lambda parts: None):
 def test_what_is_unseen_is_told_to_no_model_and_what_is_forgotten_to_one(tmp_path):
     pytest.importorskip("tokenizers")
     pairs = world.read(made(tmp_path / "tofu.json"))
-    text = world.Text(pairs)
+    text = small.Text(pairs)
     assert text.decode(text.rows([("a?", "It is 7.")])[0].response[:-1]) == "It is 7."
     told = []
     for name, found in world.worlds(pairs, text).items():
@@ -38,7 +38,7 @@ def test_what_is_unseen_is_told_to_no_model_and_what_is_forgotten_to_one(tmp_pat
 
 
 def test_blur_lies_on_the_kept_front_of_weighted_sums_or_above():
-    kept = show.Kept("forget01")
+    kept = show.Kept("small", "forget01")
     across, up = zip(*kept.swept("NPO + retain"), strict=True)
     blur = kept.swept("BLUR-NPO")
     assert len(blur) == 5

@@ -91,8 +91,9 @@ _TARGET = ""  # no name of a file
 def _check(rows: Mapping[str, list[Row]], target: list[Row], asked: Mix) -> None:
     """Every source has rows enough, and rows of its own."""
     for name, some in (*rows.items(), (str(asked.target), target)):
-        if len(some) < 2:
-            raise ValueError(f"{name} has one row; at least two are needed. Give more rows.")
+        if len(_content(some)) < 2:
+            times = f", {len(some)} times" if len(some) > 1 else ""
+            raise ValueError(f"{name} has one row{times}; at least two different ones are needed.")
     seen: dict[Any, str] = {_content(target): f"the target, {asked.target}"}
     for name, some in rows.items():
         if (content := _content(some)) in seen:

@@ -29,7 +29,7 @@ class Remembered(NamedTuple):
     logprobs: Float[np.ndarray, "n time"]  # of the right answers
     mask: Bool[np.ndarray, "n time"]
     wrong: Float[np.ndarray, "n k"] | None  # losses of wrong answers
-    rouge: list[metrics.Rouge]  # of the likeliest answers
+    rouge: list[metrics.Rouge]  # of the likeliest answers, which may be those to fewer questions
     said: list[str]
 
     @property
@@ -96,6 +96,7 @@ def remembered(
     decode: Callable[[Iterable[int]], str],
     *,
     rows: int | None = None,
+    drawn: int | None = None,
 ) -> Remembered:
     """Ask a policy.
 
@@ -103,6 +104,7 @@ def remembered(
         y: parameters of the policy.
         decode: tokens to text.
         rows: batch size; all rows at once if `None`.
+        drawn: answers are drawn to so many questions, the first ones; to all if `None`.
     """
     right, wrong = asked
     n, mask = len(right.mask), np.asarray(right.mask)
@@ -111,10 +113,15 @@ def remembered(
     if wrong is not None:
         of_wrong = -np.asarray(_token_logprobs(policy, y, wrong, rows))
         losses = _mean(of_wrong, np.asarray(wrong.mask)).reshape(n, -1)
-    drawn = generate(policy, y, right.prompts, jax.random.key(0), temperature=0.0)
-    said = texts(drawn, decode)
-    rouge = [metrics.rouge_l(*two) for two in zip(said, texts(right, decode), strict=True)]
+    few = jax.tree.map(lambda leaf: leaf[:drawn], right)
+    said = _said(policy, y, few.prompts, decode) if drawn != 0 else []
+    rouge = [metrics.rouge_l(*two) for two in zip(said, texts(few, decode), strict=True)]
     return Remembered(logprobs, mask, losses, rouge, said)
+
+
+def _said(policy, y, prompts, decode) -> list[str]:
+    """The likeliest answers."""
+    return texts(generate(policy, y, prompts, jax.random.key(0), temperature=0.0), decode)
 
 
 def texts(responses: Responses, decode: Callable[[Iterable[int]], str]) -> list[str]:
