@@ -18,7 +18,7 @@ class IRL(options.Settings):
     observations and actions; more in docs/apps/rl.md."""
     env: str | None = None
     """An environment: CartPole-v1, Pendulum-v1, Pendulum-continuous, or with the extra rl hopper or
-    one of gymnax."""
+    one of gymnax. Numbers that are absent are others for Pendulum-continuous and hopper."""
     steps: Annotated[int | None, Bounds(least=1, most=1_000_000)] = None
     """Updates of the reward; 2000, of an environment 400, when absent."""
     step_size: Annotated[float | None, Bounds(above=0)] = None
