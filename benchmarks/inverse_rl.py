@@ -14,29 +14,36 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import bilevel as bl
 from bilevel.apps.rl.neural import baselines, irl
-from bilevel.apps.rl.neural.environments import Environment
+from bilevel.apps.rl.neural.actions import Box, uniform
+from bilevel.apps.rl.neural.bodies import BODIES
+from bilevel.apps.rl.neural.environments import CartPole, Environment, Pendulum
 from bilevel.apps.rl.neural.experts import Demos, expert, record
-from bilevel.apps.rl.neural.named import BUILT_IN
+from bilevel.apps.rl.neural.named import BUILT_IN, make
 from bilevel.apps.rl.neural.rewards import Network, Quadratic
-from bilevel.apps.rl.neural.rollouts import episodes, returns
-from bilevel.apps.rl.neural.soft_q import SoftQ, settling
+from bilevel.apps.rl.neural.rollouts import Act, episodes, returns
+from bilevel.apps.rl.settings import LOWER, NETWORKS, OF_ENV
 from bilevel.driver import train
 from bilevel.report import mean_and_error
 from bilevel.updates import as_update
 
 KEPT = Path(__file__).parent / "results" / "inverse_rl.json"
-PLAYED, SHOWN = 32, 10
+PLAYED = 32
+SHOWN = {"hopper": 1}  # demonstrations; of the others ten
 FRESH = 17  # no setting was chosen by a run of these seeds; those were of jax.random.key(0)
-CHANGED = {"CartPole-v1": {"length": 1.5}, "Pendulum-v1": {"gravity": 12.0}}
+CHANGED = {
+    "CartPole-v1": ("length 1.5", partial(CartPole, length=1.5)),
+    "Pendulum-v1": ("gravity 12", partial(Pendulum, gravity=12.0)),
+    "Pendulum-continuous": ("gravity 12", partial(Pendulum, gravity=12.0, actions=Box(1))),
+}
 
 
 class Row(NamedTuple):
@@ -53,20 +60,30 @@ class Row(NamedTuple):
 class Task(NamedTuple):
     name: str
     env: Environment
+    act: Act  # of the expert
     demos: Demos
     steps: int
     keys: Any
 
 
-def policy(task: Task, reward: Any) -> SoftQ:
-    return SoftQ(task.env, reward, update=settling(task.steps))
+def policy(task: Task, reward: Any) -> irl.Policy:
+    numbers = OF_ENV.get(task.name, NETWORKS)
+    return irl.follower(
+        task.env,
+        reward,
+        steps=task.steps,
+        discount=numbers.discount,
+        temperature=numbers.temperature,
+        **LOWER.get(task.name, {}),
+    )
 
 
-def learn(task: Task, reward: Any, adversarial: bool = False) -> tuple[SoftQ, Any, Any]:
+def learn(task: Task, reward: Any, adversarial: bool = False) -> tuple[irl.Policy, Any, Any]:
     """The policy, and x and y of each seed."""
     agent = policy(task, reward)
     problem = irl.problem(agent, adversarial=adversarial)
-    method, data = irl.method(task.steps), irl.data(task.demos, agent)
+    step_size = OF_ENV.get(task.name, NETWORKS).step_size
+    method, data = irl.method(task.steps, step_size), irl.data(task.demos, agent)
 
     def one(key):
         first, second, third = jax.random.split(key, 3)
@@ -83,13 +100,12 @@ def score(env: Environment, act: Callable) -> float:
     return float(worth(key))
 
 
-def ends(env: Environment) -> tuple[float, float]:
+def ends(env: Environment, act: Act) -> tuple[float, float]:
     """The returns of random actions and of the expert."""
-    random = score(env, lambda key, seen: jax.random.randint(key, (), 0, env.actions))
-    return random, score(env, expert(env))
+    return score(env, lambda key, seen: uniform(env.actions, key)), score(env, act)
 
 
-def scores(env: Environment, agent: SoftQ, y: Any, scale: tuple[float, float]) -> list[float]:
+def scores(env: Environment, agent: irl.Policy, y: Any, scale: tuple[float, float]) -> list[float]:
     """The returns of the policies of all seeds, from 0 to 100."""
     zero, whole = scale
     worth = jax.vmap(lambda y: returns(*episodes(env, agent.act(y), jax.random.key(100), PLAYED)))
@@ -104,7 +120,8 @@ def measure(task: Task, only: str | None) -> list[Row]:
         "GAIL": (Network(d, env.actions, bounded=False), True),
         "maximum-entropy IRL": (Quadratic(d), False),
     }
-    played = task.steps * (64 * 16 + 8 * env.horizon)
+    agent = policy(task, Network(d))
+    played = task.steps * (agent.copies * agent.length + 8 * env.horizon)
     rows, n = [], len(task.keys)
 
     def add(way: str, values: list[float], steps: int, begin: float) -> None:
@@ -114,24 +131,24 @@ def measure(task: Task, only: str | None) -> list[Row]:
         )
         print(rows[-1], flush=True)
 
-    changed = _changed(env, **{k: jnp.asarray(v) for k, v in CHANGED[task.name].items()})
-    told = ", ".join(f"{k} {v:g}" for k, v in CHANGED[task.name].items())
-    here, there = ends(env), ends(changed)
+    here = ends(env, task.act)
     if only in (None, "cloning"):
         begin = time.process_time()
-        agent = policy(task, Network(d))
         clones = jax.jit(jax.vmap(lambda key: baselines.clone(agent, task.demos, key)))(task.keys)
         add("behaviour cloning", scores(env, agent, clones, here), 0, begin)
-        add(f"{told}: the clone carried over", scores(changed, agent, clones, there), 0, begin)
+        if task.name in CHANGED:
+            told, changed, there = elsewhere(task.name)
+            add(f"{told}: the clone carried over", scores(changed, agent, clones, there), 0, begin)
     for way, (reward, adversarial) in ways.items():
         if only not in (None, way.replace(" ", "-")):
             continue
         begin = time.process_time()
         agent, x, y = learn(task, reward, adversarial)
         add(way, scores(env, agent, y, here), played, begin)
-        if way != "inverse RL":
+        if way != "inverse RL" or task.name not in CHANGED:
             continue
         begin = time.process_time()
+        told, changed, there = elsewhere(task.name)
         moved = dataclasses.replace(agent, env=changed)
         problem, data = irl.problem(moved), irl.data(task.demos, moved)
 
@@ -148,8 +165,11 @@ def measure(task: Task, only: str | None) -> list[Row]:
     return rows
 
 
-def _changed(env: Any, **numbers: Any) -> Environment:
-    return dataclasses.replace(env, **numbers)
+def elsewhere(name: str) -> tuple[str, Environment, tuple[float, float]]:
+    """Other dynamics, with the returns of random actions and of an expert there."""
+    told, of = CHANGED[name]
+    env = of()
+    return told, env, ends(env, expert(env))
 
 
 def table(rows: list[Row]) -> str:
@@ -168,16 +188,18 @@ def kept() -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--env", choices=BUILT_IN)
+    parser.add_argument("--env", choices=[*BUILT_IN, *BODIES])
     parser.add_argument("--only", help="cloning, inverse-RL, GAIL or maximum-entropy-IRL")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, help="400, or what `bilevel irl` takes")
     asked = parser.parse_args()
     for name in [asked.env] if asked.env else BUILT_IN:
-        env = BUILT_IN[name]()
-        demos, _ = record(env, expert(env), jax.random.key(7), SHOWN)
+        env = make(name)
+        act = expert(env)
+        demos, _ = record(env, act, jax.random.key(7), SHOWN.get(name, 10))
         keys = jax.random.split(jax.random.key(FRESH), asked.seeds)
-        found = measure(Task(name, env, demos, asked.steps, keys), asked.only)
+        steps = asked.steps or OF_ENV.get(name, NETWORKS).steps
+        found = measure(Task(name, env, act, demos, steps, keys), asked.only)
         new = {(row.env, row.way) for row in found}
         rows = sorted([row for row in kept() if (row.env, row.way) not in new] + found)
         KEPT.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")

@@ -12,6 +12,7 @@ import jax
 import bilevel as bl
 from benchmarks.harness import Row, compare, interleave, main
 from bilevel.apps.rl.neural import irl, rollouts
+from bilevel.apps.rl.neural.actions import uniform
 from bilevel.apps.rl.neural.environments import CartPole, Environment, Pendulum
 from bilevel.apps.rl.neural.experts import expert, record
 from bilevel.apps.rl.neural.rewards import Network
@@ -29,7 +30,7 @@ def of(name: str, env: Environment, repeats: int) -> list[Row]:
     keys = jax.random.split(jax.random.key(0), SEEDS)
 
     def random(key, seen):
-        return jax.random.randint(key, (), 0, env.actions)
+        return uniform(env.actions, key)
 
     def learn(key):
         state = method.init(problem, reward.start(key), agent.start(key))

@@ -17,7 +17,8 @@ class IRL(options.Settings):
     """An .npz file: states, actions, and walls (a grid) or kernel; or, of an environment,
     observations and actions; more in docs/apps/rl.md."""
     env: str | None = None
-    """An environment: CartPole-v1, Pendulum-v1, or one of gymnax (the extra rl)."""
+    """An environment: CartPole-v1, Pendulum-v1, Pendulum-continuous, or with the extra rl hopper or
+    one of gymnax. Numbers that are absent are others for Pendulum-continuous and hopper."""
     steps: Annotated[int | None, Bounds(least=1, most=1_000_000)] = None
     """Updates of the reward; 2000, of an environment 400, when absent."""
     step_size: Annotated[float | None, Bounds(above=0)] = None
@@ -47,7 +48,7 @@ class IRL(options.Settings):
 
     def numbers(self) -> "Numbers":
         """The numbers whose defaults depend on what the demonstrations are from."""
-        absent = FINITE if self.env is None else NETWORKS
+        absent = FINITE if self.env is None else OF_ENV.get(self.env, NETWORKS)
         given = {name: getattr(self, name) for name in Numbers._fields}
         return absent._replace(**{k: v for k, v in given.items() if v is not None})
 
@@ -68,14 +69,19 @@ class Numbers(NamedTuple):
 
 FINITE = Numbers(2000, 0.1, 0.1, 0.95, 1.0)
 NETWORKS = Numbers(400, 1e-3, 0.0, 0.97, 0.5)
+OF_ENV = {
+    "Pendulum-continuous": Numbers(100, 1e-3, 0.0, 0.97, 0.1),
+    "hopper": Numbers(140, 2e-4, 0.0, 0.99, 0.03),
+}
+LOWER = {"hopper": {"fits": 192}}  # fields of the lower level
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experts(options.Settings):
-    """Write demonstrations of an expert: linear-quadratic control, or value iteration."""
+    """Write demonstrations of an expert: linear-quadratic control, value iteration, or search."""
 
     env: str = "CartPole-v1"
-    """CartPole-v1 or Pendulum-v1."""
+    """CartPole-v1, Pendulum-v1, Pendulum-continuous, or hopper, which takes minutes."""
     episodes: Annotated[int, Bounds(least=1, most=100_000)] = 10
     """How many demonstrations."""
     seed: Annotated[int, Bounds(least=0)] = 0

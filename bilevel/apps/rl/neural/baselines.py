@@ -4,15 +4,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel.apps.rl.neural.actions import Box
 from bilevel.apps.rl.neural.experts import Demos
-from bilevel.apps.rl.neural.irl import draw, log_likelihood, rows
-from bilevel.apps.rl.neural.soft_q import SoftQ
+from bilevel.apps.rl.neural.irl import Policy, draw, log_likelihood, rows
 from bilevel.typing import RandomKey
 from bilevel.updates import FromOptax
 
 
-def clone(policy: SoftQ, demos: Demos, key: RandomKey, *, steps: int = 1000, batch: int = 256):
-    """Behaviour cloning: weights of Q whose policy makes the demonstrations likely, by Adam."""
+def clone(
+    policy: Policy, demos: Demos, key: RandomKey, *, steps: int | None = None, batch: int = 256
+):
+    """Behaviour cloning: weights of a policy that makes the demonstrations likely, by Adam.
+
+    Args:
+        steps: 1000, or 5000 where actions are numbers, when absent.
+    """
+    if steps is None:
+        steps = 5000 if isinstance(policy.env.actions, Box) else 1000
     first, rest = jax.random.split(key)
     expert = rows(demos, policy.env.horizon, policy.env.scale)
     up_to = jnp.cumsum(expert.weight * (1 - expert.absorbed))

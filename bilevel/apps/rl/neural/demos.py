@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.apps.rl.demos import finite_arrays
+from bilevel.apps.rl.neural.actions import Box
 from bilevel.apps.rl.neural.environments import Environment
 from bilevel.apps.rl.neural.experts import Demos
 from bilevel.files import write_arrays
@@ -26,9 +27,9 @@ def read(path: Path, env: Environment, name: str) -> tuple[Demos, np.ndarray | N
     """Read whole episodes and, where known, their true returns.
 
     Arrays of the file: `observations (n, t + 1, d)`, with what the last action led to; `actions
-    (n, t)`, whole numbers from 0. May be there: `lengths (n,)`, actions of each, all t when
-    absent; `ended (n,)`, 1 for those that ended for good, when absent those shorter than the
-    horizon; `returns (n,)`.
+    (n, t)`, whole numbers from 0, or `(n, t, m)`, numbers from −1 to 1. May be there: `lengths
+    (n,)`, actions of each, all t when absent; `ended (n,)`, 1 for those that ended for good, when
+    absent those shorter than the horizon; `returns (n,)`.
 
     Raises:
         ValueError: something is wrong with the file, in one sentence.
@@ -39,12 +40,18 @@ def read(path: Path, env: Environment, name: str) -> tuple[Demos, np.ndarray | N
             raise ValueError(f"{path} has no array {key}; it holds {', '.join(held)}.")
     seen, actions = held["observations"], held["actions"]
     d = len(env.scale)
-    if actions.ndim != 2 or seen.shape != (len(actions), actions.shape[1] + 1, d):
+    one = (env.actions.size,) if isinstance(env.actions, Box) else ()
+    if (
+        actions.ndim != 2 + len(one)
+        or actions.shape[2:] != one
+        or seen.shape != (len(actions), actions.shape[1] + 1, d)
+    ):
+        wanted = ", ".join(["n", "t", *map(str, one)])
         raise ValueError(
             f"{path}: observations have shape {seen.shape} and actions {actions.shape}; {name} "
-            f"needs (n, t + 1, {d}) and (n, t), with what the last action led to."
+            f"needs (n, t + 1, {d}) and ({wanted}), with what the last action led to."
         )
-    n, longest = actions.shape
+    n, longest = actions.shape[:2]
     if n == 0 or not 0 < longest <= env.horizon:
         raise ValueError(
             f"{path} has {n} demonstrations of {longest} actions; at least 1 of 1 to {env.horizon} "
@@ -52,8 +59,7 @@ def read(path: Path, env: Environment, name: str) -> tuple[Demos, np.ndarray | N
         )
     lengths = _whole(path, "lengths", held.get("lengths", np.full(n, longest)), (n,), 1, longest)
     inside = np.arange(longest)[None] < lengths[:, None]
-    actions = np.where(inside, actions, 0)
-    actions = _whole(path, "actions", actions, (n, longest), 0, env.actions - 1)
+    actions = _moves(path, np.where(inside.reshape(n, longest, *[1] * len(one)), actions, 0), env)
     short = lengths < env.horizon
     ended = _whole(path, "ended", held.get("ended", short), (n,), 0, 1).astype(bool)
     if (short & ~ended).any():
@@ -69,6 +75,18 @@ def read(path: Path, env: Environment, name: str) -> tuple[Demos, np.ndarray | N
     if hasattr(env, "place"):
         returns = _replayed(path, env, name, demos, inside)
     return demos, returns
+
+
+def _moves(path, actions: np.ndarray, env: Environment) -> np.ndarray:
+    if not isinstance(env.actions, Box):
+        return _whole(path, "actions", actions, actions.shape, 0, env.actions - 1)
+    outside = np.abs(actions) > 1
+    if outside.any():
+        place = tuple(int(i) for i in np.argwhere(outside)[0])
+        raise ValueError(
+            f"{path}: actions{list(place)} is {actions[place]}; a number from -1 to 1 is needed."
+        )
+    return actions.astype(float)
 
 
 def _whole(path, name, array, shape, least, most) -> np.ndarray:

@@ -8,9 +8,10 @@ from typing import NamedTuple, Protocol
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
 from bilevel.apps.rl.mdp import MDP, as_float, draw
+from bilevel.apps.rl.neural.actions import Actions, Box
 from bilevel.typing import RandomKey
 
 
@@ -23,10 +24,10 @@ class Seen(NamedTuple):
 
 
 class Environment(Protocol):
-    """States, a finite number of actions, and observations that networks see divided by `scale`."""
+    """States, actions, and observations that networks see divided by `scale`."""
 
     @property
-    def actions(self) -> int: ...
+    def actions(self) -> Actions: ...
 
     @property
     def horizon(self) -> int: ...
@@ -40,7 +41,7 @@ class Environment(Protocol):
 
     def observe(self, state: PyTree) -> Float[Array, " d"]: ...
 
-    def step(self, key: RandomKey, state: PyTree, action: Int[Array, ""]) -> tuple[PyTree, Seen]:
+    def step(self, key: RandomKey, state: PyTree, action: Array) -> tuple[PyTree, Seen]:
         """The next state, and what is seen of it."""
         ...
 
@@ -94,13 +95,15 @@ class CartPole(eqx.Module):
 class Pendulum(eqx.Module):
     """A pendulum to swing up and hold, by torques of −2, −1, 0, 1, 2: Pendulum-v1 of Gym.
 
+    With `actions=Box(1)` by any torque from −2 to 2, as Gym has it.
+
     The state is the angle from upright (rad) and its speed (rad/s); the observation has cosine and
     sine of the angle. The reward is `−(angle² + speed²/10 + torque²/1000)`.
     """
 
     length: Scalar = eqx.field(converter=as_float, default=1.0)
     gravity: Scalar = eqx.field(converter=as_float, default=10.0)
-    actions: int = eqx.field(static=True, default=5)
+    actions: Actions = eqx.field(static=True, default=5)
     horizon: int = eqx.field(static=True, default=200)
 
     @property
@@ -118,6 +121,8 @@ class Pendulum(eqx.Module):
         return jnp.stack([jnp.arctan2(observation[1], observation[0]), observation[2]])
 
     def torque(self, action):
+        if isinstance(self.actions, Box):
+            return 2 * action[..., 0]
         return jnp.linspace(-2.0, 2.0, self.actions)[action]
 
     def reward(self, state, action):

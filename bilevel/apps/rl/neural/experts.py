@@ -1,4 +1,7 @@
-"""Experts for demonstrations: linear-quadratic control of CartPole, value iteration on Pendulum."""
+"""Experts for demonstrations: linear-quadratic control of CartPole, value iteration on Pendulum.
+
+Where actions are numbers otherwise, a linear policy is searched for.
+"""
 
 from typing import NamedTuple
 
@@ -8,8 +11,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from scipy.linalg import solve_discrete_are
 
+from bilevel.apps.rl.neural import actions
+from bilevel.apps.rl.neural.actions import Box
 from bilevel.apps.rl.neural.environments import CartPole, Environment, Pendulum
 from bilevel.apps.rl.neural.rollouts import Act, episodes, returns
+from bilevel.apps.rl.neural.search import search
 from bilevel.typing import RandomKey
 
 
@@ -17,7 +23,7 @@ class Demos(NamedTuple):
     """Episodes, one a row; what stands after the end of one means nothing."""
 
     observations: Float[Array, "n t+1 d"]
-    actions: Int[Array, "n t"]
+    actions: Array  # whole numbers (n, t), or numbers (n, t, m)
     lengths: Int[Array, " n"]  # actions of each
     ended: Bool[Array, " n"]  # whether it ended for good, not by the horizon
 
@@ -39,7 +45,7 @@ def swing_up(
     angle = jnp.linspace(-jnp.pi, jnp.pi, angles, endpoint=False)
     speed = jnp.linspace(-8.0, 8.0, speeds)
     grid = jnp.stack([jnp.repeat(angle, speeds), jnp.tile(speed, angles)], axis=1)
-    torques = jnp.arange(env.actions)
+    torques = actions.grid(env.actions)
 
     def of_each(fn, states):
         return jax.vmap(lambda s: jax.vmap(lambda a: fn(s, a))(torques))(states)
@@ -68,13 +74,13 @@ def swing_up(
     def act(key, seen):
         here = env.place(seen)[None]
         later = worth(values, of_each(env.turn, here))
-        return jnp.argmax((of_each(env.reward, here) + discount * later)[0])
+        return torques[jnp.argmax((of_each(env.reward, here) + discount * later)[0])]
 
     return act
 
 
 def expert(env: Environment) -> Act:
-    """The policy that demonstrations come from.
+    """The policy that demonstrations come from. A search takes minutes.
 
     Raises:
         ValueError: no expert is known for the environment.
@@ -83,7 +89,9 @@ def expert(env: Environment) -> Act:
         return balance(env)
     if isinstance(env, Pendulum):
         return swing_up(env)
-    raise ValueError("experts are known for CartPole-v1 and Pendulum-v1 only.")
+    if isinstance(env.actions, Box):
+        return search(env, jax.random.key(0))
+    raise ValueError("experts are known for CartPole-v1, Pendulum-v1 and bodies only.")
 
 
 def record(env: Environment, act: Act, key: RandomKey, n: int) -> tuple[Demos, Float[Array, " n"]]:
@@ -95,5 +103,5 @@ def record(env: Environment, act: Act, key: RandomKey, n: int) -> tuple[Demos, F
     at_end = jnp.arange(len(seen))[:, None, None] == last[None, :, None]
     seen = jnp.where(at_end, ends, seen)
     ended = jnp.any(steps.ended & alive, axis=0)
-    demos = Demos(jnp.swapaxes(seen, 0, 1), steps.action.T, last, ended)
+    demos = Demos(jnp.swapaxes(seen, 0, 1), jnp.swapaxes(steps.action, 0, 1), last, ended)
     return demos, returns(steps, alive)

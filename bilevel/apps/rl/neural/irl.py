@@ -1,19 +1,23 @@
 """Inverse RL with networks: a reward above, the soft policy that follows it below."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, ScalarLike
+from jaxtyping import Array, Float, ScalarLike
 
 from bilevel import trees
+from bilevel.apps.rl.neural.actions import Box
+from bilevel.apps.rl.neural.environments import Environment
 from bilevel.apps.rl.neural.experts import Demos
 from bilevel.apps.rl.neural.networks import over
-from bilevel.apps.rl.neural.rollouts import episodes, rollout, start
-from bilevel.apps.rl.neural.soft_q import SoftQ
+from bilevel.apps.rl.neural.rollouts import episodes
+from bilevel.apps.rl.neural.soft_actor import SoftActor
+from bilevel.apps.rl.neural.soft_q import SoftQ, settling
 from bilevel.data import Data
 from bilevel.methods import TTSA
 from bilevel.problem import Problem
@@ -21,12 +25,14 @@ from bilevel.schedules import Cosine
 from bilevel.typing import RandomKey
 from bilevel.updates import FromOptax
 
+Policy = SoftQ | SoftActor
+
 
 class Rows(NamedTuple):
     """Moves of episodes, each padded to the horizon with what has ended."""
 
     seen: Float[Array, "n d"]
-    action: Int[Array, " n"]
+    action: Array  # (n,), or (n, m)
     absorbed: Float[Array, " n"]
     weight: Float[Array, " n"]  # 1, or 0 for rows that no episode has
 
@@ -40,38 +46,46 @@ class Drawn(NamedTuple):
 
 def rows(demos: Demos, horizon: int, scale: Array) -> Rows:
     """The moves of demonstrations. One that ended for good is followed by its end."""
-    n, longest = demos.actions.shape
+    n, longest = demos.actions.shape[:2]
     inside = jnp.arange(longest)[None] < demos.lengths[:, None]
     seen = demos.observations[:, :-1]
     seen = seen / over(scale, seen)
     flat = lambda a: a.reshape(n * longest, *a.shape[2:])  # noqa: E731
     ended = jnp.where(demos.ended, horizon - demos.lengths, 0).astype(seen.dtype)
-    zeros = jnp.zeros((n, seen.shape[-1]), seen.dtype)
+    kept = lambda a: jnp.where(inside.reshape(n, longest, *[1] * (a.ndim - 2)), a, 0)  # noqa: E731
+    none = lambda a: jnp.zeros((n, *a.shape[2:]), a.dtype)  # noqa: E731
     return Rows(
-        jnp.concatenate([flat(jnp.where(inside[..., None], seen, 0)), zeros]),
-        jnp.concatenate([flat(jnp.where(inside, demos.actions, 0)), jnp.zeros(n, int)]),
+        jnp.concatenate([flat(kept(seen)), none(seen)]),
+        jnp.concatenate([flat(kept(demos.actions)), none(demos.actions)]),
         jnp.concatenate([jnp.zeros(n * longest, seen.dtype), jnp.ones(n, seen.dtype)]),
         jnp.concatenate([flat(inside.astype(seen.dtype)), ended]),
     )
 
 
-def agent(policy: SoftQ, y, key: RandomKey, n: int) -> Rows:
+def agent(policy: Policy, y, key: RandomKey, n: int) -> Rows:
     """The moves of n whole episodes of the policy."""
     steps, alive = episodes(policy.env, policy.act(y), key, n)
     seen = policy.scaled(steps.before.reshape(-1, steps.before.shape[-1]))
     absorbed = (~alive).ravel().astype(seen.dtype)
-    return Rows(seen, steps.action.ravel(), absorbed, jnp.ones_like(absorbed))
+    action = steps.action.reshape(-1, *steps.action.shape[2:])
+    return Rows(seen, action, absorbed, jnp.ones_like(absorbed))
+
+
+def follower(env: Environment, reward: Callable, *, steps: int, **settings: Any) -> Policy:
+    """The lower level for the actions of an environment, which settles over `steps`."""
+    kind = SoftActor if isinstance(env.actions, Box) else SoftQ
+    return kind(env, reward, update=settling(steps), **settings)
 
 
 def problem(
-    policy: SoftQ, *, episodes: int = 8, decay: ScalarLike = 0.0, adversarial: bool = False
+    policy: Policy, *, episodes: int = 8, decay: ScalarLike = 0.0, adversarial: bool = False
 ) -> Problem:
     """Maximum likelihood of demonstrations over x, the parameters of `policy.reward`.
 
-    y are the weights of Q. The upper loss is `−E[log π(a | s)]` over the moves of demonstrations,
-    and its hypergradient the mean of `∇r` over the agent's episodes minus that over the
-    demonstrations, divided by the temperature: both undiscounted, over the whole horizon. Pass the
-    problem to `TTSA` with the data of `data`.
+    y are the weights of the policy. The upper loss is `−E[log π(a | s)]` over the moves of
+    demonstrations, and its hypergradient the mean of `∇r` over the agent's episodes minus that over
+    the demonstrations, divided by the temperature: both undiscounted, over the whole horizon. Pass
+    the problem to `TTSA` with the data of `data`.
 
     Args:
         episodes: played by the agent for each hypergradient.
@@ -86,7 +100,7 @@ def problem(
     shape, decay = jnp.zeros(episodes), jnp.asarray(decay, float)
     contrast = _adversary if adversarial else _contrast
     if adversarial:
-        lower = SoftQ(**{**vars(policy), "reward": Partial(_earned, policy.reward)})
+        lower = dataclasses.replace(policy, reward=Partial(_earned, policy.reward))
     else:
         lower = policy
     return Problem(
@@ -106,7 +120,7 @@ def method(steps: int, step_size: ScalarLike = 1e-3) -> TTSA:
     return TTSA(x_update=FromOptax(optax.adam, Cosine(step_size, steps)))
 
 
-def data(demos: Demos, policy: SoftQ, batch: int = 1024) -> Data:
+def data(demos: Demos, policy: Policy, batch: int = 1024) -> Data:
     """Moves of the demonstrations, drawn at random, and the randomness of the agent."""
     expert = rows(demos, policy.env.horizon, policy.env.scale)
     up_to = jnp.cumsum(expert.weight)
@@ -134,12 +148,12 @@ def _mean(reward: Callable, x, moves: Rows):
     return jnp.sum(moves.weight * values) / moves.weight.sum()
 
 
-def _contrast(policy: SoftQ, x, mine: Rows, theirs: Rows):
+def _contrast(policy: Policy, x, mine: Rows, theirs: Rows):
     gap = _mean(policy.reward, x, mine) - _mean(policy.reward, x, theirs)
     return gap / policy.temperature
 
 
-def _adversary(policy: SoftQ, x, mine: Rows, theirs: Rows):
+def _adversary(policy: Policy, x, mine: Rows, theirs: Rows):
     """Cross-entropy of a discriminator `D = σ(r)` that calls the expert's moves 1."""
     wrong = lambda *a: jax.nn.softplus(policy.reward(*a))  # noqa: E731
     missed = lambda *a: jax.nn.softplus(-policy.reward(*a))  # noqa: E731
@@ -157,23 +171,18 @@ def _hypergradient(contrast, policy, shape, decay, x, y, batch):
     return trees.axpy(decay, x, slope)
 
 
-def _upper(policy: SoftQ, x, y, batch):
+def _upper(policy: Policy, x, y, batch):
     return -log_likelihood(policy, y, batch.expert)
 
 
-def log_likelihood(policy: SoftQ, y, moves: Rows):
+def log_likelihood(policy: Policy, y, moves: Rows):
     """Mean log probability of the actions in moves that have not ended."""
-    q = policy.q(y, moves.seen * over(policy.env.scale, moves.seen)) / policy.temperature
-    logs = jnp.take_along_axis(jax.nn.log_softmax(q, axis=-1), moves.action[:, None], axis=1)[:, 0]
+    seen = moves.seen * over(policy.env.scale, moves.seen)
+    logs = policy.log_probability(y, seen, moves.action)
     weight = moves.weight * (1 - moves.absorbed)
     return jnp.sum(weight * logs) / weight.sum()
 
 
-def _lower(policy: SoftQ, x, y, key):
-    """Half the squared distance of Q from what its own moves earned."""
-    first, second = jax.random.split(key)
-    places = start(policy.env, first, policy.copies)
-    _, steps = rollout(policy.env, policy.act(y), second, places, policy.length)
-    seen = steps.before.reshape(-1, steps.before.shape[-1])
-    targets = jax.lax.stop_gradient(policy.targets(x, y, steps)).ravel()
-    return policy.misfit(y, seen, steps.action.ravel(), targets)
+def _lower(policy: Policy, x, y, key):
+    """What a lower step lowers, on moves of its own."""
+    return policy.loss(x, y, key)

@@ -1,5 +1,6 @@
-"""Environments by name: those of this folder, and those of gymnax."""
+"""Environments by name: those of this folder, those of gymnax, and bodies of brax."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from bilevel.apps.rl.neural.actions import Box
+from bilevel.apps.rl.neural.bodies import BODIES, body
 from bilevel.apps.rl.neural.environments import CartPole, Environment, Pendulum, Seen
 from bilevel.files import needs
 
@@ -41,18 +44,24 @@ def _canonical(state: PyTree) -> PyTree:
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.asarray(a).dtype), state)
 
 
-BUILT_IN = {"CartPole-v1": CartPole, "Pendulum-v1": Pendulum}
+BUILT_IN = {
+    "CartPole-v1": CartPole,
+    "Pendulum-v1": Pendulum,
+    "Pendulum-continuous": partial(Pendulum, actions=Box(1)),
+}
 
 
 def make(name: str) -> Environment:
-    """CartPole-v1 and Pendulum-v1 stand here; any other is looked for in gymnax.
+    """An environment: of this folder, a body of brax, or else one of gymnax.
 
     Raises:
         ValueError: there is no such environment, or its observations or actions do not fit.
-        ImportError: gymnax is not installed.
+        ImportError: gymnax or brax is not installed.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]()
+    if name in BODIES:
+        return body(name)
     gymnax = needs("gymnax", extra="rl", what=f"environments beside {', '.join(BUILT_IN)}")
     if name not in gymnax.registered_envs:
         known = ", ".join(sorted(gymnax.registered_envs))

@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from bilevel.apps.rl.neural import actions
 from bilevel.apps.rl.neural.environments import CartPole, Environment, Pendulum
 from bilevel.apps.rl.neural.experts import Demos
-from bilevel.apps.rl.neural.soft_q import SoftQ
+from bilevel.apps.rl.neural.irl import Policy
 from bilevel.report import figures
+
+DRAWN = 64
 
 
 class Plane(NamedTuple):
@@ -32,7 +35,8 @@ def plane(env: Environment, demos: Demos, n: int = 61) -> Plane:
     if isinstance(env, Pendulum):
         a, b = _mesh((-np.pi, np.pi, -8.0, 8.0), n)
         states = jnp.stack([a, b], -1)
-        still = jnp.asarray(env.actions // 2)
+        every = actions.grid(env.actions)
+        still = every[len(every) // 2]
         true = jax.vmap(jax.vmap(lambda s: env.reward(s, still)))(states)
         seen = jax.vmap(jax.vmap(env.observe))(states)
         names = "angle from upright (rad)", "speed (rad/s)"
@@ -53,17 +57,18 @@ def _mesh(extent, n: int) -> tuple[Array, Array]:
     return jnp.asarray(a), jnp.asarray(b)
 
 
-def reward(policy: SoftQ, x, y, over: Plane) -> Float[np.ndarray, "rows columns"]:
-    """The mean of the reward under the policy."""
+def reward(policy: Policy, x, y, over: Plane) -> Float[np.ndarray, "rows columns"]:
+    """The mean of the reward under the policy, of `DRAWN` actions at each place."""
     seen = over.observations
-    chance = jax.nn.softmax(policy.q(y, seen) / policy.temperature, axis=-1)
-    zero = jnp.zeros(seen.shape[:-1])
 
-    def of(action):
-        return policy.reward(x, policy.scaled(seen), jnp.full(zero.shape, action), zero)
+    def one(key):
+        keys = jax.random.split(key, seen.shape[:-1])
+        action = jax.vmap(jax.vmap(policy.act(y)))(keys, seen)
+        zero = jnp.zeros(seen.shape[:-1], seen.dtype)
+        return policy.reward(x, policy.scaled(seen), action, zero)
 
-    each = jnp.stack([of(a) for a in range(policy.env.actions)], axis=-1)
-    return np.asarray(jnp.sum(chance * each, axis=-1))
+    keys = jax.random.split(jax.random.key(0), DRAWN)
+    return np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys).mean(axis=0))(keys))
 
 
 def planes(panels: dict[str, Float[np.ndarray, "rows columns"]], over: Plane) -> Any:

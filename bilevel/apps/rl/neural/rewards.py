@@ -1,11 +1,11 @@
 """Rewards to learn: a bounded network, or one linear in the state and its squares."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from bilevel.apps.rl.neural import networks
+from bilevel.apps.rl.neural import actions, networks
+from bilevel.apps.rl.neural.actions import Actions
 from bilevel.typing import RandomKey
 
 
@@ -17,25 +17,25 @@ class Network(eqx.Module):
 
     Attributes:
         d: entries of an observation.
-        actions: their number, if the reward depends on them; 0 for one of the state alone.
+        actions: those of the environment, if the reward depends on them; 0 for the state alone.
         bounded: whether the output is passed through tanh.
     """
 
     d: int = eqx.field(static=True)
-    actions: int = eqx.field(static=True, default=0)
+    actions: Actions = eqx.field(static=True, default=0)
     width: int = eqx.field(static=True, default=32)
     bounded: bool = eqx.field(static=True, default=True)
 
     def start(self, key: RandomKey) -> networks.Params:
-        inputs = self.d + self.actions + 1
+        inputs = self.d + actions.inputs(self.actions) + 1
         return networks.init(key, (inputs, self.width, self.width, 1))
 
     def __call__(
-        self, x, seen: Float[Array, "*n d"], action: Int[Array, "*n"], absorbed: Float[Array, "*n"]
+        self, x, seen: Float[Array, "*n d"], action: Array, absorbed: Float[Array, "*n"]
     ) -> Float[Array, "*n"]:
         alive, parts = 1 - absorbed[..., None], [seen]
         if self.actions:
-            parts.append(jax.nn.one_hot(action, self.actions, dtype=seen.dtype))
+            parts.append(actions.features(self.actions, action, seen))
         inputs = jnp.concatenate([*(part * alive for part in parts), 1 - alive], axis=-1)
         out = networks.apply(x, inputs)[..., 0]
         return jnp.tanh(out) if self.bounded else out

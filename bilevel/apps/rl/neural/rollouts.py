@@ -24,7 +24,7 @@ class Steps(NamedTuple):
     """Transitions of n copies of an environment over t steps; the first axis is time."""
 
     before: Float[Array, "t n d"]
-    action: Int[Array, "t n"]
+    action: Array  # (t, n), or (t, n, m)
     after: Float[Array, "t n d"]
     reward: Float[Array, "t n"]  # the true one
     ended: Bool[Array, "t n"]

@@ -10,13 +10,13 @@ from rich.console import Console
 
 from bilevel import options, report
 from bilevel.apps.rl.neural import baselines, demos, irl, pictures, shaped, strips
+from bilevel.apps.rl.neural.actions import uniform
 from bilevel.apps.rl.neural.environments import Environment, Pendulum
 from bilevel.apps.rl.neural.experts import Demos, expert, record
 from bilevel.apps.rl.neural.named import make
 from bilevel.apps.rl.neural.rewards import Network
 from bilevel.apps.rl.neural.rollouts import episodes, returns
-from bilevel.apps.rl.neural.soft_q import SoftQ, settling
-from bilevel.apps.rl.settings import IRL, Experts
+from bilevel.apps.rl.settings import IRL, LOWER, Experts
 from bilevel.driver import Outcome, Result
 from bilevel.files import write_arrays
 from bilevel.selection import solve
@@ -27,7 +27,7 @@ PLAYED = 32  # episodes that a policy is judged by
 class Found(NamedTuple):
     """A reward and its policy, and what policies are worth under the true reward."""
 
-    policy: SoftQ
+    policy: irl.Policy
     result: Result
     returns: dict[str, float]
 
@@ -87,8 +87,14 @@ def learn(env: Environment, shown: Demos, given: IRL) -> Found:
     """Maximum likelihood over reward networks, and a policy cloned from the same episodes."""
     numbers = given.numbers()
     reward = Network(len(env.scale), 0 if given.state_only else env.actions)
-    update = settling(numbers.steps)
-    policy = SoftQ(env, reward, numbers.discount, numbers.temperature, update=update)
+    policy = irl.follower(
+        env,
+        reward,
+        steps=numbers.steps,
+        discount=numbers.discount,
+        temperature=numbers.temperature,
+        **LOWER.get(given.env or "", {}),
+    )
     problem = irl.problem(policy, decay=numbers.decay)
     first, second, third, judge = jax.random.split(jax.random.key(given.seed), 4)
     result = solve(
@@ -112,7 +118,7 @@ def learn(env: Environment, shown: Demos, given: IRL) -> Found:
     return Found(policy, result, told)
 
 
-def _return(policy: SoftQ, key, x, y):
+def _return(policy: irl.Policy, key, x, y):
     """The mean true return of the policy."""
     return _worth(policy.env, policy.act(y), key)
 
@@ -126,7 +132,7 @@ def _played(env: Environment, act, key) -> float:
 
 
 def _random(env: Environment) -> Any:
-    return lambda key, seen: jax.random.randint(key, (), 0, env.actions)
+    return lambda key, seen: uniform(env.actions, key)
 
 
 def _of_hundred(value: float, found: Found) -> str:

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from bilevel.apps.rl.neural.actions import grid
 from bilevel.apps.rl.neural.environments import Pendulum
-from bilevel.apps.rl.neural.soft_q import SoftQ
+from bilevel.apps.rl.neural.irl import Policy
 
 ANGLES, SPEEDS = 20, 21
 
 
-def share(policy: SoftQ, x) -> float:
+def share(policy: Policy, x) -> float:
     """The share of the true reward that is explained, of what shaping alone does not explain.
 
     On a grid of angles and speeds the true reward is fitted by `c r_x + γ E[φ(s')] − φ(s)` and by
@@ -20,7 +21,7 @@ def share(policy: SoftQ, x) -> float:
     """
     env = policy.env
     assert isinstance(env, Pendulum)
-    states, actions = nodes(), jnp.arange(env.actions)
+    states, actions = nodes(), grid(env.actions)
 
     def of(state, action):
         seen = policy.scaled(env.observe(state))

@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Array, Float, Int, Scalar, ScalarLike
 
 from bilevel.apps.rl.mdp import as_float
-from bilevel.apps.rl.neural import networks
+from bilevel.apps.rl.neural import actions, networks
 from bilevel.apps.rl.neural.environments import Environment
 from bilevel.apps.rl.neural.rollouts import Places, Steps, rollout, start
 from bilevel.schedules import Cosine
@@ -102,7 +102,7 @@ class SoftQ(eqx.Module):
         return seen / networks.over(self.env.scale, seen)
 
     def start(self, key: RandomKey, width: int = 64) -> dict[str, networks.Params]:
-        d, m = len(self.env.scale), self.env.actions
+        d, m = len(self.env.scale), actions.inputs(self.env.actions)
         keys = jax.random.split(key)
         return {
             "value": networks.init(keys[0], (d, width, width, 1)),
@@ -115,6 +115,19 @@ class SoftQ(eqx.Module):
     def act(self, y):
         return lambda key, seen: jax.random.categorical(key, self.q(y, seen) / self.temperature)
 
+    def log_probability(self, y, seen, action: Int[Array, "*n"]) -> Float[Array, "*n"]:
+        logs = jax.nn.log_softmax(self.q(y, seen) / self.temperature, axis=-1)
+        return jnp.take_along_axis(logs, action[..., None], axis=-1)[..., 0]
+
+    def loss(self, x, y, key: RandomKey) -> Scalar:
+        """Half the squared distance of Q from what moves of its own earned."""
+        first, second = jax.random.split(key)
+        places = start(self.env, first, self.copies)
+        _, steps = rollout(self.env, self.act(y), second, places, self.length)
+        seen = steps.before.reshape(-1, steps.before.shape[-1])
+        targets = jax.lax.stop_gradient(self.targets(x, y, steps)).ravel()
+        return self.misfit(y, seen, steps.action.ravel(), targets)
+
     def misfit(self, y, seen, action: Int[Array, " n"], target: Float[Array, " n"]) -> Scalar:
         q = jnp.take_along_axis(self.q(y, seen), action[:, None], axis=1)[:, 0]
         return jnp.mean((q - target) ** 2) / 2
@@ -124,9 +137,7 @@ class SoftQ(eqx.Module):
 
         What has ended stays where it is, with a reward of its own and as much entropy as there is.
         """
-        q = self.q(y, steps.before)
-        logs = jax.nn.log_softmax(q / self.temperature, axis=-1)
-        spent = self.temperature * jnp.take_along_axis(logs, steps.action[..., None], -1)[..., 0]
+        spent = self.temperature * self.log_probability(y, steps.before, steps.action)
         ahead = jnp.where(steps.ended, self.absorbed(x), self.values(y, steps.after))
         gain = self.reward(x, self.scaled(steps.before), steps.action, jnp.zeros_like(spent))
 
@@ -142,6 +153,6 @@ class SoftQ(eqx.Module):
 
     def absorbed(self, x) -> Scalar:
         """The value of what has ended."""
-        nothing = jnp.zeros_like(self.env.scale)
-        here = self.reward(x, nothing, jnp.zeros((), jnp.int32), jnp.ones((), nothing.dtype))
-        return (here + self.temperature * jnp.log(float(self.env.actions))) / (1 - self.discount)
+        seen, action = jnp.zeros_like(self.env.scale), actions.nothing(self.env.actions)
+        here = self.reward(x, seen, action, jnp.ones((), seen.dtype))
+        return (here + self.temperature * actions.entropy(self.env.actions)) / (1 - self.discount)
