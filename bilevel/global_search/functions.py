@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bilevel import effort, sets
+from bilevel import sets
 from bilevel.problem import Batch, Problem
 from bilevel.typing import Lower, Upper
 
@@ -86,9 +86,8 @@ class Functions:
 
             self.points = 0
             self._rows = jax.eval_shape(every, self.z0).size
-            little = effort.options(x0, y0, batch)
-            self._evaluate = jax.jit(jax.vmap(evaluate), compiler_options=little)
-            self._values = jax.jit(jax.vmap(every), compiler_options=little)
+            self._evaluate = jax.jit(jax.vmap(evaluate))
+            self._values = jax.jit(jax.vmap(every))
         self.units, self._open = np.ones(2), np.zeros(self._rows, bool)
         ends = np.cumsum(sizes)
         self.G, self.H, self.g, self.h = map(np.arange, ends[:-1], ends[1:])
