@@ -80,10 +80,9 @@ def race(
     round runs them further, twice as long as the round before, and the worse half of the methods is
     left behind, until one remains. Whoever leads then goes on until it has made `until` steps; one
     that gets worse on the way falls behind, and the next takes its place. At last it tries steps
-    around its best. Trials are judged by the
-    upper loss at their x, with the lower problem solved accurately anew (by a problem's own
-    `lower_step`: 200 steps), never by a method's own estimate. `solve` with the same key draws the
-    same samples as the race.
+    around its best. Trials are judged by the upper loss at their x, with the lower problem solved
+    accurately anew (by a problem's own `lower_step`: 200 steps), never by a method's own estimate.
+    `solve` with the same key draws the same samples as the race.
 
     Args:
         x0, y0: any pytrees of floating arrays.
