@@ -17,9 +17,13 @@ FEW = 10_000  # entries of all arrays, up to which little effort is made
 LITTLE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
-def options(*args: Any) -> dict[str, Any] | None:
-    """`compiler_options` of `jax.jit` for a program that runs a few times on these arguments."""
-    return _little() if _are_few(args) else None
+def options(*args: Any, more: int = 0) -> dict[str, Any] | None:
+    """`compiler_options` of `jax.jit` for a program that runs a few times on these arguments.
+
+    Args:
+        more: entries of other arrays, which the program closes over.
+    """
+    return _little() if _are_few(args, more) else None
 
 
 def briefly(fn: Callable) -> Callable:
@@ -38,11 +42,11 @@ def briefly(fn: Callable) -> Callable:
     return call
 
 
-def _are_few(args: Any) -> bool:
+def _are_few(args: Any, more: int = 0) -> bool:
     leaves = [leaf for leaf in jax.tree.leaves(args) if eqx.is_array(leaf)]
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return False
-    return sum(leaf.size for leaf in leaves) <= FEW
+    return more + sum(leaf.size for leaf in leaves) <= FEW
 
 
 @functools.cache

@@ -5,12 +5,14 @@ on a CPU than outside. So the steps of a run are dispatched one by one there, an
 step, such as a few lower steps, are unrolled whole.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import PyTree
+
+from bilevel.jaxprs import inner
 
 MOST_UNROLLED = 64  # copies of a loop's body in a step; a longer one compiles for too long
 
@@ -26,7 +28,7 @@ def has_convolution(jaxpr: Jaxpr) -> bool:
     """Whether there is one, inside nested functions too."""
     return any(
         eqn.primitive.name == "conv_general_dilated"
-        or any(has_convolution(inner) for inner in _inner(eqn.params))
+        or any(has_convolution(one) for one in inner(eqn.params))
         for eqn in jaxpr.eqns
     )
 
@@ -55,7 +57,7 @@ def _rewrite(jaxpr: Any, most: int) -> Any:
 
 
 def _params(eqn: Any, most: int) -> dict[str, Any]:
-    if not any(has_convolution(inner) for inner in _inner(eqn.params)):
+    if not any(has_convolution(one) for one in inner(eqn.params)):
         return eqn.params
     own, left = {}, most
     if eqn.primitive.name == "scan" and eqn.params["length"] <= most:
@@ -67,11 +69,3 @@ def _rewritten(value: Any, most: int) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_rewritten(one, most) for one in value)
     return _rewrite(value, most) if isinstance(value, Jaxpr | ClosedJaxpr) else value
-
-
-def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    """The functions that an operation calls."""
-    for value in params.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, Jaxpr | ClosedJaxpr):
-                yield one.jaxpr if isinstance(one, ClosedJaxpr) else one

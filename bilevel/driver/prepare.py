@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bilevel import certificates, effort, sharding, trees
+from bilevel import certificates, effort, jaxprs, sharding, trees
 from bilevel.certificates import Certificate, measures
 from bilevel.data import Data, on_parts
 from bilevel.driver import validate
@@ -114,7 +114,10 @@ def prepare(
 
     log = Log(method.price(problem).gradients(), reports, options.metrics, best, state)
     chunks = StepByStep if avoid_loops(jaxpr, state) else Loop
-    little = effort.options(problem, state, prefetcher.first) if options.brief else None
+    little = None
+    if options.brief:
+        more = jaxprs.closed_over(jaxpr.jaxpr)
+        little = effort.options(problem, state, prefetcher.first, more=more)
     loop = chunks(problem, method, reports, sharding.shardings_of(state), little)
     certifier = Certifier(problem, data.full or prefetcher.first)
     target, saver, resumed = int(state.k) + options.steps, None, False

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bilevel as bl
-from bilevel import effort
+from bilevel import effort, jaxprs
 
 
 @pytest.mark.parametrize("n", [3, effort.FEW + 1])
@@ -20,6 +20,14 @@ def test_brief_programs_give_the_usual_numbers(n):
 
 def test_many_numbers_get_all_effort():
     assert effort.options(jnp.zeros(effort.FEW), jnp.zeros(1)) is None
+
+
+@pytest.mark.parametrize("n", [3, effort.FEW + 1])
+def test_arrays_that_the_losses_close_over_count(n):
+    data, step = jnp.ones(n), jax.jit(lambda x: jax.lax.cond(x > 0, lambda: data.sum(), lambda: x))
+    found = jaxprs.closed_over(jax.make_jaxpr(step)(jnp.zeros(())).jaxpr)
+    assert found == n
+    assert (effort.options(jnp.zeros(()), more=found) is None) == (n > effort.FEW)
 
 
 def test_a_step_is_traced_once(monkeypatch):
