@@ -5,7 +5,8 @@ the critics to what moves earn under the present reward, and the actor to the cr
 
 Reference: Haarnoja et al. "Soft actor-critic algorithms and applications". 2018, arXiv:1812.05905.
 Differs from it: the temperature is given, what has ended has a value of its own, and critics follow
-λ-returns along the moves of one copy, as if the policy had not changed since.
+λ-returns along the moves of one copy, as if the policy had not changed since, and without the
+entropy of the moves in between. So what they tend to is the soft value for λ = 0 only.
 """
 
 from collections.abc import Callable
