@@ -159,7 +159,7 @@ def by_scalebio(given: World, seed: int) -> np.ndarray:
 
 
 def by_doge(given: World, seed: int) -> np.ndarray:
-    """The mean weights of all steps."""
+    """The weights that DoGE finds: the mean of those of all its steps."""
     found = solve(
         doge.problem(given.loss, DOGE_RATE), doge.method(adam(RATE, WEIGHT_STEPS)),
         doge.start(len(NAMES), given.start), batches(given), seed, WEIGHT_STEPS, log_every=10,

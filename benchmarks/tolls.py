@@ -266,10 +266,11 @@ def measured_city() -> Streets:
 
 
 def checked(s: Streets, found: dict) -> dict:
-    """An answer with what the linear programs and other tolls say of it.
+    """An answer, with the results of its checks by linear programs and by other tolls.
 
     Raises:
-        RuntimeError: the drivers pay, or the tolls earn, something else than was claimed.
+        RuntimeError: a check finds another revenue, or another cost of all drivers, than the answer
+            has; or other tolls that earn more than its bound.
     """
     tolls = np.array(found["prices"])
     total, revenue = check(s, tolls)

@@ -176,7 +176,7 @@ def alignment_page() -> str:
 
 
 def counterexamples_page() -> str:
-    """The talk's two counterexamples, and where each method ended, from the kept results."""
+    """The page on the talk's two counterexamples: where each method ends, by the kept results."""
     parts = [
         "# Two counterexamples",
         "",
@@ -296,7 +296,10 @@ def quickstart_output(text: str) -> str:
 
 
 def filled(text: str, name: str, content: str) -> str:
-    """The text with what stands between `<!-- name -->` and `<!-- /name -->` replaced."""
+    """The text, with the content put in place of what is between the two marks of that name.
+
+    The marks are `<!-- name -->` and `<!-- /name -->`.
+    """
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
     new, found = re.subn(pattern, lambda m: f"{m[1]}{content}\n{m[2]}", text, flags=re.DOTALL)
     if found != 1:

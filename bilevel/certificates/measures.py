@@ -187,9 +187,10 @@ def solved_hypergradient(
     solver: AbstractLowerSolver | None = None,
     linear: AbstractLinear | None = None,
 ) -> hypergrad.HyperGrad:
-    """The best hypergradient available, at the lower solution found from y0; NaN if there is none.
+    """The hypergradient at the lower solution that a solve from y0 finds, by the best known formula.
 
-    Its `lower_grad_norm` is the residual of that solution, `y` the solution.
+    It is NaN where no formula applies. In what is returned, `y` is the lower solution and
+    `lower_grad_norm` its residual.
     """
     if not (has_hypergradient(problem, y0) and can_solve(problem, y0, solver)):
         nan = unknown(x, y0)

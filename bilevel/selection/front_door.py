@@ -30,12 +30,12 @@ from bilevel.selection.choose import (
 )
 from bilevel.typing import Lower, RandomKey, Upper
 
-# Options that only a method uses, not the global search.
 BRIEF = 1000  # steps of a run with few variables that take less time than compiling them well
 FAR = 1e4  # times 1 + ‖x0‖
 LOST = 0.1  # of what a race gained: where a run loses more, the second of the race is run, too
 STUCK = 1e-2  # times 1 + |f|: stationarity beyond which MAID has not ended at a solution
 ROUNDING = 1e-6  # times 1 + |f|
+# Options that only a method uses, not the global search.
 METHODS_OWN = ("metrics", "callbacks", "checkpoint")
 
 
@@ -245,9 +245,11 @@ def _checked(
 def _held(
     problem: Problem, choice: Choice, result: Result, x0: Upper, y0: Lower, options: Options
 ) -> Result:
-    """The winner's run; where it lost what the race had gained, the better of it and the second's.
+    """The run of the race's winner, or that of the second, if the winner got worse after the race.
 
-    Both are judged as in the race. What ends worse than it began has stalled.
+    The second runs only where the winner's run lost more than `LOST` of what the race had gained;
+    then the better of the two runs is returned, judged as in the race. A run that ends with a
+    larger upper loss than it began with is called stalled.
     """
     went, second = choice.raced, None
     assert went is not None

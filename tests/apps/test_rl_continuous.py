@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from resuming import check_goes_on_bit_for_bit
 
 import bilevel as bl
 from bilevel.apps.rl.neural import actions, demos, irl, rollouts
@@ -106,17 +107,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     reward, policy, shown = learned(**SMALL)
     start = reward.start(KEY), policy.start(KEY, width=8)
     problem, method = irl.problem(policy, episodes=2), irl.method(6)
-    quiet: dict[str, Any] = {"steps": 6, "log_every": 2, "progress": False, "certify": False}
-    settings = {"data": irl.data(shown, policy), **quiet}
-    whole = bl.solve(problem, method, *start, **settings)
-    stop = lambda step, state, row: step >= 2  # noqa: E731
-    folder = bl.Checkpoint(tmp_path, seconds=0)
-    bl.solve(problem, method, *start, checkpoint=folder, callbacks=[stop], **settings)
-    again = bl.solve(problem, method, *start, checkpoint=folder, **settings)
-    for one, other in zip(
-        jax.tree.leaves((whole.x, whole.y)), jax.tree.leaves((again.x, again.y)), strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
+    check_goes_on_bit_for_bit(problem, method, start, irl.data(shown, policy), tmp_path)
 
 
 def good() -> dict[str, Any]:

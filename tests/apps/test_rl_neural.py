@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from resuming import check_goes_on_bit_for_bit
 
 import bilevel as bl
 from bilevel.apps.rl import mdp
@@ -158,16 +159,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, adversarial):
     env = CartPole(horizon=20)
     reward, policy, problem, method, data, _ = fitted(env, adversarial=adversarial)
     start = reward.start(KEY), policy.start(KEY, width=8)
-    settings = {"data": data, "steps": 6, "log_every": 2, "progress": False, "certify": False}
-    whole = bl.solve(problem, method, *start, **settings)
-    stop = lambda step, state, row: step >= 2  # noqa: E731
-    folder = bl.Checkpoint(tmp_path, seconds=0)
-    bl.solve(problem, method, *start, checkpoint=folder, callbacks=[stop], **settings)
-    again = bl.solve(problem, method, *start, checkpoint=folder, **settings)
-    for one, other in zip(
-        jax.tree.leaves((whole.x, whole.y)), jax.tree.leaves((again.x, again.y)), strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
+    check_goes_on_bit_for_bit(problem, method, start, data, tmp_path)
 
 
 @pytest.mark.slow
