@@ -187,7 +187,7 @@ def solved_hypergradient(
     solver: AbstractLowerSolver | None = None,
     linear: AbstractLinear | None = None,
 ) -> hypergrad.HyperGrad:
-    """The hypergradient at the lower solution that a solve from y0 finds, by the best known formula.
+    """The hypergradient by the best known formula, at the lower solution found from y0.
 
     It is NaN where no formula applies. In what is returned, `y` is the lower solution and
     `lower_grad_norm` its residual.
