@@ -48,13 +48,14 @@ def test_targets_of_the_critics_are_soft_returns():
     )
     y, ones = policy.start(KEY, width=4), jnp.ones((3, 2))
     ended = jnp.array([[False, False], [False, True], [False, False]])
-    rows = Moves(jnp.ones((3, 2, 3)), ones[..., None], jnp.ones((3, 2, 3)), ended, ended)
+    made, seen = np.array([[0.4, -1.0], [1.5, 0.2], [-0.3, 0.7]]), jnp.ones((3, 2, 3))
+    rows = Moves(seen, ones[..., None], seen, jnp.asarray(made), ended, ended)
     action, log = policy.policy(y, rows.after).draw(KEY)
     ahead = np.minimum(*(np.asarray(policy.q(c, rows.after, action)) for c in y["critics"]))
     ahead = np.where(ended, (1 + 0.2 * np.log(2)) / 0.1, ahead - 0.2 * np.asarray(log))
     wanted = 3 + 0.9 * ahead
-    wanted[1, 0] = 3 + 0.9 * (0.3 * ahead[1, 0] + 0.7 * wanted[2, 0])
-    wanted[0] = 3 + 0.9 * (0.3 * ahead[0] + 0.7 * wanted[1])
+    wanted[1, 0] = 3 + 0.9 * (0.3 * ahead[1, 0] + 0.7 * (wanted[2, 0] - 0.2 * made[2, 0]))
+    wanted[0] = 3 + 0.9 * (0.3 * ahead[0] + 0.7 * (wanted[1] - 0.2 * made[1]))
     found = policy.targets(jnp.asarray(3.0), y, y["critics"], rows, KEY)
     np.testing.assert_allclose(found, wanted, rtol=1e-10)
 

@@ -5,8 +5,8 @@ the critics to what moves earn under the present reward, and the actor to the cr
 
 Reference: Haarnoja et al. "Soft actor-critic algorithms and applications". 2018, arXiv:1812.05905.
 Differs from it: the temperature is given, what has ended has a value of its own, and critics follow
-λ-returns along the moves of one copy, as if the policy had not changed since, and without the
-entropy of the moves in between. So what they tend to is the soft value for λ = 0 only.
+soft λ-returns along the moves of one copy, as if the policy had not changed since. So what they
+tend to is a mixture of the soft values of this policy and of those that made the moves.
 """
 
 from collections.abc import Callable
@@ -37,6 +37,7 @@ class Moves(NamedTuple):
     before: Float[Array, "*n d"]
     action: Float[Array, "*n m"]
     after: Float[Array, "*n d"]
+    log: Float[Array, "*n"]  # density of the action, under the policy that made it
     ended: Bool[Array, "*n"]
     reset: Bool[Array, "*n"]
 
@@ -47,10 +48,6 @@ class Memory(NamedTuple):
     target: PyTree  # critics that follow slowly
     update: Any
     k: Array
-
-
-def _moves(steps: Steps) -> Moves:
-    return Moves(steps.before, steps.action, steps.after, steps.ended, steps.reset)
 
 
 class Gaussian(NamedTuple):
@@ -121,12 +118,9 @@ class SoftActor(eqx.Module):
         places = start(self.env, self.key, self.copies)
         n, d, m = (self.rounds, self.length, self.copies), len(self.env.scale), self._size()
         dtype = self.env.scale.dtype
-        seen, action, told = (
-            jnp.zeros((*n, d), dtype),
-            jnp.zeros((*n, m), dtype),
-            jnp.zeros(n, bool),
-        )
-        moves = trees.copy(Moves(seen, action, seen, told, told))
+        seen, action = jnp.zeros((*n, d), dtype), jnp.zeros((*n, m), dtype)
+        log, told = jnp.zeros(n, dtype), jnp.zeros(n, bool)
+        moves = trees.copy(Moves(seen, action, seen, log, told, told))
         target = trees.copy(y["critics"])
         return Memory(places, moves, target, self.update.init(y), jnp.zeros((), jnp.int32))
 
@@ -134,7 +128,7 @@ class SoftActor(eqx.Module):
         play, fit = jax.random.split(key)
         places, steps = rollout(self.env, self.act(y), play, memory.places, self.length)
         put = partial(jax.lax.dynamic_update_index_in_dim, index=memory.k % self.rounds, axis=0)
-        moves = jax.tree.map(put, memory.moves, _moves(steps))
+        moves = jax.tree.map(put, memory.moves, self.moves(y, steps))
         filled = jnp.minimum(memory.k + 1, self.rounds)
         n = self.batch // self.length
 
@@ -180,22 +174,30 @@ class SoftActor(eqx.Module):
         first, second, third = jax.random.split(key, 3)
         places = start(self.env, first, self.copies)
         _, steps = rollout(self.env, self.act(y), second, places, self.length)
-        return self.misfit(y, x, y["critics"], _moves(steps), third)
+        return self.misfit(y, x, y["critics"], self.moves(y, steps), third)
+
+    def moves(self, y, steps: Steps) -> Moves:
+        """What is kept of steps that the policy of y has made."""
+        log = self.log_probability(y, steps.before, steps.action)
+        return Moves(steps.before, steps.action, steps.after, log, steps.ended, steps.reset)
 
     def targets(self, x, y, target, moves: Moves, key: RandomKey) -> Float[Array, "t n"]:
-        """`G_t = r_t + γ ((1 − λ) V_{t+1} + λ G_{t+1})`, `V = min Q(s, a) − τ log π(a | s)`."""
+        """`G_t = r_t + γ ((1 − λ) V_{t+1} + λ (G_{t+1} − τ log π_{t+1}))`, as `SoftQ.targets`.
+
+        `V = min Q(s, a) − τ log π(a | s)`, of the two target critics.
+        """
         action, log = self.policy(y, moves.after).draw(key)
         ahead = jnp.minimum(*(self.q(c, moves.after, action) for c in target))
         ahead = jnp.where(moves.ended, self.absorbed(x), ahead - self.temperature * log)
         gain = self.reward(x, self.scaled(moves.before), moves.action, jnp.zeros_like(ahead))
 
         def back(after, row):
-            gain, ahead, reset = row
+            gain, ahead, spent, reset = row
             blend = (1 - self.trace) * ahead + self.trace * after
             total = gain + self.discount * jnp.where(reset, ahead, blend)
-            return total, total
+            return total - spent, total
 
-        rows = (gain, ahead, moves.reset.at[-1].set(True))
+        rows = (gain, ahead, self.temperature * moves.log, moves.reset.at[-1].set(True))
         return jax.lax.scan(back, jnp.zeros_like(gain[0]), rows, reverse=True)[1]
 
     def absorbed(self, x) -> Scalar:
